@@ -1,0 +1,2 @@
+// Package core is the commit protocol.
+package core
