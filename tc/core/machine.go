@@ -10,27 +10,6 @@ import (
 // looks into it; it must be comparable.
 type Ref any
 
-// Config holds what does not change while a machine runs.
-type Config struct {
-	Store       xid.StoreID
-	Incarnation uint32
-	// Horizon: finished transactions begun at or before it may be forgotten.
-	Horizon time.Time
-	// QuarantineBelow makes transactions of earlier incarnations read-only; 0: none.
-	QuarantineBelow uint32
-
-	MaxOpen     int // open transactions; 0: 4,000,000
-	MaxBranches int // per transaction; 0: 1,000
-
-	RestartGrace   time.Duration // restored deadlines come no earlier than this after start; 0: 10 s
-	CollectGrace   time.Duration // how long to wait for missing votes before asking; 0: 200 ms
-	RetryFirst     time.Duration // first pause of phase two; 0: 100 ms
-	RetryMax       time.Duration // longest pause; 0: 30 s
-	AnswerTimeout  time.Duration // how long an RM may take to answer a command; 0: 10 s
-	AttentionAfter uint32        // failed attempts; 0: 10
-	Window         int           // settle commands in flight per resource; 0: 512
-}
-
 // Input is a command or an event; the types below are all there are.
 type Input interface{ input() }
 
@@ -76,10 +55,12 @@ type (
 		WaitSettled bool
 		Operator    string
 	}
-	// Get asks for the state.
+	// Get asks for the state. An operator may look into a quarantined store;
+	// anybody else is refused, for what it says must not be acted on.
 	Get struct {
-		Ref Ref
-		XID xid.ID
+		Ref      Ref
+		XID      xid.ID
+		Operator bool
 	}
 	// Wait asks to be told when the transaction is decided and, if Resource is
 	// not zero, settled there; at Until at the latest.
@@ -142,9 +123,10 @@ type Body interface{ body() }
 
 // The messages.
 type (
-	// Reply answers the request that carried Ref: with Err, or with a copy of
-	// the transaction's state. For Wait, Settled tells that the resource asked
-	// for is settled. For RetryNow, Count tells how many were made due.
+	// Reply answers the request that carried Ref: with Err, or with the
+	// transaction's state; Branches and Settlements are there for Get only. For
+	// Wait, Settled tells that the resource asked for is settled. For RetryNow,
+	// Count tells how many were made due.
 	Reply struct {
 		Ref     Ref
 		Tx      Transaction

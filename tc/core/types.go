@@ -77,6 +77,9 @@ type Transaction struct {
 	Decided  time.Time // zero while undecided
 	Finished time.Time // zero until every resource is settled
 
+	// Records is how many records made this state; the Seq of the next one.
+	Records uint32
+
 	Branches    []Branch     // in the order of registration
 	Settlements []Settlement // one per resource with a branch, once decided
 }

@@ -1,0 +1,161 @@
+package core
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/handfast/handfast/xid"
+)
+
+// ErrImpossibleRecord is wrapped by every error of Fold.
+var ErrImpossibleRecord = errors.New("impossible record")
+
+// Fold applies one record to the transaction, the zero Transaction for the
+// first. It is the only way in which durable state changes, while a machine
+// runs and when a log is read back, so both always agree. On an error, which
+// wraps ErrImpossibleRecord, the transaction is as it was.
+func Fold(tx *Transaction, r Record) error {
+	if r.Seq != tx.Records {
+		return impossible(r, "sequence number %d, want %d", r.Seq, tx.Records)
+	}
+	if r.Kind == RecordBegin {
+		if r.Seq != 0 || r.XID.IsZero() {
+			return impossible(r, "begin has sequence number %d", r.Seq)
+		}
+		*tx = Transaction{XID: r.XID, Name: r.Name, Parent: r.Parent, Deadline: r.Deadline, Records: 1}
+		return nil
+	}
+	if r.Seq == 0 || r.XID != tx.XID {
+		return impossible(r, "does not belong to %s", tx.XID)
+	}
+	var err error
+	switch r.Kind {
+	case RecordBegin: // handled above
+	case RecordRegister:
+		err = foldRegister(tx, r)
+	case RecordVote:
+		err = foldVote(tx, r)
+	case RecordDecide:
+		err = foldDecide(tx, r)
+	case RecordDone:
+		err = foldDone(tx, r)
+	default:
+		err = impossible(r, "unknown kind")
+	}
+	if err == nil {
+		tx.Records++
+	}
+	return err
+}
+
+func foldRegister(tx *Transaction, r Record) error {
+	if tx.Outcome != Undecided {
+		return impossible(r, "registration after the decision")
+	}
+	if tx.branch(r.Branch) != nil {
+		return impossible(r, "branch %s registered twice", r.Branch)
+	}
+	tx.Branches = append(tx.Branches, Branch{ID: r.Branch, Resource: r.Resource, Mode: r.Mode, Registered: r.Time})
+	return nil
+}
+
+func foldVote(tx *Transaction, r Record) error {
+	b := tx.branch(r.Branch)
+	switch {
+	case tx.Outcome != Undecided:
+		return impossible(r, "vote after the decision")
+	case b == nil:
+		return impossible(r, "vote of unknown branch %s", r.Branch)
+	case b.Vote != VoteNone:
+		return impossible(r, "second vote of branch %s", r.Branch)
+	case r.Vote != VoteYes && r.Vote != VoteNo && r.Vote != VoteWithdrawn:
+		return impossible(r, "vote %d", r.Vote)
+	}
+	b.Vote, b.VoteReason = r.Vote, r.Text
+	return nil
+}
+
+func foldDecide(tx *Transaction, r Record) error {
+	if tx.Outcome != Undecided {
+		return impossible(r, "second decision")
+	}
+	if r.Outcome != Committed && r.Outcome != RolledBack {
+		return impossible(r, "outcome %d", r.Outcome)
+	}
+	if r.Outcome == Committed && !tx.allIn() {
+		return impossible(r, "commit without every vote")
+	}
+	tx.Outcome, tx.Reason, tx.Cause, tx.Operator = r.Outcome, r.Reason, r.Text, r.Operator
+	tx.Decided = r.Time
+	tx.Phase = Settling
+	for i := range tx.Branches {
+		b := &tx.Branches[i]
+		s := tx.settlement(b.Resource)
+		if s == nil {
+			// Where every branch withdrew, nothing was left behind.
+			tx.Settlements = append(tx.Settlements, Settlement{Resource: b.Resource, Done: true})
+			s = &tx.Settlements[len(tx.Settlements)-1]
+		}
+		if b.Vote != VoteWithdrawn {
+			s.Done = false
+		}
+	}
+	tx.finishIfDone(r)
+	return nil
+}
+
+func foldDone(tx *Transaction, r Record) error {
+	s := tx.settlement(r.Resource)
+	switch {
+	case tx.Outcome == Undecided:
+		return impossible(r, "settled before the decision")
+	case s == nil:
+		return impossible(r, "resource %s has no branch", r.Resource)
+	case s.Done:
+		return impossible(r, "resource %s settled twice", r.Resource)
+	}
+	s.Done, s.Attention, s.LastError = true, false, ""
+	tx.finishIfDone(r)
+	return nil
+}
+
+func (t *Transaction) finishIfDone(r Record) {
+	for i := range t.Settlements {
+		if !t.Settlements[i].Done {
+			return
+		}
+	}
+	t.Phase, t.Finished = Finished, r.Time
+}
+
+// allIn tells whether every branch has voted, and none voted no.
+func (t *Transaction) allIn() bool {
+	for i := range t.Branches {
+		if v := t.Branches[i].Vote; v != VoteYes && v != VoteWithdrawn {
+			return false
+		}
+	}
+	return true
+}
+
+func (t *Transaction) branch(id xid.BranchID) *Branch {
+	for i := range t.Branches {
+		if t.Branches[i].ID == id {
+			return &t.Branches[i]
+		}
+	}
+	return nil
+}
+
+func (t *Transaction) settlement(r xid.ResourceID) *Settlement {
+	for i := range t.Settlements {
+		if t.Settlements[i].Resource == r {
+			return &t.Settlements[i]
+		}
+	}
+	return nil
+}
+
+func impossible(r Record, format string, args ...any) error {
+	return fmt.Errorf("%w: %s %d (kind %d): %s", ErrImpossibleRecord, r.XID, r.Seq, r.Kind, fmt.Sprintf(format, args...))
+}
