@@ -27,7 +27,6 @@ type Config struct {
 	Window         int           // settle commands in flight per resource; 0: 512
 }
 
-
 func (c Config) withDefaults() Config {
 	orDuration(&c.RestartGrace, 10*time.Second)
 	orDuration(&c.CollectGrace, 200*time.Millisecond)

@@ -1,2 +1,45 @@
-// Package core is the commit protocol.
+// Package core is the commit protocol as a state machine without clock,
+// goroutine, randomness or I/O. The same machine runs in production, in
+// simulation and over every store.
+//
+//	           now, Input                       Output
+//	requests ─┐            ┌────────────────┐  ┌─ Records   append these, in order,
+//	answers  ─┼──────────► │  Machine.Step  │ ─┤  Finished  with these, in one batch
+//	ticks    ─┘            │                │  ├─ Messages  then release these, each when
+//	                       │ state = Fold   │  │            the log is durable up to Need
+//	archive ── Load ─────► │   of Records   │  └─ Wake      and send a Tick by then
+//	                       └────────────────┘
+//
+// # Contract
+//
+// The caller owns the log. After each Step, or after several Steps with their
+// outputs joined in order, it
+//
+//  1. appends Records and archives Finished in one atomic batch;
+//  2. makes the log durable if some message has a Need above what is durable;
+//  3. releases the messages in order, none before the log is durable up to its
+//     Need. LSN counts records; what LSN returns after a Step is the position
+//     of the newest record of that Step;
+//  4. evicts what is finished, or keeps it for a while;
+//  5. sends a Tick at Wake at the latest.
+//
+// Nothing that reveals state may leave before that state is durable. This is
+// the whole reason why no crash can make the coordinator tell two outcomes. A
+// failed append is the end of the machine: its state is ahead of the log.
+//
+// # Phases
+//
+//	         Commit, votes missing          every vote in
+//	Active ───────────────────► Collecting ─────────────► Settling(commit)
+//	  │  │ Commit, every vote in ────────────────────────►    │
+//	  │  │                          │                         │ every resource done
+//	  └──┴── vote no, deadline, Rollback ──► Settling(rollback) ──► Finished
+//
+// The first durable decision wins; everything later is answered with it. A
+// transaction that the machine does not know was never begun here, lost its
+// begin before it had a branch, or is past the horizon. It is never "rolled
+// back": nobody may undo anything because of what is not known.
+//
+// Phase two is driven per (XID, resource), for as long as it takes, with a
+// bounded number of commands in flight per resource.
 package core

@@ -1,163 +1,267 @@
 package core
 
 import (
+	"bytes"
+	"container/heap"
+	"slices"
 	"time"
 
 	"github.com/handfast/handfast/xid"
 )
 
-// Ref names whoever waits for a reply. The machine hands it back and never
-// looks into it; it must be comparable.
-type Ref any
+// Machine is the state of one shard. It is not safe for concurrent use.
+type Machine struct {
+	cfg   Config
+	now   time.Time // never goes back
+	start time.Time
+	lsn   uint64
+	watch bool
 
-// Input is a command or an event; the types below are all there are.
-type Input interface{ input() }
+	txs       map[xid.ID]*txn
+	resources map[xid.ResourceID]*resource
+	timers    timers
+	open      int // transactions that are not finished
 
-// The inputs.
-type (
-	// Begin makes a new transaction. The caller made the XID, with the
-	// machine's store and incarnation, and never used it before.
-	Begin struct {
-		Ref      Ref
-		XID      xid.ID
-		Name     string
-		Parent   xid.ID
-		Deadline time.Time
-	}
-	// Register adds a branch.
-	Register struct {
-		Ref      Ref
-		XID      xid.ID
-		Branch   xid.BranchID
-		Resource xid.ResourceID
-		Mode     Mode
-	}
-	// CastVote reports the end of phase one of a branch.
-	CastVote struct {
-		Ref    Ref
-		XID    xid.ID
-		Branch xid.BranchID
-		Vote   Vote
-		Reason string
-	}
-	// Commit asks for the decision to commit.
-	Commit struct {
-		Ref         Ref
-		XID         xid.ID
-		WaitSettled bool
-		Operator    string // empty: the service that began the transaction
-	}
-	// Rollback asks for the decision to roll back.
-	Rollback struct {
-		Ref         Ref
-		XID         xid.ID
-		Cause       string
-		WaitSettled bool
-		Operator    string
-	}
-	// Get asks for the state. An operator may look into a quarantined store;
-	// anybody else is refused, for what it says must not be acted on.
-	Get struct {
-		Ref      Ref
-		XID      xid.ID
-		Operator bool
-	}
-	// Wait asks to be told when the transaction is decided and, if Resource is
-	// not zero, settled there; at Until at the latest.
-	Wait struct {
-		Ref      Ref
-		XID      xid.ID
-		Resource xid.ResourceID
-		Until    time.Time
-	}
-	// Cancel takes back every request of this Ref that is still unanswered.
-	// There will be no reply to it.
-	Cancel struct {
-		Ref Ref
-		XID xid.ID
-	}
-	// Settled is an RM's answer to Settle.
-	Settled struct {
-		XID      xid.ID
-		Resource xid.ResourceID
-		Outcome  Outcome
-		Done     bool
-		Error    string
-		// NeedsAttention: trying again will not help by itself.
-		NeedsAttention bool
-	}
-	// Answered is an RM's answer to AskVote.
-	Answered struct {
-		XID    xid.ID
-		Branch xid.BranchID
-		Vote   Vote
-		Reason string
-	}
-	// Attached tells that at least one RM of the resource can be reached. It
-	// may come again, then it makes everything that waits due at once.
-	Attached struct{ Resource xid.ResourceID }
-	// Detached tells that no RM of the resource can be reached any more.
-	Detached struct{ Resource xid.ResourceID }
-	// RetryNow makes every unsettled resource of the transaction due at once.
-	RetryNow struct {
-		Ref Ref
-		XID xid.ID
-	}
-	// Horizon raises Config.Horizon.
-	Horizon struct{ Time time.Time }
-	// Quarantine changes Config.QuarantineBelow.
-	Quarantine struct{ Below uint32 }
-	// Tick lets time pass: deadlines, retries, waits.
-	Tick struct{}
-)
-
-// Message is something that leaves the machine. It must not leave before the
-// log is durable up to Need; 0 means it may leave at once.
-type Message struct {
-	Need uint64
-	Body Body
+	out     Output
+	changed []*txn // for watchers
 }
 
-// Body is the content of a message; the types below are all there are.
-type Body interface{ body() }
+// txn is a transaction and what need not survive a restart.
+type txn struct {
+	t        Transaction
+	lsn      uint64    // the log up to here holds everything t shows
+	deadline time.Time // of this run: not before the grace after a restart
+	ask      time.Time // when to ask for missing votes next; zero: not collecting
+	asked    uint32
+	waiters  []waiter
+	legs     []leg // phase two, one per settlement; nil while undecided
+	timer    timer
+	noted    bool // in Machine.changed
+}
 
-// The messages.
-type (
-	// Reply answers the request that carried Ref: with Err, or with the
-	// transaction's state; Branches and Settlements are there for Get only. For
-	// Wait, Settled tells that the resource asked for is settled. For RetryNow,
-	// Count tells how many were made due.
-	Reply struct {
-		Ref     Ref
-		Tx      Transaction
-		Err     *Error
-		Settled bool
-		Count   int
+// New makes an empty machine.
+func New(cfg Config) *Machine {
+	return &Machine{
+		cfg:       cfg.withDefaults(),
+		txs:       make(map[xid.ID]*txn),
+		resources: make(map[xid.ResourceID]*resource),
 	}
-	// Settle commands an RM of the resource to settle the transaction there.
-	Settle struct {
-		XID      xid.ID
-		Resource xid.ResourceID
-		Outcome  Outcome
-		Branches []Branch // all of the resource, whatever their vote
-	}
-	// AskVote asks an RM of the resource for a missing vote.
-	AskVote struct {
-		XID      xid.ID
-		Resource xid.ResourceID
-		Branch   xid.BranchID
-	}
-	// Changed tells watchers about a new state. Only sent while Watch is on.
-	Changed struct{ Tx Transaction }
-)
+}
 
-// Output is what one step asks of its caller: append Records in order and
-// archive Finished, in one atomic batch; then release the messages, each when
-// the log is durable far enough. Wake is when Step wants a Tick at the
-// latest; the zero time: never.
-type Output struct {
-	Records  []Record
-	Finished []Transaction
-	Messages []Message
-	Wake     time.Time
+// LSN is the position of the newest record, counted from the machine's start.
+func (m *Machine) LSN() uint64 { return m.lsn }
+
+// Open counts the transactions that are not finished.
+func (m *Machine) Open() int { return m.open }
+
+// Known tells whether the machine holds the transaction. A finished one has to
+// be looked up in the archive and given to Load before a step about it.
+func (m *Machine) Known(id xid.ID) bool { return m.txs[id] != nil }
+
+// SetWatch switches Changed messages on and off.
+func (m *Machine) SetWatch(on bool) { m.watch = on }
+
+// Restore puts an unfinished transaction back at start, before the first Step.
+func (m *Machine) Restore(now time.Time, t Transaction) {
+	m.advance(now)
+	if m.start.IsZero() {
+		m.start = m.now
+	}
+	if t.Phase == Collecting {
+		t.Phase = Active // its caller has to ask again
+	}
+	tx := &txn{t: t, deadline: later(t.Deadline, m.start.Add(m.cfg.RestartGrace))}
+	m.txs[t.XID] = tx
+	m.open++
+	if t.Outcome != Undecided {
+		m.startSettling(tx)
+	}
+	m.schedule(tx)
+}
+
+// Load brings a finished transaction back from the archive for a step.
+func (m *Machine) Load(t Transaction) {
+	m.txs[t.XID] = &txn{t: t, lsn: m.lsn}
+}
+
+// Evict forgets a finished transaction; it is in the archive. Unfinished and
+// unknown ones are left alone.
+func (m *Machine) Evict(id xid.ID) {
+	if tx := m.txs[id]; tx != nil && tx.t.Phase == Finished {
+		delete(m.txs, id)
+	}
+}
+
+// Step takes one input at one moment. The slices of the output are valid until
+// the next Step. Time that runs backwards is taken as standing still.
+func (m *Machine) Step(now time.Time, in Input) Output {
+	m.advance(now)
+	m.out.Records = m.out.Records[:0]
+	m.out.Finished = m.out.Finished[:0]
+	m.out.Messages = m.out.Messages[:0]
+	switch in := in.(type) {
+	case Begin:
+		m.begin(in)
+	case Register:
+		m.register(in)
+	case CastVote:
+		m.castVote(in)
+	case Commit:
+		m.commit(in)
+	case Rollback:
+		m.rollback(in)
+	case Get:
+		m.get(in)
+	case Wait:
+		m.wait(in)
+	case Cancel:
+		m.cancel(in)
+	case Settled:
+		m.settled(in)
+	case Answered:
+		m.answered(in)
+	case Attached:
+		m.attached(in)
+	case Detached:
+		m.detached(in)
+	case RetryNow:
+		m.retryNow(in)
+	case Horizon:
+		m.cfg.Horizon = later(m.cfg.Horizon, in.Time)
+	case Quarantine:
+		m.quarantine(in)
+	case Tick:
+		m.tick()
+	}
+	m.noteChanges()
+	m.out.Wake = m.timers.next()
+	return m.out
+}
+
+// Newest hands out copies of up to limit transactions that match, newest XID
+// first, beginning below before; the zero ID: with the newest. match must not
+// keep or change what it is given.
+func (m *Machine) Newest(before xid.ID, limit int, match func(*Transaction) bool) []Transaction {
+	var found newest
+	for id, tx := range m.txs {
+		if !before.IsZero() && bytes.Compare(id[:], before[:]) >= 0 {
+			continue
+		}
+		if len(found) == limit && bytes.Compare(id[:], found[0].t.XID[:]) <= 0 {
+			continue
+		}
+		if s := m.visible(tx); match(&s) {
+			heap.Push(&found, tx)
+			if len(found) > limit {
+				heap.Pop(&found)
+			}
+		}
+	}
+	out := make([]Transaction, len(found))
+	for i := len(found) - 1; i >= 0; i-- {
+		out[i] = m.snapshot(heap.Pop(&found).(*txn))
+	}
+	return out
+}
+
+// newest is a heap with the oldest XID on top.
+type newest []*txn
+
+func (h newest) Len() int           { return len(h) }
+func (h newest) Less(i, j int) bool { return bytes.Compare(h[i].t.XID[:], h[j].t.XID[:]) < 0 }
+func (h newest) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h *newest) Push(x any)        { *h = append(*h, x.(*txn)) }
+func (h *newest) Pop() any {
+	old := *h
+	x := old[len(old)-1]
+	*h = old[:len(old)-1]
+	return x
+}
+
+func (m *Machine) advance(now time.Time) {
+	m.now = later(m.now, now.Truncate(time.Millisecond))
+	if m.start.IsZero() {
+		m.start = m.now
+	}
+}
+
+// append persists one change of tx and makes it.
+func (m *Machine) append(tx *txn, r Record) {
+	r.XID, r.Seq, r.Time = tx.t.XID, tx.t.Records, m.now
+	if err := Fold(&tx.t, r); err != nil {
+		// Every caller has checked what Fold checks. Going on with a state
+		// that a restart would not reproduce is the one thing not to do.
+		panic("core: " + err.Error())
+	}
+	m.out.Records = append(m.out.Records, r)
+	m.lsn++
+	tx.lsn = m.lsn
+	m.note(tx)
+}
+
+func (m *Machine) send(need uint64, b Body) {
+	m.out.Messages = append(m.out.Messages, Message{Need: need, Body: b})
+}
+
+func (m *Machine) refuse(ref Ref, need uint64, e *Error) {
+	m.send(need, Reply{Ref: ref, Err: e})
+}
+
+// note remembers that watchers should hear of tx at the end of the step.
+func (m *Machine) note(tx *txn) {
+	if m.watch && !tx.noted {
+		tx.noted = true
+		m.changed = append(m.changed, tx)
+	}
+}
+
+func (m *Machine) noteChanges() {
+	for _, tx := range m.changed {
+		tx.noted = false
+		m.send(tx.lsn, Changed{Tx: m.snapshot(tx)})
+	}
+	m.changed = m.changed[:0]
+}
+
+// summary is the state without branches and settlements; it costs nothing.
+func (tx *txn) summary() Transaction {
+	s := tx.t
+	s.Branches, s.Settlements = nil, nil
+	return s
+}
+
+// visible is the state for a look; its slices belong to the machine, so it
+// must not be kept or changed.
+func (m *Machine) visible(tx *txn) Transaction {
+	s := tx.t
+	if s.Phase != Settling {
+		return s
+	}
+	s.Settlements = slices.Clone(s.Settlements)
+	for i := range s.Settlements {
+		if l := &tx.legs[i]; l.state == legReady && !m.resource(s.Settlements[i].Resource).live {
+			s.Settlements[i].LastError = "no resource manager of this resource is attached"
+			s.Settlements[i].Attention = s.Settlements[i].Attention || m.now.Sub(s.Decided) >= attachPatience
+		}
+	}
+	return s
+}
+
+// attachPatience is how long a decided transaction may wait for a resource
+// manager to come back before a person should look.
+const attachPatience = time.Minute
+
+// snapshot is a copy that the receiver owns.
+func (m *Machine) snapshot(tx *txn) Transaction {
+	s := m.visible(tx)
+	s.Branches = slices.Clone(s.Branches)
+	s.Settlements = slices.Clone(s.Settlements)
+	return s
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }

@@ -1,0 +1,185 @@
+package core
+
+import (
+	"time"
+
+	"github.com/handfast/handfast/xid"
+)
+
+// Ref names whoever waits for a reply. The machine hands it back and never
+// looks into it; it must be comparable.
+type Ref any
+
+// Input is a command or an event; the types below are all there are.
+type Input interface{ input() }
+
+// The inputs.
+type (
+	// Begin makes a new transaction. The caller made the XID, with the
+	// machine's store and incarnation, and never used it before.
+	Begin struct {
+		Ref      Ref
+		XID      xid.ID
+		Name     string
+		Parent   xid.ID
+		Deadline time.Time
+	}
+	// Register adds a branch.
+	Register struct {
+		Ref      Ref
+		XID      xid.ID
+		Branch   xid.BranchID
+		Resource xid.ResourceID
+		Mode     Mode
+	}
+	// CastVote reports the end of phase one of a branch.
+	CastVote struct {
+		Ref    Ref
+		XID    xid.ID
+		Branch xid.BranchID
+		Vote   Vote
+		Reason string
+	}
+	// Commit asks for the decision to commit.
+	Commit struct {
+		Ref         Ref
+		XID         xid.ID
+		WaitSettled bool
+		Operator    string // empty: the service that began the transaction
+	}
+	// Rollback asks for the decision to roll back.
+	Rollback struct {
+		Ref         Ref
+		XID         xid.ID
+		Cause       string
+		WaitSettled bool
+		Operator    string
+	}
+	// Get asks for the state. An operator may look into a quarantined store;
+	// anybody else is refused, for what it says must not be acted on.
+	Get struct {
+		Ref      Ref
+		XID      xid.ID
+		Operator bool
+	}
+	// Wait asks to be told when the transaction is decided and, if Resource is
+	// not zero, settled there; at Until at the latest.
+	Wait struct {
+		Ref      Ref
+		XID      xid.ID
+		Resource xid.ResourceID
+		Until    time.Time
+	}
+	// Cancel takes back every request of this Ref that is still unanswered.
+	// There will be no reply to it.
+	Cancel struct {
+		Ref Ref
+		XID xid.ID
+	}
+	// Settled is an RM's answer to Settle.
+	Settled struct {
+		XID      xid.ID
+		Resource xid.ResourceID
+		Outcome  Outcome
+		Done     bool
+		Error    string
+		// NeedsAttention: trying again will not help by itself.
+		NeedsAttention bool
+	}
+	// Answered is an RM's answer to AskVote.
+	Answered struct {
+		XID    xid.ID
+		Branch xid.BranchID
+		Vote   Vote
+		Reason string
+	}
+	// Attached tells that at least one RM of the resource can be reached. It
+	// may come again, then it makes everything that waits due at once.
+	Attached struct{ Resource xid.ResourceID }
+	// Detached tells that no RM of the resource can be reached any more.
+	Detached struct{ Resource xid.ResourceID }
+	// RetryNow makes every unsettled resource of the transaction due at once.
+	RetryNow struct {
+		Ref Ref
+		XID xid.ID
+	}
+	// Horizon raises Config.Horizon.
+	Horizon struct{ Time time.Time }
+	// Quarantine changes Config.QuarantineBelow.
+	Quarantine struct{ Below uint32 }
+	// Tick lets time pass: deadlines, retries, waits.
+	Tick struct{}
+)
+
+// Message is something that leaves the machine. It must not leave before the
+// log is durable up to Need; 0 means it may leave at once.
+type Message struct {
+	Need uint64
+	Body Body
+}
+
+// Body is the content of a message; the types below are all there are.
+type Body interface{ body() }
+
+// The messages.
+type (
+	// Reply answers the request that carried Ref: with Err, or with the
+	// transaction's state; Branches and Settlements are there for Get only. For
+	// Wait, Settled tells that the resource asked for is settled. For RetryNow,
+	// Count tells how many were made due.
+	Reply struct {
+		Ref     Ref
+		Tx      Transaction
+		Err     *Error
+		Settled bool
+		Count   int
+	}
+	// Settle commands an RM of the resource to settle the transaction there.
+	Settle struct {
+		XID      xid.ID
+		Resource xid.ResourceID
+		Outcome  Outcome
+		Branches []Branch // all of the resource, whatever their vote
+	}
+	// AskVote asks an RM of the resource for a missing vote.
+	AskVote struct {
+		XID      xid.ID
+		Resource xid.ResourceID
+		Branch   xid.BranchID
+	}
+	// Changed tells watchers about a new state. Only sent while Watch is on.
+	Changed struct{ Tx Transaction }
+)
+
+// Output is what one step asks of its caller: append Records in order and
+// archive Finished, in one atomic batch; then release the messages, each when
+// the log is durable far enough. Wake is when Step wants a Tick at the
+// latest; the zero time: never.
+type Output struct {
+	Records  []Record
+	Finished []Transaction
+	Messages []Message
+	Wake     time.Time
+}
+
+func (Begin) input()      {}
+func (Register) input()   {}
+func (CastVote) input()   {}
+func (Commit) input()     {}
+func (Rollback) input()   {}
+func (Get) input()        {}
+func (Wait) input()       {}
+func (Cancel) input()     {}
+func (Settled) input()    {}
+func (Answered) input()   {}
+func (Attached) input()   {}
+func (Detached) input()   {}
+func (RetryNow) input()   {}
+func (Horizon) input()    {}
+func (Quarantine) input() {}
+func (Tick) input()       {}
+
+func (Reply) body()   {}
+func (Settle) body()  {}
+func (AskVote) body() {}
+func (Changed) body() {}
