@@ -1,0 +1,142 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/handfast/handfast/cmd/handfast/internal/config"
+)
+
+// Exit codes of the binary.
+const (
+	ExitOK      = 0
+	ExitFailure = 1
+	ExitUsage   = 2
+)
+
+// Streams is what a command reads and writes besides its arguments.
+type Streams struct {
+	Out     io.Writer
+	Err     io.Writer
+	Environ []string // as os.Environ
+}
+
+// getenv gives the last value of a variable, "" when it is not set.
+func (s Streams) getenv(name string) string {
+	for i := len(s.Environ) - 1; i >= 0; i-- {
+		if k, v, ok := strings.Cut(s.Environ[i], "="); ok && k == name {
+			return v
+		}
+	}
+	return ""
+}
+
+// usageError is a call that cannot work, whatever the state of the world.
+type usageError struct{ err error }
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+func usagef(format string, args ...any) error {
+	return &usageError{fmt.Errorf(format, args...)}
+}
+
+// Main runs one command and returns the exit code. SIGINT and SIGTERM end the
+// command's context; a second one ends the process at once.
+func Main(args []string, s Streams) int {
+	ctx, stop := signalContext()
+	defer stop()
+	return Run(ctx, args, s)
+}
+
+// signalContext is done at the first SIGINT or SIGTERM. After that the
+// signals have their usual effect again, so that the second one kills.
+func signalContext() (context.Context, context.CancelFunc) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
+}
+
+// Run runs one command under ctx and returns the exit code.
+func Run(ctx context.Context, args []string, s Streams) int {
+	root := newRoot(s)
+	root.SetArgs(args)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return ExitOK
+	}
+	var silent *exitError
+	if errors.As(err, &silent) {
+		return silent.code
+	}
+	fmt.Fprintf(s.Err, "handfast: %v\n", err)
+	var usage *usageError
+	var setting *config.Error
+	if errors.As(err, &usage) || errors.As(err, &setting) {
+		fmt.Fprintf(s.Err, "Run '%s --help' for how to use it.\n", cmd.CommandPath())
+		return ExitUsage
+	}
+	return ExitFailure
+}
+
+// exitError ends the process with a code; everything was said already.
+type exitError struct{ code int }
+
+func (e *exitError) Error() string { return fmt.Sprintf("exit code %d", e.code) }
+
+func newRoot(s Streams) *cobra.Command {
+	root := group(&cobra.Command{
+		Use:   "handfast",
+		Short: "Global transactions over several databases: all of it, or no trace of it",
+		Long: `handfast coordinates global transactions: each service changes rows in its own
+Postgres database, and either all of these changes stay or none does.
+
+Start with:  handfast demo      the whole thing on this machine, crashes included
+             handfast dev       a coordinator to develop against`,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+	})
+	root.SetOut(s.Out)
+	root.SetErr(s.Err)
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
+	root.AddCommand(newVersion(s))
+	return root
+}
+
+// group makes cmd a parent that does nothing itself: without a subcommand it
+// prints its help, with a wrong one it says which there are.
+func group(cmd *cobra.Command) *cobra.Command {
+	cmd.Args = cobra.ArbitraryArgs
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return cmd.Help()
+		}
+		var names []string
+		for _, c := range cmd.Commands() {
+			if c.IsAvailableCommand() {
+				names = append(names, c.Name())
+			}
+		}
+		return usagef("%s has no command %q; there are %s", cmd.CommandPath(), args[0], strings.Join(names, ", "))
+	}
+	return cmd
+}
+
+// args wraps a check of positional arguments: what it refuses is a wrong call.
+func args(check cobra.PositionalArgs, want string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, a []string) error {
+		if err := check(cmd, a); err != nil {
+			return usagef("%s takes %s, got %d arguments", cmd.CommandPath(), want, len(a))
+		}
+		return nil
+	}
+}
