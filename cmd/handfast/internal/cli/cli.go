@@ -39,6 +39,9 @@ func (s Streams) getenv(name string) string {
 	return ""
 }
 
+// say writes to standard error. What cannot be said there can be said nowhere.
+func (s Streams) say(format string, args ...any) { _, _ = fmt.Fprintf(s.Err, format, args...) }
+
 // usageError is a call that cannot work, whatever the state of the world.
 type usageError struct{ err error }
 
@@ -77,11 +80,11 @@ func Run(ctx context.Context, args []string, s Streams) int {
 	if errors.As(err, &silent) {
 		return silent.code
 	}
-	fmt.Fprintf(s.Err, "handfast: %v\n", err)
+	s.say("handfast: %v\n", err)
 	var usage *usageError
 	var setting *config.Error
 	if errors.As(err, &usage) || errors.As(err, &setting) {
-		fmt.Fprintf(s.Err, "Run '%s --help' for how to use it.\n", cmd.CommandPath())
+		s.say("Run '%s --help' for how to use it.\n", cmd.CommandPath())
 		return ExitUsage
 	}
 	return ExitFailure
@@ -108,7 +111,7 @@ Start with:  handfast demo      the whole thing on this machine, crashes include
 	root.SetOut(s.Out)
 	root.SetErr(s.Err)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
-	root.AddCommand(newVersion(s))
+	root.AddCommand(newTx(s), newStatus(s), newAdopt(s), newVersion(s))
 	return root
 }
 
@@ -131,12 +134,10 @@ func group(cmd *cobra.Command) *cobra.Command {
 	return cmd
 }
 
-// args wraps a check of positional arguments: what it refuses is a wrong call.
-func args(check cobra.PositionalArgs, want string) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, a []string) error {
-		if err := check(cmd, a); err != nil {
-			return usagef("%s takes %s, got %d arguments", cmd.CommandPath(), want, len(a))
-		}
-		return nil
+// noArgs refuses arguments as a wrong call.
+func noArgs(cmd *cobra.Command, a []string) error {
+	if len(a) > 0 {
+		return usagef("%s takes no arguments, got %q", cmd.CommandPath(), a[0])
 	}
+	return nil
 }

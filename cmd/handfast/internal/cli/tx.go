@@ -1,0 +1,115 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	handfastv1 "github.com/handfast/handfast/proto/handfast/v1"
+	"github.com/handfast/handfast/xid"
+)
+
+func newTx(s Streams) *cobra.Command {
+	cmd := group(&cobra.Command{
+		Use:   "tx",
+		Short: "Look at global transactions of a coordinator, and act on one",
+	})
+	r := newRemote(s, cmd)
+	cmd.AddCommand(newTxList(s, r), newTxShow(s, r), newTxCommit(s, r), newTxRollback(s, r), newTxRetry(s, r), newTxWatch(s, r))
+	return cmd
+}
+
+// oneXID checks that the only argument is an XID before anything is sent.
+func oneXID(cmd *cobra.Command, a []string) error {
+	if len(a) != 1 {
+		return usagef("%s takes one XID, got %d arguments", cmd.CommandPath(), len(a))
+	}
+	if _, err := xid.Parse(a[0]); err != nil {
+		return usagef("argument XID: %v", err)
+	}
+	return nil
+}
+
+func newTxCommit(s Streams, r *remote) *cobra.Command {
+	var operator string
+	cmd := &cobra.Command{
+		Use:   "commit XID",
+		Short: "Ask for the decision to commit; it never skips a vote",
+		Long: `Asks for the decision to commit, as the service that began the transaction
+would. A branch that has not voted is still waited for, until the deadline.
+Fails when the decision is, or becomes, to roll back.`,
+		Args: oneXID,
+		RunE: func(cmd *cobra.Command, a []string) error {
+			op, err := operatorName(operator)
+			if err != nil {
+				return err
+			}
+			return r.dial(cmd.Context(), false, func(ctx context.Context, c handfastv1.AdminClient) error {
+				resp, err := c.Commit(ctx, &handfastv1.AdminCommitRequest{Xid: a[0], Operator: op})
+				if status.Code(err) == codes.DeadlineExceeded {
+					return fmt.Errorf("asked to commit, not decided yet: votes may be missing; see 'handfast tx show %s'", a[0])
+				}
+				if err != nil {
+					return err
+				}
+				if resp.GetOutcome() != handfastv1.Outcome_OUTCOME_COMMITTED {
+					return fmt.Errorf("the decision is %s (%s: %s)", word(resp.GetOutcome()), word(resp.GetRollbackReason()), orDash(resp.GetRollbackCause()))
+				}
+				_, err = fmt.Fprintln(s.Out, a[0], word(resp.GetOutcome()))
+				return err
+			})
+		},
+	}
+	operatorFlag(cmd, &operator)
+	return cmd
+}
+
+func newTxRollback(s Streams, r *remote) *cobra.Command {
+	var operator, cause string
+	cmd := &cobra.Command{
+		Use:   "rollback XID",
+		Short: "Ask for the decision to roll back; fails when it is committed",
+		Args:  oneXID,
+		RunE: func(cmd *cobra.Command, a []string) error {
+			op, err := operatorName(operator)
+			if err != nil {
+				return err
+			}
+			if len(cause) > 1024 {
+				return usagef("--cause: %d bytes long, at most 1024 fit", len(cause))
+			}
+			return r.dial(cmd.Context(), false, func(ctx context.Context, c handfastv1.AdminClient) error {
+				resp, err := c.Rollback(ctx, &handfastv1.AdminRollbackRequest{Xid: a[0], Operator: op, Cause: cause})
+				if err != nil {
+					return err
+				}
+				_, err = fmt.Fprintln(s.Out, a[0], word(resp.GetOutcome()))
+				return err
+			})
+		},
+	}
+	operatorFlag(cmd, &operator)
+	cmd.Flags().StringVar(&cause, "cause", "", "why, in words; services see it in their error")
+	return cmd
+}
+
+func newTxRetry(s Streams, r *remote) *cobra.Command {
+	return &cobra.Command{
+		Use:   "retry XID",
+		Short: "Try to settle now where the next try would be later",
+		Args:  oneXID,
+		RunE: func(cmd *cobra.Command, a []string) error {
+			return r.dial(cmd.Context(), false, func(ctx context.Context, c handfastv1.AdminClient) error {
+				resp, err := c.RetryNow(ctx, &handfastv1.RetryNowRequest{Xid: a[0]})
+				if err != nil {
+					return err
+				}
+				_, err = fmt.Fprintf(s.Out, "%s: %d resources are tried now\n", a[0], resp.GetResources())
+				return err
+			})
+		},
+	}
+}

@@ -1,0 +1,191 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	handfastv1 "github.com/handfast/handfast/proto/handfast/v1"
+	"github.com/handfast/handfast/xid"
+)
+
+func newTxShow(s Streams, r *remote) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "show XID",
+		Short: "Show one transaction: its branches, and where settling it stands",
+		Args:  oneXID,
+		RunE: func(cmd *cobra.Command, a []string) error {
+			return r.dial(cmd.Context(), false, func(ctx context.Context, c handfastv1.AdminClient) error {
+				resp, err := c.Show(ctx, &handfastv1.GetRequest{Xid: a[0]})
+				if err != nil {
+					return err
+				}
+				if asJSON {
+					return printProto(s.Out, resp.GetTransaction(), true)
+				}
+				return showTransaction(s.Out, resp.GetTransaction(), time.Now())
+			})
+		},
+	}
+	jsonFlag(cmd, &asJSON)
+	return cmd
+}
+
+func showTransaction(w io.Writer, t *handfastv1.Transaction, now time.Time) error {
+	facts := [][]string{
+		{"Name", orDash(t.GetName())},
+		{"Phase", word(t.GetPhase())},
+		{"Outcome", word(t.GetOutcome())},
+	}
+	if t.GetOutcome() == handfastv1.Outcome_OUTCOME_ROLLED_BACK {
+		facts = append(facts, []string{"Reason", word(t.GetRollbackReason())}, []string{"Cause", orDash(t.GetRollbackCause())})
+	}
+	facts = append(facts,
+		[]string{"Begun", stamp(t.GetBeginTime()) + " (" + age(now, t.GetBeginTime()) + ")"},
+		[]string{"Deadline", stamp(t.GetDeadline())},
+		[]string{"Decided", stamp(t.GetDecisionTime())},
+		[]string{"Finished", stamp(t.GetFinishTime())})
+	if t.GetParentXid() != "" {
+		facts = append(facts, []string{"Parent", clean(t.GetParentXid())})
+	}
+	if t.GetAttention() {
+		facts = append(facts, []string{"Attention", "a person should look: see LAST ERROR below"})
+	}
+	if err := table(w, []string{"XID", clean(t.GetXid())}, facts); err != nil {
+		return err
+	}
+
+	if len(t.GetBranches()) > 0 {
+		rows := make([][]string, 0, len(t.GetBranches()))
+		for _, b := range t.GetBranches() {
+			rows = append(rows, []string{clean(b.GetBranchId()), clean(b.GetResourceId()), word(b.GetMode()),
+				word(b.GetVote()), stamp(b.GetRegisterTime()), orDash(b.GetVoteReason())})
+		}
+		if err := section(w, []string{"BRANCH", "RESOURCE", "MODE", "VOTE", "REGISTERED", "WHY NO"}, rows); err != nil {
+			return err
+		}
+	}
+	if len(t.GetSettlements()) == 0 {
+		return nil
+	}
+	rows := make([][]string, 0, len(t.GetSettlements()))
+	for _, x := range t.GetSettlements() {
+		next := "-"
+		if !x.GetDone() {
+			next = age(now, x.GetNextAttemptTime())
+		}
+		rows = append(rows, []string{clean(x.GetResourceId()), yesNo(x.GetDone()), strconv.FormatUint(uint64(x.GetAttempts()), 10),
+			stamp(x.GetLastAttemptTime()), next, attention(x.GetAttention()), orDash(x.GetLastError())})
+	}
+	return section(w, []string{"RESOURCE", "SETTLED", "ATTEMPTS", "LAST TRY", "NEXT TRY", "ATTENTION", "LAST ERROR"}, rows)
+}
+
+// section is a table after an empty line.
+func section(w io.Writer, header []string, rows [][]string) error {
+	if _, err := io.WriteString(w, "\n"); err != nil {
+		return err
+	}
+	return table(w, header, rows)
+}
+
+func newTxWatch(s Streams, r *remote) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "watch [XID]",
+		Short: "Print changes as they happen; with an XID, until it is finished",
+		Args: func(cmd *cobra.Command, a []string) error {
+			if len(a) > 1 {
+				return usagef("%s takes at most one XID, got %d arguments", cmd.CommandPath(), len(a))
+			}
+			if len(a) == 0 {
+				return nil
+			}
+			return oneXID(cmd, a)
+		},
+		RunE: func(cmd *cobra.Command, a []string) error {
+			req := &handfastv1.WatchRequest{}
+			if len(a) == 1 {
+				req.Xid = a[0]
+			}
+			err := r.dial(cmd.Context(), true, func(ctx context.Context, c handfastv1.AdminClient) error {
+				return watch(ctx, s, c, req, asJSON)
+			})
+			if cmd.Context().Err() != nil && errors.Is(err, context.Canceled) {
+				return nil
+			}
+			return err
+		},
+	}
+	jsonFlag(cmd, &asJSON)
+	return cmd
+}
+
+// watch prints one line per event. The stream is opened before the state is
+// asked for, so that nothing happens unseen in between.
+func watch(ctx context.Context, s Streams, c handfastv1.AdminClient, req *handfastv1.WatchRequest, asJSON bool) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := c.Watch(ctx, req)
+	if err != nil {
+		return err
+	}
+	if _, err := stream.Header(); err != nil {
+		return err
+	}
+	if req.GetXid() != "" {
+		resp, err := c.Show(ctx, &handfastv1.GetRequest{Xid: req.GetXid()})
+		if err != nil {
+			return err
+		}
+		if err := printEvent(s, &handfastv1.WatchEvent{Transaction: resp.GetTransaction()}, asJSON); err != nil {
+			return err
+		}
+		if resp.GetTransaction().GetPhase() == handfastv1.Phase_PHASE_FINISHED {
+			return nil
+		}
+	}
+	for {
+		ev, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return errors.New("the coordinator ended the watch: it is going away")
+		}
+		if err != nil {
+			return err
+		}
+		if err := printEvent(s, ev, asJSON); err != nil {
+			return err
+		}
+		if req.GetXid() != "" && ev.GetTransaction().GetPhase() == handfastv1.Phase_PHASE_FINISHED {
+			return nil
+		}
+	}
+}
+
+func printEvent(s Streams, ev *handfastv1.WatchEvent, asJSON bool) error {
+	if asJSON {
+		return printProto(s.Out, ev, false)
+	}
+	if ev.GetMissed() > 0 {
+		s.say("%d changes came too fast to be shown\n", ev.GetMissed())
+	}
+	t := ev.GetTransaction()
+	when := "now                     "
+	if ev.GetTime() != nil {
+		when = stamp(ev.GetTime())
+	}
+	done := 0
+	for _, x := range t.GetSettlements() {
+		if x.GetDone() {
+			done++
+		}
+	}
+	_, err := fmt.Fprintf(s.Out, "%s  %-*s  %-10s  %-11s  branches %d, settled %d of %d  %s  %s\n", when, xid.TextLen, clean(t.GetXid()),
+		word(t.GetPhase()), word(t.GetOutcome()), len(t.GetBranches()), done, len(t.GetSettlements()), attention(t.GetAttention()), orDash(t.GetName()))
+	return err
+}
