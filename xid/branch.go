@@ -1,12 +1,22 @@
 package xid
 
 import (
+	"crypto/rand"
 	"encoding/hex"
 	"fmt"
 )
 
 // BranchID names a branch: 128 random bits, chosen by the RM.
 type BranchID [16]byte
+
+// NewBranchID draws a branch id from the system's secure random source.
+func NewBranchID() BranchID {
+	var b BranchID
+	for b == (BranchID{}) {
+		_, _ = rand.Read(b[:]) // never fails: it ends the process instead
+	}
+	return b
+}
 
 // String gives 32 lower-case hexadecimal digits.
 func (b BranchID) String() string { return hex.EncodeToString(b[:]) }

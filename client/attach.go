@@ -1,0 +1,263 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+
+	pb "github.com/handfast/handfast/proto/handfast/v1"
+	"github.com/handfast/handfast/xid"
+)
+
+// Handler settles in one resource what the coordinator has decided. For one
+// attachment the client calls each method from one goroutine of its own, so a
+// slow call delays only later commands of the same kind; when too many wait,
+// they are dropped, and come again. ctx ends when the resource is detached or
+// the client closed.
+//
+// answer may be called any number of times, from any goroutine, also after the
+// method has returned and after ctx has ended; it never blocks. The message
+// belongs to the client from then on.
+type Handler interface {
+	// Settle carries out a decision. Items may be answered one by one, as they
+	// become known.
+	Settle(ctx context.Context, cmd *pb.Settle, answer func(*pb.SettleResult))
+	// AskVotes finds out how phase one of branches ended.
+	AskVotes(ctx context.Context, cmd *pb.AskVotes, answer func(*pb.AskVotesResult))
+}
+
+// result is an encoded answer to a command.
+type result []byte
+
+type command struct {
+	settle *pb.Settle
+	ask    *pb.AskVotes
+}
+
+// attachment is one resource with its handler.
+type attachment struct {
+	c        *Client
+	id       string
+	resource *pb.AttachedResource
+	handler  Handler
+	ctx      context.Context
+	cancel   context.CancelFunc
+	settles  chan *pb.Settle
+	asks     chan *pb.AskVotes
+	wg       sync.WaitGroup
+}
+
+// Attach offers to settle for a resource, on this session and every later one.
+// It does not wait for the coordinator: see WithAttachError. One resource may
+// be attached several times; each command goes to one of its handlers.
+//
+// detach takes the offer back and returns when the handler's methods have
+// returned, so it must not be called by them. It may be called again.
+func (c *Client) Attach(r *pb.AttachedResource, h Handler) (detach func(), err error) {
+	if h == nil {
+		return nil, errors.New("handfast: Attach: the handler is nil")
+	}
+	id, err := xid.ParseResourceID(r.GetResourceId())
+	if err != nil {
+		return nil, &Error{
+			Reason: pb.ErrorReason_ERROR_REASON_INVALID_FIELD, Code: codes.InvalidArgument,
+			Field: "resource_id", Message: "Attach: " + err.Error(),
+		}
+	}
+	a := &attachment{
+		c: c, id: id.String(), resource: proto.CloneOf(r), handler: h,
+		settles: make(chan *pb.Settle, c.maxCommands),
+		asks:    make(chan *pb.AskVotes, c.maxCommands),
+	}
+	if _, err := c.encode("Attach", a.frame()); err != nil {
+		return nil, err
+	}
+	a.ctx, a.cancel = context.WithCancel(c.ctx)
+
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		a.cancel()
+		return nil, fmt.Errorf("handfast: Attach: %w", ErrClosed)
+	}
+	c.attached[a.id] = append(c.attached[a.id], a)
+	// Added under the lock, so that Close waits for them or refuses them.
+	for _, f := range []func(){a.keepAttached, a.runSettles, a.runAsks} {
+		a.wg.Add(1)
+		c.wg.Go(func() {
+			defer a.wg.Done()
+			f()
+		})
+	}
+	c.mu.Unlock()
+	return sync.OnceFunc(a.detach), nil
+}
+
+func (a *attachment) frame() *pb.ClientFrame {
+	return &pb.ClientFrame{Kind: &pb.ClientFrame_Attach{Attach: &pb.Attach{Resources: []*pb.AttachedResource{a.resource}}}}
+}
+
+func (a *attachment) detach() {
+	c := a.c
+	c.mu.Lock()
+	rest := slices.DeleteFunc(slices.Clone(c.attached[a.id]), func(o *attachment) bool { return o == a })
+	if len(rest) == 0 {
+		delete(c.attached, a.id)
+	} else {
+		c.attached[a.id] = rest
+	}
+	last := len(rest) == 0 && !c.closed
+	c.mu.Unlock()
+	a.cancel()
+	a.wg.Wait()
+	if last {
+		// Without an answer: a session that breaks takes the offer with it.
+		c.post("Detach", &pb.ClientFrame{Kind: &pb.ClientFrame_Detach{Detach: &pb.Detach{ResourceIds: []string{a.id}}}})
+	}
+}
+
+// keepAttached attaches the resource on every session, and again after a pause
+// where the coordinator refused.
+func (a *attachment) keepAttached() {
+	c := a.c
+	pause := backoffTimer{first: c.backoffFirst, max: c.backoffMax}
+	refused := false
+	for a.ctx.Err() == nil {
+		r := c.roundTrip(a.ctx, "Attach", a.frame())
+		_, err := answer("Attach", r.frame, r.err, (*pb.ServerFrame).GetAttach)
+		if a.ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			c.reportAttach(a.id, err)
+			refused = true
+			sleep(a.ctx, pause.next())
+			continue
+		}
+		if refused {
+			c.reportAttach(a.id, nil)
+		}
+		refused = false
+		pause.reset()
+		c.awaitSession(a.ctx, r.epoch)
+	}
+}
+
+func (c *Client) reportAttach(resource string, err error) {
+	switch {
+	case c.attachError != nil:
+		c.attachError(resource, err)
+	case err != nil:
+		c.log.Warn("the coordinator refuses to attach a resource", "resource", resource, "error", err)
+	default:
+		c.log.Info("the coordinator has attached the resource", "resource", resource)
+	}
+}
+
+// awaitSession returns when there is a session later than epoch, or ctx ends.
+func (c *Client) awaitSession(ctx context.Context, epoch uint64) {
+	for {
+		c.mu.Lock()
+		s, changed := c.session, c.changed
+		c.mu.Unlock()
+		if s != nil && s.epoch > epoch {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// dispatch hands a command to a handler of the resource. It never blocks.
+func (c *Client) dispatch(resource string, cmd command) {
+	c.mu.Lock()
+	list := c.attached[strings.ToLower(resource)]
+	var a *attachment
+	if len(list) > 0 {
+		c.turn++
+		a = list[c.turn%uint64(len(list))]
+	}
+	c.mu.Unlock()
+	if a == nil {
+		return // detached while the command was under way
+	}
+	if cmd.settle != nil {
+		select {
+		case a.settles <- cmd.settle:
+		default:
+			c.log.Debug("a settle command is dropped: too many wait", "resource", resource)
+		}
+		return
+	}
+	select {
+	case a.asks <- cmd.ask:
+	default:
+		c.log.Debug("a question for votes is dropped: too many wait", "resource", resource)
+	}
+}
+
+func (a *attachment) runSettles() {
+	for {
+		select {
+		case cmd := <-a.settles:
+			a.handler.Settle(a.ctx, cmd, a.settled)
+		case <-a.ctx.Done():
+			return
+		}
+	}
+}
+
+func (a *attachment) runAsks() {
+	for {
+		select {
+		case cmd := <-a.asks:
+			a.handler.AskVotes(a.ctx, cmd, a.asked)
+		case <-a.ctx.Done():
+			return
+		}
+	}
+}
+
+func (a *attachment) settled(r *pb.SettleResult) {
+	for _, i := range r.GetItems() {
+		i.Error = clean(i.GetError())
+	}
+	a.c.post("SettleResult", &pb.ClientFrame{Kind: &pb.ClientFrame_SettleResult{SettleResult: r}})
+}
+
+func (a *attachment) asked(r *pb.AskVotesResult) {
+	for _, i := range r.GetItems() {
+		i.Reason = clean(i.GetReason())
+	}
+	a.c.post("AskVotesResult", &pb.ClientFrame{Kind: &pb.ClientFrame_AskVotesResult{AskVotesResult: r}})
+}
+
+// post queues a frame that has no answer. Where too many wait it is dropped:
+// the coordinator asks again.
+func (c *Client) post(op string, f *pb.ClientFrame) {
+	body, err := c.encode(op, f)
+	if err != nil {
+		c.log.Error("an answer to the coordinator can't be sent", "kind", op, "error", err)
+		return
+	}
+	c.mu.Lock()
+	full := len(c.results) >= c.maxResults
+	if !full && !c.closed {
+		c.results = append(c.results, body)
+	}
+	c.mu.Unlock()
+	if full {
+		c.log.Debug("an answer to the coordinator is dropped: too many wait", "kind", op)
+		return
+	}
+	c.poke()
+}
