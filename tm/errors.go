@@ -1,0 +1,211 @@
+package tm
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/handfast/handfast/client"
+	pb "github.com/handfast/handfast/proto/handfast/v1"
+	"github.com/handfast/handfast/xid"
+)
+
+// The outcomes that are not success, for errors.Is.
+var (
+	// ErrRolledBack: the decision was to roll back. See RolledBackError.
+	ErrRolledBack = errors.New("rolled back")
+	// ErrTimedOut: rolled back because the deadline passed.
+	ErrTimedOut = errors.New("timed out")
+	// ErrRollbackPending: fn failed, and the coordinator could not be told. See
+	// RollbackPendingError.
+	ErrRollbackPending = errors.New("rollback could not be delivered")
+	// ErrOutcomeUnknown: Commit was sent and its answer was lost. See
+	// OutcomeUnknownError.
+	ErrOutcomeUnknown = errors.New("outcome unknown")
+	// ErrLockConflict: a row was held by another transaction. See
+	// LockConflictError.
+	ErrLockConflict = errors.New("lock conflict")
+	// ErrNotSettled: committed, but phase two was not awaited to its end. See
+	// NotSettledError.
+	ErrNotSettled = errors.New("not settled yet")
+	// ErrCommitted: fn failed, but the decision had been to commit. See
+	// CommittedError.
+	ErrCommitted = errors.New("committed")
+)
+
+// RolledBackError is a transaction that was rolled back. It Is ErrRolledBack,
+// and ErrTimedOut where that was the reason.
+type RolledBackError struct {
+	XID    xid.ID
+	Reason pb.RollbackReason
+	// Cause is the error of fn; where fn had none, what the coordinator said.
+	Cause error
+	// Conflict is the lock conflict in Cause, nil where there is none.
+	Conflict *LockConflictError
+}
+
+// Error names the transaction, the reason and the cause.
+func (e *RolledBackError) Error() string {
+	return fmt.Sprintf("transaction %s: rolled back (%s)%s", e.XID, reasonName(e.Reason), suffix(e.Cause))
+}
+
+// Is matches ErrRolledBack, and ErrTimedOut where the deadline passed.
+func (e *RolledBackError) Is(target error) bool {
+	return target == ErrRolledBack ||
+		(target == ErrTimedOut && e.Reason == pb.RollbackReason_ROLLBACK_REASON_TIMEOUT)
+}
+
+// Unwrap gives Cause and Conflict.
+func (e *RolledBackError) Unwrap() []error {
+	if e.Conflict == nil {
+		return []error{e.Cause}
+	}
+	return []error{e.Cause, e.Conflict}
+}
+
+// RollbackPendingError is a transaction whose fn failed while the coordinator
+// could not be reached. Nobody will commit it but an operator; its deadline
+// rolls it back. It Is ErrRollbackPending.
+type RollbackPendingError struct {
+	XID      xid.ID
+	Cause    error              // of fn
+	Conflict *LockConflictError // in Cause, nil where there is none
+	Err      error              // why the rollback could not be delivered
+}
+
+// Error names the transaction, the cause, and why the rollback was not delivered.
+func (e *RollbackPendingError) Error() string {
+	return fmt.Sprintf("transaction %s: failed%s; the rollback could not be delivered, its deadline rolls it back: %v",
+		e.XID, suffix(e.Cause), e.Err)
+}
+
+// Is matches ErrRollbackPending.
+func (e *RollbackPendingError) Is(target error) bool { return target == ErrRollbackPending }
+
+// Unwrap gives Cause, Conflict and Err.
+func (e *RollbackPendingError) Unwrap() []error {
+	if e.Conflict == nil {
+		return []error{e.Cause, e.Err}
+	}
+	return []error{e.Cause, e.Conflict, e.Err}
+}
+
+// OutcomeUnknownError is a transaction that may have been committed or not. The
+// coordinator knows, or will: ask with Manager.Outcome. It Is ErrOutcomeUnknown.
+type OutcomeUnknownError struct {
+	XID xid.ID
+	Err error // why no answer came
+}
+
+// Error names the transaction and why no answer came.
+func (e *OutcomeUnknownError) Error() string {
+	return fmt.Sprintf("transaction %s: outcome unknown%s", e.XID, suffix(e.Err))
+}
+
+// Is matches ErrOutcomeUnknown.
+func (e *OutcomeUnknownError) Is(target error) bool { return target == ErrOutcomeUnknown }
+
+// Unwrap gives Err.
+func (e *OutcomeUnknownError) Unwrap() error { return e.Err }
+
+// NotSettledError is a transaction that is committed, whose phase two was still
+// going on when the wait for it ended. It Is ErrNotSettled.
+type NotSettledError struct {
+	XID xid.ID
+	Err error // why the wait ended
+}
+
+// Error names the transaction and why the wait ended.
+func (e *NotSettledError) Error() string {
+	return fmt.Sprintf("transaction %s: committed, not settled everywhere yet%s", e.XID, suffix(e.Err))
+}
+
+// Is matches ErrNotSettled.
+func (e *NotSettledError) Is(target error) bool { return target == ErrNotSettled }
+
+// Unwrap gives Err.
+func (e *NotSettledError) Unwrap() error { return e.Err }
+
+// CommittedError is a transaction that was to be rolled back and had been
+// committed before, which only an operator can have done. It Is ErrCommitted.
+type CommittedError struct {
+	XID   xid.ID
+	Cause error // of fn
+}
+
+// Error names the transaction and the error of fn.
+func (e *CommittedError) Error() string {
+	return fmt.Sprintf("transaction %s: committed by somebody else, although it failed here%s", e.XID, suffix(e.Cause))
+}
+
+// Is matches ErrCommitted.
+func (e *CommittedError) Is(target error) bool { return target == ErrCommitted }
+
+// Unwrap gives Cause.
+func (e *CommittedError) Unwrap() error { return e.Cause }
+
+// LockConflictError is a row that an undecided transaction holds. It Is
+// ErrLockConflict, and crosses gRPC services as a status.
+type LockConflictError struct {
+	Holder xid.ID // the transaction that holds the row
+	Table  string
+	Key    string
+}
+
+// Error names the row and its holder.
+func (e *LockConflictError) Error() string {
+	return fmt.Sprintf("lock conflict: %s %s is held by transaction %s", e.Table, e.Key, e.Holder)
+}
+
+// Is matches ErrLockConflict.
+func (e *LockConflictError) Is(target error) bool { return target == ErrLockConflict }
+
+// LockConflict gives the fields; errors of other packages have this method, too.
+func (e *LockConflictError) LockConflict() (holder xid.ID, table, key string) {
+	return e.Holder, e.Table, e.Key
+}
+
+// GRPCStatus is ABORTED with an ErrorInfo of the domain "handfast".
+func (e *LockConflictError) GRPCStatus() *status.Status {
+	return (&client.Error{
+		Reason: pb.ErrorReason_ERROR_REASON_LOCK_CONFLICT, Code: codes.Aborted, Message: e.Error(),
+		Metadata: map[string]string{"holder": e.Holder.String(), "table": e.Table, "key": e.Key},
+	}).GRPCStatus()
+}
+
+// FindLockConflict finds a lock conflict in an error: any error in its tree with
+// a method LockConflict() (holder xid.ID, table, key string), as that of package
+// rm, or the gRPC status of a service that met one.
+func FindLockConflict(err error) (*LockConflictError, bool) {
+	if c, ok := errors.AsType[*LockConflictError](err); ok {
+		return c, true
+	}
+	if c, ok := errors.AsType[interface {
+		error
+		LockConflict() (holder xid.ID, table, key string)
+	}](err); ok {
+		holder, table, key := c.LockConflict()
+		return &LockConflictError{Holder: holder, Table: table, Key: key}, true
+	}
+	e, ok := client.AsError(err)
+	if !ok || e.Reason != pb.ErrorReason_ERROR_REASON_LOCK_CONFLICT {
+		return nil, false
+	}
+	// A holder that can't be read stays zero: the conflict itself is certain.
+	holder, _ := xid.Parse(e.Metadata["holder"])
+	return &LockConflictError{Holder: holder, Table: e.Metadata["table"], Key: e.Metadata["key"]}, true
+}
+
+func reasonName(r pb.RollbackReason) string {
+	return strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(r.String(), "ROLLBACK_REASON_"), "_", " "))
+}
+
+func suffix(err error) string {
+	if err == nil {
+		return ""
+	}
+	return ": " + err.Error()
+}

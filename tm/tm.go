@@ -1,0 +1,307 @@
+package tm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/handfast/handfast/client"
+	pb "github.com/handfast/handfast/proto/handfast/v1"
+	"github.com/handfast/handfast/xid"
+)
+
+// Manager starts global transactions. It is safe for concurrent use.
+type Manager struct {
+	c        *client.Client
+	defaults []Option
+}
+
+// New makes a Manager on a connection to the coordinator. The caller closes
+// the connection. The options hold for every transaction.
+func New(c *client.Client, defaults ...Option) *Manager {
+	return &Manager{c: c, defaults: append([]Option(nil), defaults...)}
+}
+
+// Tx is a transaction begun by hand, for those who do not want Do.
+type Tx struct {
+	XID xid.ID
+
+	timeout     time.Duration
+	waitSettled bool
+	retryLimit  time.Duration
+	deadline    time.Time // by the clock of this process; zero: not known
+}
+
+// Context gives a context whose calls belong to the transaction.
+func (t Tx) Context(ctx context.Context) context.Context { return xid.NewContext(ctx, t.XID) }
+
+func (t Tx) limit() time.Duration {
+	if t.retryLimit > 0 {
+		return t.retryLimit
+	}
+	return DefaultRetryLimit
+}
+
+// Do runs fn in a global transaction.
+//
+// It begins one, runs fn with a context that carries its XID, and commits when
+// fn returns nil. When fn returns an error, panics, or ends its goroutine, or
+// when ctx has ended, it rolls back; a panic goes on with its value. Where ctx
+// carries a transaction already, fn joins it: Do then only returns fn's error,
+// and whoever began the transaction decides.
+//
+// The package's documentation lists the errors. An error of fn is always found
+// in what Do returns.
+func (m *Manager) Do(ctx context.Context, fn func(ctx context.Context) error, opts ...Option) error {
+	o, err := m.options(opts)
+	if err != nil {
+		return err
+	}
+	_, inside := xid.FromContext(ctx)
+	switch {
+	case o.mode == notSupported:
+		return fn(xid.NewContext(ctx, xid.ID{}))
+	case o.mode == required && inside:
+		return fn(ctx)
+	}
+	t, err := m.begin(ctx, o)
+	if err != nil {
+		return err
+	}
+	if err := m.run(ctx, t, fn); err != nil {
+		return m.abort(ctx, t, err)
+	}
+	err = m.Commit(ctx, t)
+	if i, ok := errors.AsType[*client.InterruptedError](err); ok && !i.Sent && !errors.Is(err, ErrNotSettled) {
+		// The request never left: nobody can have decided to commit.
+		return m.abort(ctx, t, i)
+	}
+	return err
+}
+
+// run calls fn. When fn does not return, by a panic or runtime.Goexit, it rolls
+// back on the way out; not recovering keeps the panic's value and stack.
+func (m *Manager) run(ctx context.Context, t Tx, fn func(context.Context) error) error {
+	inner := t.Context(ctx)
+	if !t.deadline.IsZero() {
+		var cancel context.CancelFunc
+		inner, cancel = context.WithDeadlineCause(inner, t.deadline, fmt.Errorf("transaction %s: %w", t.XID, ErrTimedOut))
+		defer cancel()
+	}
+	returned := false
+	defer func() {
+		if !returned {
+			// There is nobody to hand an error to; the deadline is the fallback.
+			_ = m.rollback(ctx, t, "fn did not return: it panicked or ended its goroutine")
+		}
+	}()
+	err := fn(inner)
+	returned = true
+	if err == nil {
+		err = context.Cause(ctx) // nobody waits for the result any more
+	}
+	return err
+}
+
+// abort rolls back because of cause, and says how that went.
+func (m *Manager) abort(ctx context.Context, t Tx, cause error) error {
+	reason := m.reasonFor(ctx, t, cause)
+	conflict, _ := FindLockConflict(cause)
+	err := m.rollback(ctx, t, cause.Error())
+	switch {
+	case err == nil, client.ReasonOf(err) == pb.ErrorReason_ERROR_REASON_ROLLED_BACK:
+		return &RolledBackError{XID: t.XID, Reason: reason, Cause: cause, Conflict: conflict}
+	case client.ReasonOf(err) == pb.ErrorReason_ERROR_REASON_COMMITTED:
+		return &CommittedError{XID: t.XID, Cause: cause}
+	default:
+		return &RollbackPendingError{XID: t.XID, Cause: cause, Conflict: conflict, Err: err}
+	}
+}
+
+// reasonFor finds out whether fn failed because the transaction was rolled back
+// before. The answer to Rollback does not tell.
+func (m *Manager) reasonFor(_ context.Context, t Tx, cause error) pb.RollbackReason {
+	if e, ok := client.AsError(cause); ok && e.Reason == pb.ErrorReason_ERROR_REASON_ROLLED_BACK &&
+		(e.XID == t.XID || e.XID.IsZero()) {
+		if r := parseReason(e.Metadata["rollback_reason"]); r != pb.RollbackReason_ROLLBACK_REASON_UNSPECIFIED {
+			return r
+		}
+	}
+	if !t.deadline.IsZero() && !time.Now().Before(t.deadline) {
+		return pb.RollbackReason_ROLLBACK_REASON_TIMEOUT
+	}
+	return pb.RollbackReason_ROLLBACK_REASON_REQUESTED
+}
+
+// Begin starts a transaction that ends with Commit, Rollback, or its deadline.
+// Where ctx carries a transaction, that one becomes the parent.
+func (m *Manager) Begin(ctx context.Context, opts ...Option) (Tx, error) {
+	o, err := m.options(opts)
+	if err != nil {
+		return Tx{}, err
+	}
+	return m.begin(ctx, o)
+}
+
+func (m *Manager) begin(ctx context.Context, o options) (Tx, error) {
+	req := &pb.BeginRequest{Name: o.name}
+	if o.timeout > 0 {
+		req.Timeout = durationpb.New(o.timeout)
+	}
+	if parent, ok := xid.FromContext(ctx); ok {
+		req.ParentXid = parent.String()
+	}
+	limited, cancel := context.WithTimeout(ctx, o.retryLimit)
+	defer cancel()
+	// The coordinator's clock starts later than this one, so the context of fn
+	// ends no later than the transaction.
+	start := time.Now()
+	resp, err := m.c.Begin(limited, req)
+	if err != nil {
+		return Tx{}, fmt.Errorf("begin transaction: %w", err)
+	}
+	id, err := xid.Parse(resp.GetXid())
+	if err != nil {
+		return Tx{}, fmt.Errorf("begin transaction: the coordinator's answer: %w", err)
+	}
+	t := Tx{XID: id, timeout: o.timeout, waitSettled: o.waitSettled, retryLimit: o.retryLimit}
+	if o.timeout > 0 {
+		t.deadline = start.Add(o.timeout)
+	}
+	return t, nil
+}
+
+// Commit asks for the decision to commit and returns nil when that was made.
+// Where the answer is lost it asks again, until ctx ends or the coordinator
+// was out of reach for the retry limit; then the outcome is unknown. An
+// *client.InterruptedError that is not Sent means that nothing was asked.
+func (m *Manager) Commit(ctx context.Context, t Tx) error {
+	if t.XID.IsZero() {
+		return invalid("xid", "empty")
+	}
+	resp, err := m.commit(ctx, t, false)
+	if err != nil {
+		return m.commitFailed(t, err)
+	}
+	switch resp.GetOutcome() {
+	case pb.Outcome_OUTCOME_COMMITTED:
+	case pb.Outcome_OUTCOME_ROLLED_BACK:
+		return rolledBack(t, resp.GetRollbackReason(), resp.GetRollbackCause())
+	case pb.Outcome_OUTCOME_UNSPECIFIED, pb.Outcome_OUTCOME_UNDECIDED:
+		return &OutcomeUnknownError{XID: t.XID, Err: fmt.Errorf("the coordinator answered %s", resp.GetOutcome())}
+	}
+	if !t.waitSettled {
+		return nil
+	}
+	// Asked separately, so that the decision is known when the wait fails.
+	if _, err := m.commit(ctx, t, true); err != nil {
+		return &NotSettledError{XID: t.XID, Err: err}
+	}
+	return nil
+}
+
+// commit repeats the request for as long as there is a session: the coordinator
+// is then alive, and waits for votes or for phase two.
+func (m *Manager) commit(ctx context.Context, t Tx, settled bool) (*pb.CommitResponse, error) {
+	sent := false
+	for {
+		limited, cancel := context.WithTimeout(ctx, t.limit())
+		resp, err := m.c.Commit(limited, &pb.CommitRequest{Xid: t.XID.String(), WaitSettled: settled})
+		cancel()
+		i, ok := errors.AsType[*client.InterruptedError](err)
+		if !ok {
+			return resp, err
+		}
+		sent = sent || i.Sent
+		if ctx.Err() != nil || i.Conn != nil || !errors.Is(i.Err, context.DeadlineExceeded) {
+			i.Sent = sent
+			return nil, i
+		}
+	}
+}
+
+func (m *Manager) commitFailed(t Tx, err error) error {
+	if i, ok := errors.AsType[*client.InterruptedError](err); ok {
+		if i.Sent {
+			return &OutcomeUnknownError{XID: t.XID, Err: err}
+		}
+		return fmt.Errorf("commit transaction %s: %w", t.XID, err)
+	}
+	e, ok := errors.AsType[*client.Error](err)
+	if !ok {
+		return &OutcomeUnknownError{XID: t.XID, Err: err}
+	}
+	switch e.Reason { //nolint:exhaustive // everything else leaves open what an earlier request did
+	case pb.ErrorReason_ERROR_REASON_ROLLED_BACK:
+		return &RolledBackError{XID: t.XID, Reason: parseReason(e.Metadata["rollback_reason"]), Cause: err}
+	case pb.ErrorReason_ERROR_REASON_INVALID_FIELD, pb.ErrorReason_ERROR_REASON_UNKNOWN_XID,
+		pb.ErrorReason_ERROR_REASON_LIMIT, pb.ErrorReason_ERROR_REASON_WRONG_STATE:
+		return fmt.Errorf("commit transaction %s: %w", t.XID, err)
+	default:
+		return &OutcomeUnknownError{XID: t.XID, Err: err}
+	}
+}
+
+// Rollback asks for the decision to roll back and returns nil when that was
+// made, now or earlier. cause may be nil. It is sent even when ctx has ended,
+// and bounded by the retry limit. A *client.Error with the reason COMMITTED
+// says that the decision was the other one.
+func (m *Manager) Rollback(ctx context.Context, t Tx, cause error) error {
+	if t.XID.IsZero() {
+		return invalid("xid", "empty")
+	}
+	text := ""
+	if cause != nil {
+		text = cause.Error()
+	}
+	err := m.rollback(ctx, t, text)
+	if client.ReasonOf(err) == pb.ErrorReason_ERROR_REASON_ROLLED_BACK {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("roll back transaction %s: %w", t.XID, err)
+	}
+	return nil
+}
+
+func (m *Manager) rollback(ctx context.Context, t Tx, cause string) error {
+	detached, cancel := context.WithTimeout(context.WithoutCancel(ctx), t.limit())
+	defer cancel()
+	_, err := m.c.Rollback(detached, &pb.RollbackRequest{Xid: t.XID.String(), Cause: cause})
+	return err
+}
+
+// Outcome asks what was decided; OUTCOME_UNDECIDED while nothing is. It is how
+// to go on after ErrOutcomeUnknown.
+func (m *Manager) Outcome(ctx context.Context, id xid.ID) (pb.Outcome, error) {
+	resp, err := m.c.Get(ctx, &pb.GetRequest{Xid: id.String()})
+	if err != nil {
+		return pb.Outcome_OUTCOME_UNSPECIFIED, fmt.Errorf("outcome of transaction %s: %w", id, err)
+	}
+	return resp.GetTransaction().GetOutcome(), nil
+}
+
+// rolledBack is the coordinator's answer that it rolled back instead.
+func rolledBack(t Tx, reason pb.RollbackReason, cause string) error {
+	message := reasonName(reason)
+	if cause != "" {
+		message = cause
+	}
+	return &RolledBackError{XID: t.XID, Reason: reason, Cause: &client.Error{
+		Reason: pb.ErrorReason_ERROR_REASON_ROLLED_BACK, Code: codes.Aborted, XID: t.XID, Message: message,
+		Metadata: map[string]string{"rollback_reason": reason.String(), "cause": cause},
+	}}
+}
+
+const reasonPrefix = "ROLLBACK_REASON_"
+
+func parseReason(s string) pb.RollbackReason {
+	if v, ok := pb.RollbackReason_value[s]; ok {
+		return pb.RollbackReason(v)
+	}
+	return pb.RollbackReason(pb.RollbackReason_value[reasonPrefix+s])
+}
