@@ -82,8 +82,13 @@ func Parse(s string) (ID, error) {
 	if len(s) != TextLen {
 		return id, fmt.Errorf("%w: %d bytes long, want %d", ErrMalformed, len(s), TextLen)
 	}
-	if _, err := text.Decode(id[:], []byte(s)); err != nil {
+	n, err := text.Decode(id[:], []byte(s))
+	if err != nil {
 		return ID{}, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	// The decoder skips line ends, which would give one ID several texts.
+	if n != len(id) {
+		return ID{}, fmt.Errorf("%w: it holds a line end", ErrMalformed)
 	}
 	if id == (ID{}) {
 		return id, fmt.Errorf("%w: all zero", ErrMalformed)
@@ -98,6 +103,9 @@ func FromBytes(b []byte) (ID, error) {
 		return id, fmt.Errorf("%w: %d bytes, want %d", ErrMalformed, len(b), len(id))
 	}
 	copy(id[:], b)
+	if id.IsZero() {
+		return id, fmt.Errorf("%w: all zero", ErrMalformed)
+	}
 	return id, nil
 }
 
