@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -104,13 +105,10 @@ func refused(err error) bool {
 	if !ok {
 		return false
 	}
-	switch e.Code {
-	case codes.InvalidArgument, codes.NotFound, codes.PermissionDenied, codes.Unauthenticated,
-		codes.FailedPrecondition, codes.Unimplemented:
-		return true
-	default:
-		return false
-	}
+	return slices.Contains([]codes.Code{
+		codes.InvalidArgument, codes.NotFound, codes.PermissionDenied, codes.Unauthenticated,
+		codes.FailedPrecondition, codes.Unimplemented,
+	}, e.Code)
 }
 
 // open starts a stream and says Hello. Its error is an *Error, or tells that
@@ -423,7 +421,7 @@ func (b *backoffTimer) next() time.Duration {
 		}
 	}
 	b.failures++
-	return d/2 + rand.N(d/2+1)
+	return d/2 + rand.N(d/2+1) //nolint:gosec // jitter is no secret
 }
 
 // sleep waits for d or the end of ctx.
