@@ -193,7 +193,7 @@ func (m *Machine) backoff(id xid.ID, attempt uint32) time.Duration {
 	h.Write(id[:])
 	h.Write(binary.BigEndian.AppendUint32(nil, attempt))
 	half := d / 2
-	return half + time.Duration(h.Sum64()%uint64(half+1))
+	return (half + time.Duration(h.Sum64()%uint64(half+1))).Truncate(time.Millisecond)
 }
 
 // dueLegs gives up on late answers and ends pauses.

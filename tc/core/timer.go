@@ -56,6 +56,11 @@ func (h *timers) remove(tx *txn) {
 // schedule sets the moment at which tx has to be looked at next.
 func (m *Machine) schedule(tx *txn) {
 	at := m.wakeOf(tx)
+	// The machine's clock stands on whole milliseconds: a wake-up between two
+	// of them would come too early for ever.
+	if t := at.Truncate(time.Millisecond); t.Before(at) {
+		at = t.Add(time.Millisecond)
+	}
 	switch {
 	case at.IsZero():
 		m.timers.remove(tx)
