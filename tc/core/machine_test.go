@@ -186,8 +186,6 @@ func TestEmptyCommitIsForced(t *testing.T) {
 
 func TestUnknownXIDIsNeverRolledBack(t *testing.T) {
 	t.Parallel()
-	s := newShell(t, core.Config{Horizon: epoch.Add(-time.Hour)})
-	s.restart(0) // incarnation 2
 	parts := func(change func(*xid.Parts)) xid.ID {
 		p := xid.Parts{Begin: epoch, Incarnation: 2, Store: testStore, Counter: 77}
 		change(&p)
@@ -205,6 +203,9 @@ func TestUnknownXIDIsNeverRolledBack(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newShell(t, core.Config{Horizon: epoch.Add(-time.Hour)})
+			s.restart(0) // incarnation 2
 			wantKind(t, s.register(tt.id, 1, 1), tt.want)
 			wantKind(t, s.vote(tt.id, 1, core.VoteYes), tt.want)
 			wantKind(t, s.reply(core.Commit{Ref: 1, XID: tt.id}), tt.want)

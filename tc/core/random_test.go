@@ -32,7 +32,6 @@ type world struct {
 type txModel struct {
 	id       xid.ID
 	branches []*branchModel
-	askedTM  bool
 }
 
 type dbKey struct {
@@ -94,12 +93,11 @@ func (w *world) reply(r core.Reply) {
 		}
 		return
 	}
-	switch r.Err.Kind {
-	case core.ErrRolledBack:
+	if r.Err.Kind == core.ErrRolledBack {
 		w.tell(r.Err.XID, core.RolledBack)
-	case core.ErrCommitted:
+	}
+	if r.Err.Kind == core.ErrCommitted {
 		w.tell(r.Err.XID, core.Committed)
-	default:
 	}
 }
 
