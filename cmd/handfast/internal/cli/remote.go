@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -94,14 +93,11 @@ func (r *remote) credentials() (credentials.TransportCredentials, error) {
 	}
 	c := &tls.Config{MinVersion: tls.VersionTLS12}
 	if r.ca != "" {
-		pem, err := os.ReadFile(r.ca)
+		pool, err := certPool(r.ca)
 		if err != nil {
 			return nil, fmt.Errorf("--tls-ca: %w", err)
 		}
-		c.RootCAs = x509.NewCertPool()
-		if !c.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("--tls-ca: %s holds no PEM certificate", r.ca)
-		}
+		c.RootCAs = pool
 	}
 	if r.cert != "" {
 		pair, err := tls.LoadX509KeyPair(r.cert, r.key)
