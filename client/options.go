@@ -138,9 +138,12 @@ func withPort(target string) (string, error) {
 	}
 	host, port, err := net.SplitHostPort(target)
 	if err != nil {
-		bare := strings.TrimSuffix(strings.TrimPrefix(target, "["), "]")
+		bare := target
+		if strings.HasPrefix(bare, "[") && strings.HasSuffix(bare, "]") {
+			bare = bare[1 : len(bare)-1]
+		}
 		host, port, err = net.SplitHostPort(net.JoinHostPort(bare, DefaultPort))
-		if err != nil || (strings.Contains(bare, ":") && net.ParseIP(bare) == nil) {
+		if err != nil || (strings.ContainsAny(bare, ":[]") && net.ParseIP(bare) == nil) {
 			return "", fmt.Errorf("handfast: the coordinator's address %q is not host:port", target)
 		}
 	}
