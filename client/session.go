@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"time"
 
@@ -233,6 +234,9 @@ func (c *Client) write(s *session) {
 		if !ok {
 			select {
 			case <-c.wake:
+				// Who is about to make a request may do so first: then one message
+				// carries it, too.
+				runtime.Gosched()
 			case <-s.ctx.Done():
 				return
 			}
