@@ -19,7 +19,7 @@ import (
 // attachment the client calls each method from one goroutine of its own, so a
 // slow call delays only later commands of the same kind; when too many wait,
 // they are dropped, and come again. ctx ends when the resource is detached or
-// the client closed.
+// the client closed; both wait for the methods to return.
 //
 // answer may be called any number of times, from any goroutine, also after the
 // method has returned and after ctx has ended; it never blocks. The message

@@ -212,7 +212,7 @@ func (c *Client) serve(s *session) error {
 	err := c.read(s)
 
 	c.mu.Lock()
-	c.session = nil
+	c.session, c.connErr = nil, err
 	c.signal()
 	c.mu.Unlock()
 	s.end(errBroken)
