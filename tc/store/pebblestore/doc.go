@@ -1,0 +1,23 @@
+// Package pebblestore is the coordinator's store on an embedded Pebble database.
+//
+//	key                          value
+//	m                            store.v1.Meta: identity, incarnation, horizon, quarantine
+//	o <xid 35> <seq 4>           one record of an unfinished transaction
+//	f <xid 35>                   the final state of a finished one
+//	x <finished ms 8> <xid 35>   when f may go
+//
+// The position of a batch is the sequence number that Pebble gave it. It grows
+// with the write-ahead log, so whatever is durable has a lower position than
+// whatever is not, and it goes on growing after a restart.
+//
+// # What is assumed, what happens in a crash
+//
+// A synced Apply has been through fsync. Pebble writes one log for all shards
+// and joins concurrent syncs. After a crash, what survives is a prefix of the
+// applied batches that holds every synced one. A batch is there whole or not at
+// all; a torn end of the log is cut off. A disk that lies about fsync is not
+// detected here.
+//
+// A failed write is the end: the store refuses everything from then on and
+// calls the function given to WithFatal, which is meant to stop the process.
+package pebblestore

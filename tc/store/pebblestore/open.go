@@ -1,0 +1,218 @@
+package pebblestore
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"google.golang.org/protobuf/proto"
+
+	storev1 "github.com/handfast/handfast/proto/handfast/store/v1"
+	"github.com/handfast/handfast/tc/store"
+	"github.com/handfast/handfast/xid"
+)
+
+// format is the version of the layout that this code writes and reads.
+const format = 1
+
+// Open opens the store in dir and makes one where there is none. It raises the
+// incarnation, durably, before it returns. Errors, for errors.Is: store.ErrLocked,
+// store.ErrCorrupt, store.ErrNotAStore, store.ErrFull.
+func Open(dir string, opts ...Option) (s *Store, err error) {
+	o := defaults()
+	for _, opt := range opts {
+		opt(&o)
+	}
+	if dir == "" {
+		return nil, errors.New("store directory: empty, want a path")
+	}
+	if err := checkDirectory(o.fs, dir); err != nil {
+		return nil, err
+	}
+	// Pebble panics on some broken files.
+	defer func() {
+		if p := recover(); p != nil {
+			s, err = nil, fmt.Errorf("%w: %s: %v", store.ErrCorrupt, dir, p)
+		}
+	}()
+	s = &Store{fatal: o.fatal, log: o.log}
+	s.db, err = pebble.Open(dir, s.pebbleOptions(o))
+	if err != nil {
+		return nil, openError(dir, err)
+	}
+	if err := s.start(); err != nil {
+		_ = s.db.Close()
+		return nil, openError(dir, err)
+	}
+	return s, nil
+}
+
+func (s *Store) pebbleOptions(o options) *pebble.Options {
+	p := &pebble.Options{
+		FS:                 o.fs,
+		CacheSize:          o.cache,
+		Logger:             logger{s},
+		MemTableSize:       64 << 20,
+		FormatMajorVersion: pebble.FormatNewest,
+		EventListener:      &pebble.EventListener{BackgroundError: func(err error) { s.fail(err) }},
+	}
+	for i := range p.Levels {
+		p.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
+	}
+	return p
+}
+
+// checkDirectory refuses a directory that holds something else, so that a
+// mistyped path is not filled with a store.
+func checkDirectory(fs vfs.FS, dir string) error {
+	names, err := fs.List(dir)
+	if err != nil || len(names) == 0 {
+		return nil //nolint:nilerr // it is not there yet; Pebble makes it or says why it can't
+	}
+	for _, n := range names {
+		if strings.HasPrefix(n, "MANIFEST-") || strings.HasPrefix(n, "marker.") || n == "CURRENT" || n == "LOCK" {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: %s holds other files, such as %s", store.ErrNotAStore, dir, names[0])
+}
+
+func openError(dir string, err error) error {
+	for _, known := range []error{store.ErrCorrupt, store.ErrNotAStore, store.ErrFull, store.ErrFailed} {
+		if errors.Is(err, known) {
+			return fmt.Errorf("open store %s: %w", dir, err)
+		}
+	}
+	var kind error
+	switch {
+	case errors.Is(err, syscall.EAGAIN), errors.Is(err, syscall.EACCES) && strings.Contains(err.Error(), "lock"),
+		strings.Contains(err.Error(), "lock held by current process"):
+		kind = store.ErrLocked
+	case pebble.IsCorruptionError(err):
+		kind = store.ErrCorrupt
+	case errors.Is(err, syscall.ENOSPC):
+		kind = store.ErrFull
+	default:
+		return fmt.Errorf("open store %s: %w", dir, err)
+	}
+	return fmt.Errorf("open store %s: %w: %w", dir, kind, err)
+}
+
+// start reads what the store knows of itself and begins a new incarnation.
+func (s *Store) start() error {
+	m, err := s.readMeta()
+	if err != nil {
+		return err
+	}
+	m.Incarnation++
+	pos, err := s.writeMeta(m)
+	if err != nil {
+		return err
+	}
+	// Everything an earlier incarnation wrote lies below the batch that began
+	// this one. Where a crash came between the two writes, that holds as well.
+	for len(m.Ends) < int(m.GetIncarnation())-1 {
+		m.Ends = append(m.Ends, pos)
+	}
+	_, err = s.writeMeta(m)
+	s.meta = m
+	return err
+}
+
+func (s *Store) readMeta() (*storev1.Meta, error) {
+	v, closer, err := s.db.Get(metaKey())
+	if errors.Is(err, pebble.ErrNotFound) {
+		return s.newMeta()
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer closer.Close() //nolint:errcheck // releases memory, can't fail
+	m := new(storev1.Meta)
+	if err := proto.Unmarshal(v, m); err != nil {
+		return nil, fmt.Errorf("%w: meta: %w", store.ErrCorrupt, err)
+	}
+	if len(m.GetStore()) != len(xid.StoreID{}) || m.GetIncarnation() == 0 {
+		return nil, fmt.Errorf("%w: meta", store.ErrCorrupt)
+	}
+	if m.GetFormat() != format {
+		return nil, fmt.Errorf("%w: format %d, this version reads %d", store.ErrNotAStore, m.GetFormat(), format)
+	}
+	return m, nil
+}
+
+// newMeta is for a store without meta: it has to be empty.
+func (s *Store) newMeta() (*storev1.Meta, error) {
+	it, err := s.db.NewIter(nil)
+	if err != nil {
+		return nil, err
+	}
+	used := it.First()
+	if err := it.Close(); err != nil {
+		return nil, err
+	}
+	if used {
+		return nil, fmt.Errorf("%w: a Pebble database of something else", store.ErrNotAStore)
+	}
+	id := make([]byte, len(xid.StoreID{}))
+	if _, err := rand.Read(id); err != nil {
+		return nil, err
+	}
+	return &storev1.Meta{Format: format, Store: id}, nil
+}
+
+func (s *Store) writeMeta(m *storev1.Meta) (position uint64, err error) {
+	v, err := proto.Marshal(m)
+	if err != nil {
+		return 0, err
+	}
+	b := s.db.NewBatch()
+	if err := b.Set(metaKey(), v, nil); err != nil {
+		return 0, err
+	}
+	return s.commit(b, true)
+}
+
+func metaOf(m *storev1.Meta) store.Meta {
+	var horizon time.Time
+	if ms := m.GetHorizonMs(); ms != 0 {
+		horizon = time.UnixMilli(ms)
+	}
+	return store.Meta{
+		Store: xid.StoreID(m.GetStore()), Incarnation: m.GetIncarnation(), Horizon: horizon,
+		QuarantineBelow: m.GetQuarantineBelow(), QuarantineReason: m.GetQuarantineReason(),
+	}
+}
+
+// logger hands Pebble's reports on. Fatalf is called where Pebble can't go on.
+type logger struct{ s *Store }
+
+// Infof implements pebble.Logger.
+func (l logger) Infof(format string, args ...any) {
+	if l.s.log.Enabled(nil, slog.LevelDebug) { //nolint:staticcheck // slog allows a nil context
+		l.s.log.Debug("pebble: " + fmt.Sprintf(format, args...))
+	}
+}
+
+// Errorf implements pebble.Logger.
+func (l logger) Errorf(format string, args ...any) {
+	l.s.log.Error("pebble: " + fmt.Sprintf(format, args...))
+}
+
+// Fatalf implements pebble.Logger.
+func (l logger) Fatalf(format string, args ...any) {
+	for _, a := range args {
+		if err, ok := a.(error); ok {
+			l.s.fail(fmt.Errorf("pebble: %w", err))
+			return
+		}
+	}
+	l.s.fail(fmt.Errorf("pebble: %s", fmt.Sprintf(format, args...)))
+}

@@ -1,0 +1,422 @@
+package pebblestore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	dto "github.com/prometheus/client_model/go"
+
+	"google.golang.org/protobuf/proto"
+
+	storev1 "github.com/handfast/handfast/proto/handfast/store/v1"
+	"github.com/handfast/handfast/tc/core"
+	"github.com/handfast/handfast/tc/store"
+	"github.com/handfast/handfast/xid"
+)
+
+// Store implements store.Store.
+type Store struct {
+	db       *pebble.DB
+	log      *slog.Logger
+	fatal    func(error)
+	position atomic.Uint64
+	failure  atomic.Pointer[error]
+	// closing is held for reading by every use of db, for writing by Close.
+	closing sync.RWMutex
+	closed  bool
+
+	mu   sync.Mutex // guards meta and orders its writes
+	meta *storev1.Meta
+}
+
+var _ store.Store = (*Store)(nil)
+
+// errClosed: Close was called.
+var errClosed = fmt.Errorf("%w: it is closed", store.ErrFailed)
+
+// fail ends the store at its first failed write.
+func (s *Store) fail(err error) {
+	kind := store.ErrFailed
+	if errors.Is(err, syscall.ENOSPC) {
+		kind = fmt.Errorf("%w: %w", store.ErrFailed, store.ErrFull)
+	}
+	err = fmt.Errorf("%w: %w", kind, err)
+	if s.failure.CompareAndSwap(nil, &err) {
+		s.fatal(err)
+	}
+}
+
+// use guards the database against Close. done must be called when err is nil.
+func (s *Store) use() (done func(), err error) {
+	s.closing.RLock()
+	if s.closed {
+		s.closing.RUnlock()
+		return nil, errClosed
+	}
+	return s.closing.RUnlock, nil
+}
+
+// Meta implements store.Store.
+func (s *Store) Meta() store.Meta {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return metaOf(s.meta)
+}
+
+// Apply implements store.Store.
+func (s *Store) Apply(b store.Batch, sync bool) (uint64, error) {
+	done, err := s.use()
+	if err != nil {
+		return 0, err
+	}
+	defer done()
+	pb := s.db.NewBatch()
+	if err := fill(pb, b); err != nil {
+		_ = pb.Close()
+		return 0, err
+	}
+	if pb.Empty() {
+		_ = pb.Close()
+		if !sync {
+			return s.position.Load(), s.failed()
+		}
+		// An empty log record carries the sync for what was applied before.
+		pb = s.db.NewBatch()
+		if err := pb.LogData(nil, nil); err != nil {
+			return 0, err
+		}
+	}
+	return s.commit(pb, sync)
+}
+
+func fill(pb *pebble.Batch, b store.Batch) error {
+	var key, value []byte
+	var err error
+	for i := range b.Records {
+		r := &b.Records[i]
+		key = appendOpenKey(key[:0], r.XID, r.Seq)
+		if value, err = store.AppendRecord(value[:0], *r); err != nil {
+			return err
+		}
+		if err := pb.Set(key, value, nil); err != nil {
+			return err
+		}
+	}
+	for i := range b.Finished {
+		tx := &b.Finished[i]
+		for seq := range tx.Records {
+			key = appendOpenKey(key[:0], tx.XID, seq)
+			if err := pb.Delete(key, nil); err != nil {
+				return err
+			}
+		}
+		key = appendFinishedKey(key[:0], tx.XID)
+		if value, err = store.AppendFinished(value[:0], *tx); err != nil {
+			return err
+		}
+		if err := pb.Set(key, value, nil); err != nil {
+			return err
+		}
+		key = appendExpiryKey(key[:0], tx.Finished, tx.XID)
+		if err := pb.Set(key, nil, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Store) failed() error {
+	if p := s.failure.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+// commit writes the batch and gives its position. Pebble reports a failed write
+// through its logger and then goes on as if nothing had happened, or panics.
+func (s *Store) commit(pb *pebble.Batch, sync bool) (position uint64, err error) {
+	if err := s.failed(); err != nil {
+		return 0, err
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			cause, ok := p.(error)
+			if !ok {
+				cause = fmt.Errorf("%v", p)
+			}
+			s.fail(cause)
+			position, err = 0, s.failed()
+		}
+	}()
+	opts := pebble.NoSync
+	if sync {
+		opts = pebble.Sync
+	}
+	if err := s.db.Apply(pb, opts); err != nil {
+		s.fail(err)
+	}
+	if err := s.failed(); err != nil {
+		return 0, err
+	}
+	pos := uint64(pb.SeqNum()) + uint64(pb.Count())
+	_ = pb.Close()
+	for {
+		old := s.position.Load()
+		if pos <= old || s.position.CompareAndSwap(old, pos) {
+			return pos, nil
+		}
+	}
+}
+
+// Recover implements store.Store.
+func (s *Store) Recover(ctx context.Context, fn func(core.Transaction) error) error {
+	done, err := s.use()
+	if err != nil {
+		return err
+	}
+	defer done()
+	var tx core.Transaction
+	emit := func() error {
+		if tx.Records == 0 {
+			return nil
+		}
+		err := fn(tx)
+		tx = core.Transaction{}
+		return err
+	}
+	err = s.scan(prefixOpen, func(it *pebble.Iterator) (bool, error) {
+		if err := ctx.Err(); err != nil {
+			return false, err
+		}
+		id, seq, err := parseOpenKey(it.Key())
+		if err != nil {
+			return false, err
+		}
+		v, err := it.ValueAndErr()
+		if err != nil {
+			return false, err
+		}
+		r, err := store.DecodeRecord(id, seq, v)
+		if err != nil {
+			return false, err
+		}
+		if id != tx.XID {
+			if err := emit(); err != nil {
+				return false, err
+			}
+		}
+		if err := core.Fold(&tx, r); err != nil {
+			return false, fmt.Errorf("%w: %w", store.ErrCorrupt, err)
+		}
+		return true, nil
+	})
+	if err != nil {
+		return readError(err)
+	}
+	return emit()
+}
+
+// scan walks over all keys with the prefix until fn returns false.
+func (s *Store) scan(prefix byte, fn func(*pebble.Iterator) (bool, error)) error {
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{prefix}, UpperBound: []byte{prefix + 1}})
+	if err != nil {
+		return err
+	}
+	more := true
+	for ok := it.First(); ok && more; ok = it.Next() {
+		if more, err = fn(it); err != nil {
+			_ = it.Close()
+			return err
+		}
+	}
+	return errors.Join(it.Error(), it.Close())
+}
+
+func readError(err error) error {
+	if pebble.IsCorruptionError(err) && !errors.Is(err, store.ErrCorrupt) {
+		return fmt.Errorf("%w: %w", store.ErrCorrupt, err)
+	}
+	return err
+}
+
+// Finished implements store.Store.
+func (s *Store) Finished(id xid.ID) (core.Transaction, bool, error) {
+	done, err := s.use()
+	if err != nil {
+		return core.Transaction{}, false, err
+	}
+	defer done()
+	v, closer, err := s.db.Get(appendFinishedKey(nil, id))
+	if errors.Is(err, pebble.ErrNotFound) {
+		return core.Transaction{}, false, nil
+	}
+	if err != nil {
+		return core.Transaction{}, false, readError(err)
+	}
+	defer closer.Close() //nolint:errcheck // releases memory, can't fail
+	tx, err := store.DecodeFinished(id, v)
+	return tx, err == nil, err
+}
+
+// ListFinished implements store.Store.
+func (s *Store) ListFinished(ctx context.Context, before xid.ID, fn func(core.Transaction) bool) error {
+	done, err := s.use()
+	if err != nil {
+		return err
+	}
+	defer done()
+	upper := []byte{prefixFinished + 1}
+	if !before.IsZero() {
+		upper = appendFinishedKey(nil, before)
+	}
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{prefixFinished}, UpperBound: upper})
+	if err != nil {
+		return err
+	}
+	for ok := it.Last(); ok; ok = it.Prev() {
+		if err = ctx.Err(); err != nil {
+			break
+		}
+		var tx core.Transaction
+		if tx, err = decodeAt(it); err != nil || !fn(tx) {
+			break
+		}
+	}
+	return readError(errors.Join(err, it.Error(), it.Close()))
+}
+
+func decodeAt(it *pebble.Iterator) (core.Transaction, error) {
+	id, err := xid.FromBytes(it.Key()[1:])
+	if err != nil {
+		return core.Transaction{}, fmt.Errorf("%w: %w", store.ErrCorrupt, err)
+	}
+	v, err := it.ValueAndErr()
+	if err != nil {
+		return core.Transaction{}, err
+	}
+	return store.DecodeFinished(id, v)
+}
+
+// Expire implements store.Store.
+func (s *Store) Expire(ctx context.Context, cutoff time.Time, limit int) (int, error) {
+	done, err := s.use()
+	if err != nil {
+		return 0, err
+	}
+	defer done()
+	b := s.db.NewBatch()
+	defer b.Close() //nolint:errcheck // releases memory, can't fail
+	var horizon time.Time
+	n := 0
+	end := appendExpiryKey(nil, cutoff, xid.ID{})
+	err = s.scan(prefixExpiry, func(it *pebble.Iterator) (bool, error) {
+		if err := ctx.Err(); err != nil {
+			return false, err
+		}
+		if n == limit || slices.Compare(it.Key(), end) >= 0 {
+			return false, nil
+		}
+		id, err := parseExpiryKey(it.Key())
+		if err != nil {
+			return false, err
+		}
+		if t := id.Begin(); t.After(horizon) {
+			horizon = t
+		}
+		n++
+		return true, errors.Join(b.Delete(it.Key(), nil), b.Delete(appendFinishedKey(nil, id), nil))
+	})
+	if err != nil || n == 0 {
+		return 0, readError(err)
+	}
+	if err := s.change(func(m *storev1.Meta) { m.HorizonMs = max(m.GetHorizonMs(), horizon.UnixMilli()) }); err != nil {
+		return 0, err
+	}
+	drop := s.db.NewBatch()
+	if err := drop.Apply(b, nil); err != nil {
+		return 0, err
+	}
+	if _, err := s.commit(drop, false); err != nil {
+		return 0, err
+	}
+	return n, nil
+}
+
+// change rewrites meta, durably.
+func (s *Store) change(f func(*storev1.Meta)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := proto.CloneOf(s.meta)
+	f(m)
+	if _, err := s.writeMeta(m); err != nil {
+		return err
+	}
+	s.meta = m
+	return nil
+}
+
+// Quarantine implements store.Store.
+func (s *Store) Quarantine(below uint32, reason string) error {
+	done, err := s.use()
+	if err != nil {
+		return err
+	}
+	defer done()
+	return s.change(func(m *storev1.Meta) { m.QuarantineBelow, m.QuarantineReason = below, reason })
+}
+
+// EndOf implements store.Store.
+func (s *Store) EndOf(incarnation uint32) (uint64, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if incarnation == 0 || int(incarnation) > len(s.meta.GetEnds()) {
+		return 0, false
+	}
+	return s.meta.GetEnds()[incarnation-1], true
+}
+
+// Position implements store.Store.
+func (s *Store) Position() uint64 { return s.position.Load() }
+
+// Flushes implements store.Store.
+func (s *Store) Flushes() uint64 {
+	done, err := s.use()
+	if err != nil {
+		return 0
+	}
+	defer done()
+	h := s.db.Metrics().LogWriter.FsyncLatency
+	if h == nil {
+		return 0
+	}
+	var m dto.Metric
+	if err := h.Write(&m); err != nil {
+		return 0
+	}
+	return m.GetHistogram().GetSampleCount()
+}
+
+// Close implements store.Store.
+func (s *Store) Close() (err error) {
+	s.closing.Lock()
+	defer s.closing.Unlock()
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	// After a failed write Pebble may panic when it is closed.
+	defer func() {
+		if p := recover(); p != nil {
+			err = errors.Join(s.failed(), fmt.Errorf("close store: %v", p))
+		}
+	}()
+	return s.db.Close()
+}
