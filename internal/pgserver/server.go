@@ -1,0 +1,279 @@
+package pgserver
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Options say how to run a server. The zero value is good for tests.
+type Options struct {
+	// Binaries is the directory with initdb and postgres; empty: Find, then fetch.
+	Binaries string
+	// Settings are set on the command line, over those of this package.
+	Settings map[string]string
+	// Durable keeps fsync on. Off, a crash of the machine, but not of the
+	// server, may lose data.
+	Durable bool
+	// Output receives the server's log as well; nil: only kept for errors.
+	Output io.Writer
+}
+
+// Server is a running PostgreSQL server. Its methods may be called by several
+// goroutines, but only one at a time changes whether it runs.
+type Server struct {
+	opts Options
+	bin  string
+	dir  string // holds data, sockets and the log
+	port int
+	user *account // nil: the own user
+
+	mu   sync.Mutex
+	proc *process
+}
+
+const superuser = "postgres"
+
+// Start makes a cluster in a temporary directory and runs it on a free port of
+// 127.0.0.1. ctx bounds the start only.
+func Start(ctx context.Context, opts Options) (s *Server, err error) {
+	sweep()
+	s = &Server{opts: opts, bin: opts.Binaries}
+	if s.user, err = unprivileged(); err != nil {
+		return nil, err
+	}
+	if s.bin == "" {
+		if s.bin, err = binaries(ctx, s.user); err != nil {
+			return nil, err
+		}
+	}
+	if s.dir, err = makeDir(s.user); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(s.dir))
+		}
+	}()
+	if err := s.initdb(ctx); err != nil {
+		return nil, err
+	}
+	// Another program may take a port between the look and the start.
+	for attempt := 0; ; attempt++ {
+		if s.port, err = freePort(ctx); err != nil {
+			return nil, err
+		}
+		if err = s.launch(ctx); err == nil || attempt == 4 || !errors.Is(err, errPortTaken) {
+			break
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+var errPortTaken = errors.New("port is taken")
+
+func (s *Server) initdb(ctx context.Context) error {
+	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, "initdb"),
+		"-D", s.data(), "-U", superuser, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions")
+	s.user.apply(cmd)
+	cmd.Dir = s.dir
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("initdb: %w\n%s", err, tail(out))
+	}
+	return nil
+}
+
+func (s *Server) data() string { return filepath.Join(s.dir, "data") }
+
+// arguments are the server's command line.
+func (s *Server) arguments() []string {
+	set := map[string]string{
+		"listen_addresses":        "127.0.0.1",
+		"unix_socket_directories": s.socketDir(),
+		"port":                    strconv.Itoa(s.port),
+		"max_connections":         "200",
+		"logging_collector":       "off",
+		"shared_buffers":          "64MB",
+	}
+	if !s.opts.Durable {
+		set["fsync"], set["full_page_writes"] = "off", "off"
+	}
+	maps.Copy(set, s.opts.Settings)
+	args := []string{"-D", s.data()}
+	for _, k := range slices.Sorted(maps.Keys(set)) {
+		args = append(args, "-c", k+"="+set[k])
+	}
+	return args
+}
+
+// socketDir is empty where the path would be too long for a socket.
+func (s *Server) socketDir() string {
+	if len(s.dir) > 80 {
+		return ""
+	}
+	return s.dir
+}
+
+// launch starts the server and waits until it answers.
+func (s *Server) launch(ctx context.Context) error {
+	log := &logBuffer{also: s.opts.Output}
+	p, err := startProcess(s.user, s.dir, log, filepath.Join(s.bin, "postgres"), s.arguments()...)
+	if err != nil {
+		return fmt.Errorf("start postgres: %w", err)
+	}
+	if err := s.awaitReady(ctx, p); err != nil {
+		p.kill()
+		text := log.String()
+		if strings.Contains(text, "could not bind") || strings.Contains(text, "Address already in use") {
+			return errPortTaken
+		}
+		return fmt.Errorf("postgres did not become ready: %w\n%s", err, tail([]byte(text)))
+	}
+	s.mu.Lock()
+	s.proc = p
+	s.mu.Unlock()
+	return nil
+}
+
+func (s *Server) awaitReady(ctx context.Context, p *process) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	for {
+		conn, err := pgx.Connect(ctx, s.DSN("postgres"))
+		if err == nil {
+			return conn.Close(ctx)
+		}
+		select {
+		case <-p.done:
+			return errors.New("it exited")
+		case <-ctx.Done():
+			return errors.Join(ctx.Err(), err)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// DSN is how to connect to a database as superuser.
+func (s *Server) DSN(database string) string {
+	u := url.URL{
+		Scheme: "postgres", User: url.User(superuser), Path: "/" + database,
+		Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(s.port)), RawQuery: "sslmode=disable",
+	}
+	return u.String()
+}
+
+// CreateDatabase makes an empty database and gives its DSN.
+func (s *Server) CreateDatabase(ctx context.Context, name string) (string, error) {
+	conn, err := pgx.Connect(ctx, s.DSN("postgres"))
+	if err != nil {
+		return "", fmt.Errorf("create database %s: %w", name, err)
+	}
+	defer conn.Close(ctx) //nolint:errcheck // the work is done or has failed
+	if _, err := conn.Exec(ctx, "CREATE DATABASE "+pgx.Identifier{name}.Sanitize()); err != nil {
+		return "", fmt.Errorf("create database %s: %w", name, err)
+	}
+	return s.DSN(name), nil
+}
+
+// Stop ends the server, dropping its clients, and removes its directory.
+func (s *Server) Stop(ctx context.Context) error {
+	s.mu.Lock()
+	p := s.proc
+	s.proc = nil
+	s.mu.Unlock()
+	if p != nil {
+		p.interrupt()
+		select {
+		case <-p.done:
+		case <-ctx.Done():
+			p.kill()
+		}
+		p.release()
+	}
+	return os.RemoveAll(s.dir)
+}
+
+// Kill ends the server as a crash would, with SIGKILL to all of its processes.
+// The directory stays, for Restart.
+func (s *Server) Kill() {
+	s.mu.Lock()
+	p := s.proc
+	s.proc = nil
+	s.mu.Unlock()
+	if p != nil {
+		p.kill()
+		p.release()
+	}
+}
+
+// Restart runs the server again on the same directory and port.
+func (s *Server) Restart(ctx context.Context) error {
+	s.mu.Lock()
+	running := s.proc != nil
+	s.mu.Unlock()
+	if running {
+		return errors.New("restart: the server is running")
+	}
+	return s.launch(ctx)
+}
+
+func freePort(ctx context.Context) (int, error) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, fmt.Errorf("find a free port: %w", err)
+	}
+	defer l.Close() //nolint:errcheck // nothing was accepted
+	return l.Addr().(*net.TCPAddr).Port, nil
+}
+
+// logBuffer keeps the last part of the server's log.
+type logBuffer struct {
+	mu   sync.Mutex
+	buf  bytes.Buffer
+	also io.Writer
+}
+
+// Write implements io.Writer.
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.buf.Len() > 64<<10 {
+		l.buf.Reset()
+	}
+	l.buf.Write(p)
+	if l.also != nil {
+		_, _ = l.also.Write(p)
+	}
+	return len(p), nil
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+func tail(b []byte) string {
+	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	return strings.Join(lines[max(0, len(lines)-20):], "\n")
+}
