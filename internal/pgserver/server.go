@@ -65,9 +65,10 @@ func Start(ctx context.Context, opts Options) (s *Server, err error) {
 	if s.dir, err = makeDir(s.user); err != nil {
 		return nil, err
 	}
+	dir := s.dir
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, os.RemoveAll(s.dir))
+			err = errors.Join(err, os.RemoveAll(dir))
 		}
 	}()
 	if err := s.initdb(ctx); err != nil {
