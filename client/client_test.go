@@ -24,32 +24,32 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const patience = 20 * time.Second
 
 // dial connects with short pauses and closes with the test.
-func dial(t testing.TB, target string, opts ...Option) *Client {
-	t.Helper()
+func dial(tb testing.TB, target string, opts ...Option) *Client {
+	tb.Helper()
 	opts = append([]Option{WithLogger(slog.New(slog.DiscardHandler)), func(c *config) error {
 		c.backoffFirst, c.backoffMax = time.Millisecond, 20*time.Millisecond
 		return nil
 	}}, opts...)
 	c, err := Dial(target, opts...)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := c.Close(); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
 	return c
 }
 
 // await takes the next value, or fails the test.
-func await[T any](t testing.TB, what string, ch <-chan T) T {
-	t.Helper()
+func await[T any](tb testing.TB, what string, ch <-chan T) T {
+	tb.Helper()
 	select {
 	case v := <-ch:
 		return v
 	case <-time.After(patience):
-		t.Fatalf("waited in vain for %s", what)
+		tb.Fatalf("waited in vain for %s", what)
 		panic("unreachable")
 	}
 }

@@ -106,7 +106,9 @@ func TestServerThatIsNoCoordinatorIsAClearError(t *testing.T) {
 	}
 	_ = c.Close()
 	srv.Stop()
-	<-done
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
 }
 
 func TestUnreachableCoordinatorIsNamedInTheError(t *testing.T) {

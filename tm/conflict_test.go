@@ -54,7 +54,9 @@ func acrossTheWire(t *testing.T, err error) error {
 	_, err = grpc_health_v1.NewHealthClient(cc).Check(t.Context(), &grpc_health_v1.HealthCheckRequest{})
 	_ = cc.Close()
 	srv.Stop()
-	<-done
+	if serr := <-done; serr != nil {
+		t.Error(serr)
+	}
 	return err
 }
 

@@ -109,12 +109,11 @@ func (m *Manager) run(ctx context.Context, t Tx, fn func(context.Context) error)
 
 // abort rolls back because of cause, and says how that went.
 func (m *Manager) abort(ctx context.Context, t Tx, cause error) error {
-	reason := m.reasonFor(ctx, t, cause)
 	conflict, _ := FindLockConflict(cause)
 	err := m.rollback(ctx, t, cause.Error())
 	switch {
 	case err == nil, client.ReasonOf(err) == pb.ErrorReason_ERROR_REASON_ROLLED_BACK:
-		return &RolledBackError{XID: t.XID, Reason: reason, Cause: cause, Conflict: conflict}
+		return &RolledBackError{XID: t.XID, Reason: t.reason(cause, err), Cause: cause, Conflict: conflict}
 	case client.ReasonOf(err) == pb.ErrorReason_ERROR_REASON_COMMITTED:
 		return &CommittedError{XID: t.XID, Cause: cause}
 	default:
@@ -122,11 +121,14 @@ func (m *Manager) abort(ctx context.Context, t Tx, cause error) error {
 	}
 }
 
-// reasonFor finds out whether fn failed because the transaction was rolled back
-// before. The answer to Rollback does not tell.
-func (m *Manager) reasonFor(_ context.Context, t Tx, cause error) pb.RollbackReason {
-	if e, ok := client.AsError(cause); ok && e.Reason == pb.ErrorReason_ERROR_REASON_ROLLED_BACK &&
-		(e.XID == t.XID || e.XID.IsZero()) {
+// reason finds out why the transaction was rolled back: whatever a branch or
+// the coordinator said of an earlier decision, or because it was asked for.
+func (t Tx) reason(errs ...error) pb.RollbackReason {
+	for _, err := range errs {
+		e, ok := client.AsError(err)
+		if !ok || e.Reason != pb.ErrorReason_ERROR_REASON_ROLLED_BACK || (e.XID != t.XID && !e.XID.IsZero()) {
+			continue
+		}
 		if r := parseReason(e.Metadata["rollback_reason"]); r != pb.RollbackReason_ROLLBACK_REASON_UNSPECIFIED {
 			return r
 		}

@@ -251,7 +251,8 @@ func TestRollbackIsSentAlthoughTheContextHasEnded(t *testing.T) {
 			if want == nil {
 				want = context.Canceled
 			}
-			if !errors.Is(err, tm.ErrRolledBack) || !errors.Is(err, want) {
+			r, ok := errors.AsType[*tm.RolledBackError](err)
+			if !ok || r.Cause != want { //nolint:errorlint // the very error, not one around it
 				t.Errorf("got %v", err)
 			}
 			b.next(t)
@@ -457,6 +458,27 @@ func TestRollbackThatCannotBeDeliveredKeepsTheCause(t *testing.T) {
 	}
 	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "deadline rolls it back") {
 		t.Errorf("the error leaves something out: %v", err)
+	}
+}
+
+func TestRollbackOfWhatWasRolledBackTakesItsReason(t *testing.T) {
+	t.Parallel()
+	b := start(t, func(n *faketc.Session, f *pb.ClientFrame) bool {
+		if f.GetRollback() == nil {
+			return false
+		}
+		refuse(n, f, &client.Error{
+			Reason: pb.ErrorReason_ERROR_REASON_ROLLED_BACK, Code: codes.Aborted,
+			Metadata: map[string]string{"rollback_reason": "TIMEOUT"},
+		})
+		return true
+	})
+	err := b.Do(t.Context(), func(context.Context) error { return errUser })
+	if !errors.Is(err, tm.ErrTimedOut) || !errors.Is(err, errUser) {
+		t.Errorf("got %v", err)
+	}
+	if err := b.Rollback(t.Context(), tm.Tx{XID: b.tc.NewXID()}, nil); err != nil {
+		t.Errorf("by hand: %v", err)
 	}
 }
 

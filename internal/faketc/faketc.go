@@ -41,7 +41,7 @@ type Server struct {
 func Start(tb testing.TB) *Server {
 	tb.Helper()
 	s := New(tb)
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	lis, err := new(net.ListenConfig).Listen(tb.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -52,6 +52,7 @@ func Start(tb testing.TB) *Server {
 
 // New makes a server that does not listen yet.
 func New(tb testing.TB) *Server {
+	tb.Helper()
 	return &Server{tb: tb, sessions: make(chan *Session, 1024)}
 }
 
@@ -88,7 +89,7 @@ func (s *Server) Restart() {
 	s.tb.Helper()
 	deadline := time.Now().Add(patience)
 	for {
-		lis, err := net.Listen("tcp", s.Addr())
+		lis, err := new(net.ListenConfig).Listen(s.tb.Context(), "tcp", s.Addr())
 		if err == nil {
 			s.Serve(lis)
 			return
