@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -76,11 +77,20 @@ func (m *Manager) Do(ctx context.Context, fn func(ctx context.Context) error, op
 		return m.abort(ctx, t, err)
 	}
 	err = m.Commit(ctx, t)
-	if i, ok := errors.AsType[*client.InterruptedError](err); ok && !i.Sent && !errors.Is(err, ErrNotSettled) {
-		// The request never left: nobody can have decided to commit.
-		return m.abort(ctx, t, i)
+	if neverAsked(err) {
+		return m.abort(ctx, t, err)
 	}
 	return err
+}
+
+// neverAsked tells whether a failed Commit left no trace: the request did not
+// leave this process, or the coordinator had no room for it.
+func neverAsked(err error) bool {
+	if err == nil || errors.Is(err, ErrNotSettled) || errors.Is(err, ErrOutcomeUnknown) {
+		return false
+	}
+	i, ok := errors.AsType[*client.InterruptedError](err)
+	return (ok && !i.Sent) || client.ReasonOf(err) == pb.ErrorReason_ERROR_REASON_LIMIT
 }
 
 // run calls fn. When fn does not return, by a panic or runtime.Goexit, it rolls
@@ -209,19 +219,45 @@ func (m *Manager) Commit(ctx context.Context, t Tx) error {
 // commit repeats the request for as long as there is a session: the coordinator
 // is then alive, and waits for votes or for phase two.
 func (m *Manager) commit(ctx context.Context, t Tx, settled bool) (*pb.CommitResponse, error) {
+	req := &pb.CommitRequest{Xid: t.XID.String(), WaitSettled: settled}
 	sent := false
 	for {
 		limited, cancel := context.WithTimeout(ctx, t.limit())
-		resp, err := m.c.Commit(limited, &pb.CommitRequest{Xid: t.XID.String(), WaitSettled: settled})
+		var resp *pb.CommitResponse
+		err := whileFull(limited, func() (err error) {
+			resp, err = m.c.Commit(limited, req)
+			return err
+		})
 		cancel()
 		i, ok := errors.AsType[*client.InterruptedError](err)
-		if !ok {
+		switch {
+		case !ok && sent && client.ReasonOf(err) == pb.ErrorReason_ERROR_REASON_LIMIT:
+			return nil, &client.InterruptedError{Op: "Commit", Sent: true, Err: err}
+		case !ok:
 			return resp, err
 		}
 		sent = sent || i.Sent
 		if ctx.Err() != nil || i.Conn != nil || !errors.Is(i.Err, context.DeadlineExceeded) {
 			i.Sent = sent
 			return nil, i
+		}
+	}
+}
+
+// whileFull repeats a request that the coordinator has no room for, after
+// pauses that double, until ctx ends.
+func whileFull(ctx context.Context, request func() error) error {
+	for pause := 5 * time.Millisecond; ; pause = min(2*pause, 500*time.Millisecond) {
+		err := request()
+		if client.ReasonOf(err) != pb.ErrorReason_ERROR_REASON_LIMIT {
+			return err
+		}
+		wait := time.NewTimer(pause/2 + rand.N(pause/2)) //nolint:gosec // jitter is no secret
+		select {
+		case <-wait.C:
+		case <-ctx.Done():
+			wait.Stop()
+			return err
 		}
 	}
 }
@@ -273,8 +309,10 @@ func (m *Manager) Rollback(ctx context.Context, t Tx, cause error) error {
 func (m *Manager) rollback(ctx context.Context, t Tx, cause string) error {
 	detached, cancel := context.WithTimeout(context.WithoutCancel(ctx), t.limit())
 	defer cancel()
-	_, err := m.c.Rollback(detached, &pb.RollbackRequest{Xid: t.XID.String(), Cause: cause})
-	return err
+	return whileFull(detached, func() error {
+		_, err := m.c.Rollback(detached, &pb.RollbackRequest{Xid: t.XID.String(), Cause: cause})
+		return err
+	})
 }
 
 // Outcome asks what was decided; OUTCOME_UNDECIDED while nothing is. It is how

@@ -550,6 +550,40 @@ func TestCommitThatIsRefused(t *testing.T) {
 	}
 }
 
+func TestFullCoordinatorIsAskedAgain(t *testing.T) {
+	t.Parallel()
+	full := &client.Error{Reason: pb.ErrorReason_ERROR_REASON_LIMIT, Code: codes.ResourceExhausted, Message: "full"}
+	refusals := 0
+	b := start(t, func(n *faketc.Session, f *pb.ClientFrame) bool {
+		if f.GetBegin() != nil || refusals == 3 {
+			refusals = 0
+			return false
+		}
+		refusals++
+		refuse(n, f, full)
+		return true
+	})
+	if err := b.Do(t.Context(), func(context.Context) error { return nil }); err != nil {
+		t.Errorf("Commit: %v", err)
+	}
+	if err := b.Do(t.Context(), func(context.Context) error { return errUser }); !errors.Is(err, tm.ErrRolledBack) {
+		t.Errorf("Rollback: %v", err)
+	}
+
+	// Where it stays full, nothing was decided: it is rolled back.
+	b = start(t, func(n *faketc.Session, f *pb.ClientFrame) bool {
+		if f.GetCommit() == nil {
+			return false
+		}
+		refuse(n, f, full)
+		return true
+	}, tm.WithRetryLimit(50*time.Millisecond))
+	err := b.Do(t.Context(), func(context.Context) error { return nil })
+	if !errors.Is(err, tm.ErrRolledBack) || client.ReasonOf(err) != pb.ErrorReason_ERROR_REASON_LIMIT {
+		t.Errorf("always full: %v", err)
+	}
+}
+
 func TestBadInputNamesTheField(t *testing.T) {
 	t.Parallel()
 	b := start(t, nil)
