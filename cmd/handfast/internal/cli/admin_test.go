@@ -110,8 +110,8 @@ func (f *fakeAdmin) Adopt(_ context.Context, r *handfastv1.AdoptRequest) (*handf
 	return &handfastv1.AdoptResponse{}, f.err
 }
 
-// serve runs f until the test ends and gives the environment that points at it.
-func serve(t *testing.T, f *fakeAdmin) []string {
+// serveFake runs f until the test ends and gives the environment that points at it.
+func serveFake(t *testing.T, f *fakeAdmin) []string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -148,7 +148,7 @@ func aTransaction(name string) *handfastv1.Transaction {
 func TestListSendsItsFiltersAndPrintsAlignedRows(t *testing.T) {
 	t.Parallel()
 	f := &fakeAdmin{txs: []*handfastv1.Transaction{aTransaction("order/\x1bplace"), aTransaction("b"), aTransaction("c")}}
-	env := serve(t, f)
+	env := serveFake(t, f)
 	code, out, errOut := run(t, env, "tx", "list", "--phase", "settling,active", "--outcome", "rolled-back", "--resource", aUUID,
 		"--name", "order", "--attention", "--since", "2026-01-01T00:00:00Z", "--limit", "2")
 	if code != ExitOK {
@@ -190,7 +190,7 @@ func TestListAllJoinsThePages(t *testing.T) {
 	for range 5 {
 		f.txs = append(f.txs, aTransaction("t"))
 	}
-	code, out, _ := run(t, serve(t, f), "tx", "list", "--all", "--limit", "2", "--json")
+	code, out, _ := run(t, serveFake(t, f), "tx", "list", "--all", "--limit", "2", "--json")
 	var got struct {
 		Transactions []struct {
 			Xid   string
@@ -208,7 +208,7 @@ func TestListAllJoinsThePages(t *testing.T) {
 
 func TestEmptyListIsEmptyJSONAndSaysSoOtherwise(t *testing.T) {
 	t.Parallel()
-	env := serve(t, &fakeAdmin{})
+	env := serveFake(t, &fakeAdmin{})
 	if code, out, errOut := run(t, env, "tx", "list"); code != ExitOK || out != "" || !strings.Contains(errOut, "no transactions") {
 		t.Errorf("%d, %q, %q", code, out, errOut)
 	}
@@ -219,7 +219,7 @@ func TestEmptyListIsEmptyJSONAndSaysSoOtherwise(t *testing.T) {
 
 func TestShowPrintsBranchesAndSettlements(t *testing.T) {
 	t.Parallel()
-	env := serve(t, &fakeAdmin{txs: []*handfastv1.Transaction{aTransaction("order")}})
+	env := serveFake(t, &fakeAdmin{txs: []*handfastv1.Transaction{aTransaction("order")}})
 	code, out, errOut := run(t, env, "tx", "show", anXID)
 	if code != ExitOK {
 		t.Fatal(errOut)
@@ -238,7 +238,7 @@ func TestShowPrintsBranchesAndSettlements(t *testing.T) {
 func TestCommitFailsWhenTheDecisionIsToRollBack(t *testing.T) {
 	t.Parallel()
 	f := &fakeAdmin{commit: &handfastv1.CommitResponse{Outcome: handfastv1.Outcome_OUTCOME_COMMITTED}}
-	env := serve(t, f)
+	env := serveFake(t, f)
 	code, out, _ := run(t, env, "tx", "commit", anXID, "--operator", "jo")
 	if code != ExitOK || out != anXID+" committed\n" {
 		t.Errorf("%d, %q", code, out)
@@ -260,7 +260,7 @@ func TestCommitFailsWhenTheDecisionIsToRollBack(t *testing.T) {
 func TestRollbackRetryAndAdoptSendWhatTheyWereTold(t *testing.T) {
 	t.Parallel()
 	f := &fakeAdmin{}
-	env := serve(t, f)
+	env := serveFake(t, f)
 	if code, out, _ := run(t, env, "tx", "rollback", anXID, "--operator", "jo", "--cause", "stuck"); code != ExitOK || out != anXID+" rolled-back\n" {
 		t.Errorf("%d, %q", code, out)
 	}
@@ -285,7 +285,7 @@ func TestRefusalsShowTheReason(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	env := serve(t, &fakeAdmin{err: st.Err()})
+	env := serveFake(t, &fakeAdmin{err: st.Err()})
 	for _, args := range [][]string{{"tx", "show", anXID}, {"tx", "commit", anXID}, {"tx", "rollback", anXID}, {"tx", "retry", anXID},
 		{"tx", "watch"}, {"tx", "list"}, {"status"}, {"adopt", "--yes"}} {
 		code, _, errOut := run(t, env, args...)
@@ -302,7 +302,7 @@ func TestWatchOfOneEndsWhenItIsFinished(t *testing.T) {
 	finished.Phase = handfastv1.Phase_PHASE_FINISHED
 	f := &fakeAdmin{txs: []*handfastv1.Transaction{aTransaction("t")}, events: []*handfastv1.WatchEvent{
 		{Time: now, Transaction: aTransaction("t"), Missed: 3}, {Time: now, Transaction: finished}, {Time: now, Transaction: finished}}}
-	env := serve(t, f)
+	env := serveFake(t, f)
 	code, out, errOut := run(t, env, "tx", "watch", anXID)
 	if code != ExitOK || strings.Count(out, "\n") != 3 || !strings.Contains(out, "finished") || !strings.Contains(errOut, "3 changes") {
 		t.Errorf("%d, %q, %q", code, out, errOut)
@@ -326,7 +326,7 @@ func TestStatusShowsQuarantineAndClients(t *testing.T) {
 		Quarantined: true, QuarantineReason: "restored copy", Clients: []*handfastv1.AttachedClient{
 			{Name: "idle", Since: timestamppb.Now()},
 			{Name: "stock/1", Since: timestamppb.Now(), Resources: []*handfastv1.AttachedResource{{ResourceId: aUUID, Name: "stock@db"}}}}}}
-	env := serve(t, f)
+	env := serveFake(t, f)
 	code, out, _ := run(t, env, "status")
 	for _, w := range []string{"v1", "00ff", "4", "12", "restored copy", "stock/1", aUUID, "stock@db", "idle"} {
 		if code != ExitOK || !strings.Contains(out, w) {

@@ -11,8 +11,6 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
-
-	"github.com/handfast/handfast/cmd/handfast/internal/config"
 )
 
 // Exit codes of the binary.
@@ -82,8 +80,7 @@ func Run(ctx context.Context, args []string, s Streams) int {
 	}
 	s.say("handfast: %v\n", err)
 	var usage *usageError
-	var setting *config.Error
-	if errors.As(err, &usage) || errors.As(err, &setting) {
+	if errors.As(err, &usage) {
 		s.say("Run '%s --help' for how to use it.\n", cmd.CommandPath())
 		return ExitUsage
 	}
@@ -111,7 +108,7 @@ Start with:  handfast demo      the whole thing on this machine, crashes include
 	root.SetOut(s.Out)
 	root.SetErr(s.Err)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
-	root.AddCommand(newTx(s), newStatus(s), newAdopt(s), newVersion(s))
+	root.AddCommand(newServer(s), newDev(s), newTx(s), newStatus(s), newAdopt(s), newVersion(s))
 	return root
 }
 

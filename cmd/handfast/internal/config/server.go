@@ -54,7 +54,7 @@ func settings(s *Server) []setting {
 		{"shards", "loops that share the transactions; 0: one per CPU", intValue{&s.Shards, 0, 1024}},
 		{"retention", "how long outcomes are kept after a transaction finished", durationValue{&s.Retention, time.Minute, 3650 * day}},
 		{"default-timeout", "timeout of a transaction that names none", durationValue{&s.DefaultTimeout, time.Millisecond, 12 * time.Hour}},
-		{"drain-timeout", "how long calls in flight may take to finish at shutdown", durationValue{&s.DrainTimeout, 0, time.Hour}},
+		{"drain-timeout", "how long calls in flight may take to finish at shutdown", durationValue{&s.DrainTimeout, time.Millisecond, time.Hour}},
 		{"log-format", "how the log is written", choiceValue{&s.LogFormat, []string{"text", "json"}}},
 		{"log-level", "the lowest level that is logged", choiceValue{&s.LogLevel, []string{"debug", "info", "warn", "error"}}},
 		{"reflection", "serve gRPC reflection", boolValue{&s.Reflection}},

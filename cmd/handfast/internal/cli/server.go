@@ -1,0 +1,141 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc/credentials"
+
+	"github.com/handfast/handfast/cmd/handfast/internal/config"
+	"github.com/handfast/handfast/tc"
+	"github.com/handfast/handfast/tc/api"
+	"github.com/handfast/handfast/tc/engine"
+)
+
+// settingsFlags adds the flags of the settings and of the file to cmd and
+// gives the function that reads them all.
+func settingsFlags(s Streams, cmd *cobra.Command, defaults config.Server, without ...string) func() (*config.Loaded, error) {
+	loader := config.NewLoader(cmd.Flags(), defaults, without...)
+	var file string
+	cmd.Flags().StringVar(&file, "config", "", "YAML `file` of settings (HANDFAST_CONFIG); HANDFAST_* and flags win over it")
+	return func() (*config.Loaded, error) {
+		if file == "" {
+			file = s.getenv(config.EnvName("config"))
+		}
+		loaded, err := loader.Load(file, s.Environ)
+		if err != nil {
+			return nil, &usageError{err}
+		}
+		return loaded, nil
+	}
+}
+
+func newServer(s Streams) *cobra.Command {
+	var printConfig bool
+	cmd := &cobra.Command{
+		Use:   "server",
+		Short: "Run a coordinator",
+		Long: `Runs a coordinator until SIGTERM or SIGINT. It then tells its clients, finishes
+what is in flight and exits; a second signal ends it at once, which loses nothing.`,
+		Args: noArgs,
+	}
+	load := settingsFlags(s, cmd, config.Defaults())
+	cmd.Flags().BoolVar(&printConfig, "print-config", false, "print the settings and where each comes from, and exit")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		loaded, err := load()
+		if err != nil {
+			return err
+		}
+		if printConfig {
+			_, err := fmt.Fprint(s.Out, loaded)
+			return err
+		}
+		return serve(cmd.Context(), s, loaded.Server, nil)
+	}
+	return cmd
+}
+
+func newDev(s Streams) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "dev",
+		Short: "Run a coordinator with a throw-away store, to develop against",
+		Args:  noArgs,
+	}
+	defaults := config.Defaults()
+	defaults.Listen = defaultServer
+	defaults.LogLevel = "warn"
+	load := settingsFlags(s, cmd, defaults, "store-dir")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
+		loaded, err := load()
+		if err != nil {
+			return err
+		}
+		cfg := loaded.Server
+		if cfg.StoreDir, err = os.MkdirTemp("", "handfast-dev-"); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, os.RemoveAll(cfg.StoreDir)) }()
+		return serve(cmd.Context(), s, cfg, func(addr net.Addr) error {
+			_, err := fmt.Fprintf(s.Out, devBanner, addr, cfg.StoreDir, addr)
+			return err
+		})
+	}
+	return cmd
+}
+
+const devBanner = `Coordinator at %s; its store %s is removed at exit.
+
+Next, in another terminal, with DATABASE_URL set:
+  handfast pg install                  once per database
+  handfast pg protect public.mytable   each table that takes part
+  handfast tx watch                    see transactions as they happen
+In a service: client.Dial(%q), then rm.Open and tm.New.
+Ctrl-C ends it.
+`
+
+// serve runs a coordinator until ctx ends. ready, if set, is called when it
+// listens.
+func serve(ctx context.Context, s Streams, cfg config.Server, ready func(net.Addr) error) error {
+	log, err := newLogger(s.Err, cfg)
+	if err != nil {
+		return err
+	}
+	if at := s.getenv(tc.CrashPointEnv); at != "" && at != engine.BeforeDecision && at != engine.AfterDecision {
+		return usagef("%s: %q is neither %s nor %s", tc.CrashPointEnv, at, engine.BeforeDecision, engine.AfterDecision)
+	}
+	conf := tc.Config{
+		Listen:       cfg.Listen,
+		StoreDir:     cfg.StoreDir,
+		Engine:       engine.Config{Shards: cfg.Shards, Retention: cfg.Retention},
+		API:          api.Config{Version: buildVersion().Version, DefaultTimeout: cfg.DefaultTimeout},
+		DrainTimeout: cfg.DrainTimeout,
+		NoReflection: !cfg.Reflection,
+		Log:          log,
+	}
+	tlsConfig, err := serverTLS(cfg)
+	if err != nil {
+		return err
+	}
+	if tlsConfig != nil {
+		conf.Credentials = credentials.NewTLS(tlsConfig)
+	}
+	server, err := tc.NewServer(ctx, conf)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("%w; is a coordinator running there already? --listen names another address", err)
+	}
+	if err != nil {
+		return err
+	}
+	if ready != nil {
+		if err := ready(server.Addr()); err != nil {
+			// The banner cannot be written; nobody would know of this server.
+			return errors.Join(err, server.Shutdown(ctx))
+		}
+	}
+	return server.Serve(ctx)
+}
