@@ -23,7 +23,7 @@ import (
 //
 // answer may be called any number of times, from any goroutine, also after the
 // method has returned and after ctx has ended; it never blocks. The message
-// belongs to the client from then on.
+// belongs to the client from then on, which fills in the resource.
 type Handler interface {
 	// Settle carries out a decision. Items may be answered one by one, as they
 	// become known.
@@ -228,6 +228,7 @@ func (a *attachment) runAsks() {
 }
 
 func (a *attachment) settled(r *pb.SettleResult) {
+	r.ResourceId = a.id
 	for _, i := range r.GetItems() {
 		i.Error = clean(i.GetError())
 	}
@@ -235,6 +236,7 @@ func (a *attachment) settled(r *pb.SettleResult) {
 }
 
 func (a *attachment) asked(r *pb.AskVotesResult) {
+	r.ResourceId = a.id
 	for _, i := range r.GetItems() {
 		i.Reason = clean(i.GetReason())
 	}

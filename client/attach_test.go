@@ -221,13 +221,15 @@ func TestAnswersAreBoundedWhileThereIsNoSession(t *testing.T) {
 	s.Stop()
 	awaitState(t, c, "no session", func() bool { return c.session == nil })
 	for range 100 {
-		answer(&pb.SettleResult{ResourceId: resourceA})
+		answer(&pb.SettleResult{})
 	}
-	answer(&pb.SettleResult{ResourceId: strings.Repeat("x", 4<<20)}) // can't be sent at all
+	answer(&pb.SettleResult{Items: []*pb.SettleItemResult{{Xid: strings.Repeat("x", 4<<20)}}}) // can't be sent at all
 	s.Restart()
 	s.NextSession()
 	for range 8 {
-		await(t, "an answer that was kept", settled)
+		if r := await(t, "an answer that was kept", settled); r.GetResourceId() != resourceA {
+			t.Errorf("an answer for the resource %q", r.GetResourceId())
+		}
 	}
 	if _, err := c.Begin(t.Context(), &pb.BeginRequest{}); err != nil {
 		t.Fatal(err)
