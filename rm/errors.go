@@ -1,0 +1,122 @@
+package rm
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/handfast/handfast/client"
+	pb "github.com/handfast/handfast/proto/handfast/v1"
+	"github.com/handfast/handfast/undolog"
+	"github.com/handfast/handfast/xid"
+)
+
+var (
+	// ErrDecided: the global transaction is decided already, so this branch
+	// can no longer join it. Its local transaction was rolled back.
+	ErrDecided = errors.New("the global transaction is already decided")
+	// ErrOutcomeUnknown: the reply to COMMIT was lost and the database could
+	// not be asked in time. The coordinator finds out; do not run the work again.
+	ErrOutcomeUnknown = errors.New("it is unknown whether the local transaction committed")
+	// ErrTransactionControl: SQL text tried to begin or end a transaction.
+	ErrTransactionControl = errors.New("transaction control by SQL text is refused inside a global transaction")
+	// ErrTransactionLost: the local transaction ended without Commit or
+	// Rollback of its Tx, by whatever was done with its raw connection.
+	ErrTransactionLost = errors.New("the local transaction ended behind the back of its Tx")
+	// ErrOtherTransaction: the context of a statement carries another XID than
+	// the local transaction it was to run in.
+	ErrOtherTransaction = errors.New("the context belongs to another global transaction")
+	// ErrClosed: the pool is closed.
+	ErrClosed = errors.New("handfast: pool is closed")
+)
+
+// LockConflictError is a row, or a value that it owns, which an undecided
+// global transaction holds.
+type LockConflictError struct {
+	Holder xid.ID // zero where the database did not say
+	Table  string
+	Key    string
+	err    error
+}
+
+// Error names the row and its holder.
+func (e *LockConflictError) Error() string {
+	return fmt.Sprintf("handfast: row %s of %s is held by undecided transaction %s", e.Key, e.Table, e.Holder)
+}
+
+// Unwrap gives the error of Postgres.
+func (e *LockConflictError) Unwrap() error { return e.err }
+
+// LockConflict gives the fields to packages that do not import this one.
+func (e *LockConflictError) LockConflict() (holder xid.ID, table, key string) {
+	return e.Holder, e.Table, e.Key
+}
+
+// GRPCStatus lets the conflict cross services when a gRPC handler returns an
+// error that wraps it: ABORTED, with the reason LOCK_CONFLICT.
+func (e *LockConflictError) GRPCStatus() *status.Status {
+	return (&client.Error{
+		Reason: pb.ErrorReason_ERROR_REASON_LOCK_CONFLICT, Code: codes.Aborted, Message: e.Error(),
+		Metadata: map[string]string{"holder": e.Holder.String(), "table": e.Table, "key": e.Key},
+	}).GRPCStatus()
+}
+
+// RegisterError says that the coordinator did not take a branch, so that its
+// local transaction was rolled back.
+type RegisterError struct {
+	XID    xid.ID
+	Branch xid.BranchID
+	Err    error // *client.Error, *client.InterruptedError, or why the wait ended
+}
+
+// Error gives the reason.
+func (e *RegisterError) Error() string {
+	return fmt.Sprintf("handfast: branch %s of transaction %s is not registered, so it was rolled back: %v", e.Branch, e.XID, e.Err)
+}
+
+// Unwrap gives the reason.
+func (e *RegisterError) Unwrap() error { return e.Err }
+
+// Is matches ErrDecided where that is why.
+func (e *RegisterError) Is(target error) bool {
+	if target != ErrDecided {
+		return false
+	}
+	r := client.ReasonOf(e.Err)
+	return r == pb.ErrorReason_ERROR_REASON_ROLLED_BACK || r == pb.ErrorReason_ERROR_REASON_COMMITTED
+}
+
+// decidedError is ErrDecided from the fence in the database.
+type decidedError struct {
+	id  xid.ID
+	err error
+}
+
+func (e *decidedError) Error() string {
+	return fmt.Sprintf("handfast: %v (%s): %v", ErrDecided, e.id, e.err)
+}
+func (e *decidedError) Is(target error) bool { return target == ErrDecided }
+func (e *decidedError) Unwrap() error        { return e.err }
+
+// GRPCStatus is ABORTED: the same work may succeed in another transaction.
+func (e *decidedError) GRPCStatus() *status.Status { return status.New(codes.Aborted, e.Error()) }
+
+// mapError gives errors of our triggers their types.
+func mapError(id xid.ID, err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := errors.AsType[*LockConflictError](err); ok {
+		return err
+	}
+	if c, ok := undolog.AsConflict(err); ok {
+		return &LockConflictError{Holder: c.Holder, Table: c.Table, Key: c.Key, err: err}
+	}
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok && pg.Code == undolog.SQLStateDecided {
+		return &decidedError{id: id, err: err}
+	}
+	return err
+}

@@ -1,0 +1,139 @@
+package rm
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	pb "github.com/handfast/handfast/proto/handfast/v1"
+	"github.com/handfast/handfast/undolog"
+	"github.com/handfast/handfast/xid"
+
+	"github.com/handfast/handfast/client"
+)
+
+const (
+	janitorBatch   = 256 // XIDs asked for in one round
+	janitorTimeout = 10 * time.Second
+)
+
+// janitor looks for intents that have lain for long and settles those whose
+// transaction the coordinator says is decided. It never concludes anything from
+// the coordinator not knowing an XID.
+type janitor struct {
+	agent *agent
+	told  map[xid.ID]string // what was logged of the XIDs of the last round
+}
+
+func (j *janitor) run() {
+	p := j.agent.p
+	for {
+		every := p.cfg.janitorInterval
+		t := time.NewTimer(every - every/10 + rand.N(every/5+1)) //nolint:gosec // not a secret
+		select {
+		case <-t.C:
+			j.round(p.ctx)
+		case <-p.ctx.Done():
+			t.Stop()
+			return
+		}
+	}
+}
+
+// round looks once.
+func (j *janitor) round(ctx context.Context) {
+	pending, err := j.pending(ctx)
+	if err != nil {
+		if ctx.Err() == nil {
+			j.agent.p.log.Warn("the janitor can't read what is left over", "resource", j.agent.p.resource, "error", err)
+		}
+		return
+	}
+	// Any part of a long list gets its turn.
+	rand.Shuffle(len(pending), func(a, b int) { pending[a], pending[b] = pending[b], pending[a] }) //nolint:gosec // not a secret
+	told := make(map[xid.ID]string, len(pending))
+	for n, x := range pending {
+		why, before := "", j.told[x.XID]
+		if n < janitorBatch && ctx.Err() == nil {
+			why = j.look(ctx, x)
+		} else {
+			why = before // not its turn
+		}
+		if why == "" {
+			continue
+		}
+		told[x.XID] = why
+		if why != before {
+			j.agent.p.log.Warn("intents are left alone", "xid", x.XID, "resource", j.agent.p.resource,
+				"since", x.Since, "rows", x.Intents, "reason", why)
+		}
+	}
+	j.told = told
+}
+
+func (j *janitor) pending(ctx context.Context) ([]undolog.PendingXID, error) {
+	ctx, cancel := context.WithTimeout(ctx, janitorTimeout)
+	defer cancel()
+	var found []undolog.PendingXID
+	err := j.agent.do(ctx, func(ctx context.Context, s *settler) error {
+		conn, err := s.connect(ctx)
+		if err != nil {
+			return err
+		}
+		found, err = undolog.Pending(ctx, conn, j.agent.p.cfg.janitorAge)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return found, nil
+}
+
+// look asks the coordinator for a transaction and settles it if it is decided.
+// Otherwise it says why not; "" where there is nothing to say.
+func (j *janitor) look(ctx context.Context, x undolog.PendingXID) string {
+	ctx, cancel := context.WithTimeout(ctx, janitorTimeout)
+	defer cancel()
+	a, err := j.agent.p.client.Get(ctx, &pb.GetRequest{Xid: x.XID.String()})
+	if err != nil {
+		if e, ok := client.AsError(err); ok {
+			return fmt.Sprintf("the coordinator refuses to tell (%s): %s", e.Reason, e.Message)
+		}
+		return "" // no coordinator at present
+	}
+	t := a.GetTransaction()
+	cmd := &pb.SettleItem{Xid: x.XID.String(), Outcome: t.GetOutcome()}
+	if t.GetXid() != cmd.GetXid() {
+		return fmt.Sprintf("the coordinator answered for %q", t.GetXid())
+	}
+	if cmd.GetOutcome() == pb.Outcome_OUTCOME_UNDECIDED {
+		return ""
+	}
+	for _, b := range t.GetBranches() {
+		if b.GetResourceId() == j.agent.p.resource {
+			cmd.Branches = append(cmd.Branches, &pb.SettleBranch{BranchId: b.GetBranchId(), Vote: b.GetVote()})
+		}
+	}
+	s, err := settlement(cmd)
+	if err != nil {
+		return err.Error()
+	}
+	if len(s.Branches) == 0 {
+		return "the coordinator knows no branch of it in this database"
+	}
+	done := make(chan error, 1)
+	if queued, err := j.agent.enqueue(&item{Settlement: s, done: func(err error) { done <- err }}); err != nil || !queued {
+		return "" // too much to do already, or being settled at this moment
+	}
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		return "" // the next round sees
+	}
+	if err != nil {
+		return "settling failed: " + err.Error()
+	}
+	j.agent.p.log.Info("settled what was left over", "xid", x.XID, "resource", j.agent.p.resource, "outcome", t.GetOutcome())
+	return ""
+}

@@ -1,0 +1,178 @@
+package rm
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/handfast/handfast/undolog"
+	"github.com/handfast/handfast/xid"
+)
+
+const (
+	connectTimeout = 5 * time.Second
+	settleTimeout  = 30 * time.Second // of one batch
+	// settleLockTimeout bounds how long a settlement waits for a row that a
+	// local transaction holds; it is tried again later.
+	settleLockTimeout = 500 * time.Millisecond
+	askLockTimeout    = 500 * time.Millisecond
+)
+
+// settler owns one connection and the goroutine that uses it.
+type settler struct {
+	a      *agent
+	config *pgxpool.Config
+	conn   *pgx.Conn
+}
+
+func newSettler(a *agent) *settler {
+	cfg := a.p.plain.Config()
+	c := cfg.ConnConfig
+	// What the application sets for its own statements must not cut settling short.
+	for _, k := range []string{
+		"statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "transaction_timeout",
+		"default_transaction_isolation", "default_transaction_read_only",
+	} {
+		delete(c.RuntimeParams, k)
+	}
+	c.Tracer = nil
+	return &settler{a: a, config: cfg}
+}
+
+func (s *settler) run() {
+	defer s.disconnect()
+	for {
+		select {
+		case <-s.a.p.ctx.Done():
+			return
+		case j := <-s.a.jobs:
+			s.job(j)
+		case i := <-s.a.items:
+			s.batch(s.take(i))
+		}
+	}
+}
+
+func (s *settler) job(j *job) {
+	if err := j.ctx.Err(); err != nil {
+		j.done <- err
+		return
+	}
+	ctx, cancel := context.WithTimeout(j.ctx, settleTimeout)
+	defer cancel()
+	stop := context.AfterFunc(s.a.p.ctx, cancel)
+	defer stop()
+	err := j.run(ctx, s)
+	if err != nil && s.conn == nil && ctx.Err() == nil {
+		err = j.run(ctx, s) // the connection had died while it lay idle
+	}
+	j.done <- err
+}
+
+// take adds to an item what else has queued.
+func (s *settler) take(i *item) []*item {
+	batch := []*item{i}
+	for len(batch) < s.a.p.cfg.settleBatch {
+		select {
+		case i := <-s.a.items:
+			batch = append(batch, i)
+		default:
+			return batch
+		}
+	}
+	return batch
+}
+
+// batch settles commits together and rollbacks one by one.
+func (s *settler) batch(batch []*item) {
+	defer s.a.unqueue(batch)
+	var commits []*item
+	for _, i := range batch {
+		if i.Commit {
+			commits = append(commits, i)
+		}
+	}
+	if len(commits) > 0 {
+		s.settle(commits)
+	}
+	for _, i := range batch {
+		if !i.Commit {
+			s.settle([]*item{i})
+		}
+	}
+}
+
+// settle settles items in one call and answers each of them.
+func (s *settler) settle(items []*item) {
+	ctx, cancel := context.WithTimeout(s.a.p.ctx, settleTimeout)
+	defer cancel()
+	results := s.try(ctx, items)
+	if s.conn != nil && s.conn.IsClosed() && ctx.Err() == nil {
+		// It had died while it lay idle. Settling again does no harm.
+		results = s.try(ctx, items)
+	}
+	if s.a.p.ctx.Err() != nil {
+		return // the pool is closing: whoever comes next settles it
+	}
+	for _, i := range items {
+		err, ok := results[i.XID]
+		if !ok {
+			err = fmt.Errorf("settling %s gave no result", i.XID)
+		}
+		i.done(err)
+	}
+}
+
+func (s *settler) try(ctx context.Context, items []*item) map[xid.ID]error {
+	results := make(map[xid.ID]error, len(items))
+	conn, err := s.connect(ctx)
+	if err != nil {
+		for _, i := range items {
+			results[i.XID] = err
+		}
+		return results
+	}
+	list := make([]undolog.Settlement, len(items))
+	for n, i := range items {
+		list[n] = i.Settlement
+	}
+	for _, r := range undolog.Settle(ctx, conn, list, undolog.SettleOptions{LockTimeout: settleLockTimeout}) {
+		results[r.XID] = r.Err
+	}
+	return results
+}
+
+// connect gives the connection, a new one where there is none that lives.
+func (s *settler) connect(ctx context.Context) (*pgx.Conn, error) {
+	if s.conn != nil && !s.conn.IsClosed() && s.conn.PgConn().TxStatus() == 'I' {
+		return s.conn, nil
+	}
+	s.disconnect()
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	cfg := s.config.ConnConfig.Copy()
+	if s.config.BeforeConnect != nil {
+		if err := s.config.BeforeConnect(ctx, cfg); err != nil {
+			return nil, fmt.Errorf("connecting to settle: %w", err)
+		}
+	}
+	conn, err := pgx.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to settle: %w", err)
+	}
+	s.conn = conn
+	return conn, nil
+}
+
+func (s *settler) disconnect() {
+	if s.conn == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = s.conn.Close(ctx) // there is nobody to tell
+	s.conn = nil
+}
