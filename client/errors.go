@@ -128,7 +128,11 @@ func parseReason(s string) pb.ErrorReason {
 }
 
 func fromWire(e *pb.Error) *Error {
-	return FromStatus(status.FromProto(&spb.Status{Code: e.GetCode(), Message: e.GetMessage(), Details: e.GetDetails()}))
+	code := e.GetCode()
+	if code <= int32(codes.OK) || code > int32(codes.Unauthenticated) {
+		code = int32(codes.Unknown) // an error must not look like success further on
+	}
+	return FromStatus(status.FromProto(&spb.Status{Code: code, Message: e.GetMessage(), Details: e.GetDetails()}))
 }
 
 // InterruptedError is a request that ended without an answer: its context

@@ -334,16 +334,22 @@ func (c *Client) read(s *session) error {
 			}
 			return ended(err)
 		}
-		c.deliver(s, m)
-		for _, f := range m.GetFrames() {
-			switch k := f.GetKind().(type) {
-			case *pb.ServerFrame_Settle:
-				c.dispatch(k.Settle.GetResourceId(), command{settle: k.Settle})
-			case *pb.ServerFrame_AskVotes:
-				c.dispatch(k.AskVotes.GetResourceId(), command{ask: k.AskVotes})
-			case *pb.ServerFrame_Drain:
-				c.startDrain(s)
-			}
+		c.receive(s, m)
+	}
+}
+
+// receive handles one message. Frames of kinds that this version does not know
+// are left alone.
+func (c *Client) receive(s *session, m *pb.ServerMessage) {
+	c.deliver(s, m)
+	for _, f := range m.GetFrames() {
+		switch k := f.GetKind().(type) {
+		case *pb.ServerFrame_Settle:
+			c.dispatch(k.Settle.GetResourceId(), command{settle: k.Settle})
+		case *pb.ServerFrame_AskVotes:
+			c.dispatch(k.AskVotes.GetResourceId(), command{ask: k.AskVotes})
+		case *pb.ServerFrame_Drain:
+			c.startDrain(s)
 		}
 	}
 }

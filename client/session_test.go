@@ -412,6 +412,60 @@ func FuzzFrameIsEncodedAsProtobufWould(f *testing.F) {
 	})
 }
 
+// Whatever a coordinator sends, the client goes on, and an error stays one.
+func FuzzReceive(f *testing.F) {
+	for _, m := range []*pb.ServerMessage{
+		{},
+		{Frames: []*pb.ServerFrame{{}, {Id: 1}, {Id: 2, Kind: &pb.ServerFrame_Error{Error: &pb.Error{}}}}},
+		{Frames: []*pb.ServerFrame{refusal(1, &Error{Reason: pb.ErrorReason_ERROR_REASON_INVALID_FIELD, Code: codes.InvalidArgument, Field: "x"})}},
+		{Frames: []*pb.ServerFrame{refusal(1, &Error{Reason: pb.ErrorReason_ERROR_REASON_DRAINING, Code: codes.Unavailable})}},
+		{Frames: []*pb.ServerFrame{settle(resourceA, "1"), {Kind: &pb.ServerFrame_AskVotes{}}, {Kind: &pb.ServerFrame_Drain{}}}},
+		{Frames: []*pb.ServerFrame{{Id: 1, Kind: &pb.ServerFrame_Get{Get: &pb.GetResponse{}}}, {Id: 1, Kind: &pb.ServerFrame_Get{}}}},
+	} {
+		b, err := proto.Marshal(m)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var m pb.ServerMessage
+		if proto.Unmarshal(b, &m) != nil {
+			return
+		}
+		ctx, end := context.WithCancelCause(t.Context())
+		defer end(nil)
+		s := &session{epoch: 1, ctx: ctx, end: end}
+		c := &Client{config: defaults(), session: s, calls: map[uint64]*call{}, attached: map[string][]*attachment{}, wake: make(chan struct{}, 1)}
+		a := &attachment{c: c, settles: make(chan *pb.Settle, 2), asks: make(chan *pb.AskVotes, 2)}
+		c.attached[resourceA] = []*attachment{a}
+		calls := make([]*call, 4)
+		for i := range calls {
+			calls[i] = &call{done: make(chan reply, 1)}
+			if err := c.enqueue(calls[i]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c.take(s)
+		c.receive(s, &m)
+		c.receive(s, &m)
+		waiting := 0
+		for _, k := range calls {
+			select {
+			case r := <-k.done:
+				if _, err := answer("Get", r.frame, r.err, (*pb.ServerFrame).GetGet); err != nil && status.Code(err) == codes.OK {
+					t.Errorf("%v looks like success", err)
+				}
+			default:
+				waiting++
+			}
+		}
+		if waiting != len(c.calls) || s.unanswered < 0 || s.unanswered > waiting {
+			t.Errorf("%d calls wait, %d in the table, %d counted", waiting, len(c.calls), s.unanswered)
+		}
+	})
+}
+
 func TestStoreThatChangesIsTheOneOfTheSession(t *testing.T) {
 	t.Parallel()
 	s := faketc.Start(t)
