@@ -52,12 +52,12 @@ func (tx *Tx) Commit(ctx context.Context) error {
 	case s == 'I':
 		return tx.lost()
 	case s == 'E':
-		tx.undo(ctx)
+		_ = tx.undo(ctx) // a second error would only hide the first
 		return pgx.ErrTxCommitRollback
 	}
 	if err := tx.branch.wait(ctx); err != nil {
 		e := &RegisterError{XID: tx.x, Branch: tx.branch.id, Err: err}
-		tx.undo(ctx)
+		_ = tx.undo(ctx) // a second error would only hide the first
 		return e
 	}
 	return tx.sealAndCommit(ctx)
@@ -109,7 +109,7 @@ func (tx *Tx) sealAndCommit(ctx context.Context) error {
 		return nil
 	case !tx.conn.IsClosed() && tx.conn.PgConn().TxStatus() != 'I':
 		// The seal failed, or nothing was sent: COMMIT was not executed.
-		tx.undo(ctx)
+		_ = tx.undo(ctx) // a second error would only hide the first
 		return mapError(tx.x, err)
 	case !tx.conn.IsClosed() && isPgError(err):
 		// COMMIT itself failed, for example a deferred constraint.

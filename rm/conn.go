@@ -45,4 +45,3 @@ func (c *Conn) Ping(ctx context.Context) error { return c.c.Ping(ctx) }
 // Conn is the connection underneath. What is done with it is not part of a
 // global transaction, unless inside a Tx of it.
 func (c *Conn) Conn() *pgx.Conn { return c.c.Conn() }
-

@@ -8,16 +8,16 @@
 // Where the context carries no XID the pool is the plain pool. Where it carries
 // one, each local transaction becomes a branch of that global transaction:
 //
-//	            Tx                              branch (one goroutine)
-//	  first  BEGIN, arm, statement ---flush-->      RegisterBranch ---> TC
-//	  next   statement             ---flush-->            |
-//	         ...                                          v
-//	  Commit wait for the acknowledgement <---------- registered
-//	         seal, COMMIT          ---flush-->
-//	         committed ---------------------------> Vote yes ---------> TC
+//	          Tx                              branch (one goroutine)
+//	first  BEGIN, arm, statement ---flush-->      RegisterBranch ---> TC
+//	next   statement             ---flush-->            |
+//	       ...                                          v
+//	Commit wait for the acknowledgement <---------- registered
+//	       seal, COMMIT          ---flush-->
+//	       committed ---------------------------> Vote yes ---------> TC
 //
-//	  TC === Settle, AskVotes ==> agent: queue --> settlers (own connections)
-//	  janitor: intents left over --> Get from the TC --> the same queue
+//	TC === Settle, AskVotes ==> agent: queue --> settlers (own connections)
+//	janitor: intents left over --> Get from the TC --> the same queue
 //
 // A local transaction of n statements costs no more round trips than with plain
 // pgx: arming travels with the first statement and sealing with COMMIT. After

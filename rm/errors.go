@@ -15,21 +15,21 @@ import (
 )
 
 var (
-	// ErrDecided: the global transaction is decided already, so this branch
+	// ErrDecided means: the global transaction is decided already, so this branch
 	// can no longer join it. Its local transaction was rolled back.
 	ErrDecided = errors.New("the global transaction is already decided")
-	// ErrOutcomeUnknown: the reply to COMMIT was lost and the database could
+	// ErrOutcomeUnknown means: the reply to COMMIT was lost and the database could
 	// not be asked in time. The coordinator finds out; do not run the work again.
 	ErrOutcomeUnknown = errors.New("it is unknown whether the local transaction committed")
-	// ErrTransactionControl: SQL text tried to begin or end a transaction.
+	// ErrTransactionControl means: SQL text tried to begin or end a transaction.
 	ErrTransactionControl = errors.New("transaction control by SQL text is refused inside a global transaction")
-	// ErrTransactionLost: the local transaction ended without Commit or
+	// ErrTransactionLost means: the local transaction ended without Commit or
 	// Rollback of its Tx, by whatever was done with its raw connection.
 	ErrTransactionLost = errors.New("the local transaction ended behind the back of its Tx")
-	// ErrOtherTransaction: the context of a statement carries another XID than
+	// ErrOtherTransaction means: the context of a statement carries another XID than
 	// the local transaction it was to run in.
 	ErrOtherTransaction = errors.New("the context belongs to another global transaction")
-	// ErrClosed: the pool is closed.
+	// ErrClosed means: the pool is closed.
 	ErrClosed = errors.New("handfast: pool is closed")
 )
 

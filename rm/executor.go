@@ -144,6 +144,23 @@ func (e executor) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
 func (e executor) query(ctx context.Context, w *waiter, sql string, args []any) (pgx.Rows, error) {
+	if !seemsToRead(sql, args) {
+		return e.queryBranch(ctx, w, sql, args)
+	}
+	r, err := e.read(ctx, sql, args)
+	if triedToWrite(err) {
+		return e.queryBranch(ctx, w, sql, args)
+	}
+	return &retryRows{Rows: r, again: func(err error) (pgx.Rows, bool) {
+		if !triedToWrite(err) {
+			return nil, false
+		}
+		r, _ := e.queryBranch(ctx, w, sql, args) // Err gives the error
+		return r, true
+	}}, err
+}
+
+func (e executor) queryBranch(ctx context.Context, w *waiter, sql string, args []any) (pgx.Rows, error) {
 	for {
 		r, err := e.queryOnce(ctx, w.x, sql, args)
 		if err == nil {
@@ -151,7 +168,7 @@ func (e executor) query(ctx context.Context, w *waiter, sql string, args []any) 
 				if !w.again(ctx, err) {
 					return nil, false
 				}
-				r, _ := e.query(ctx, w, sql, args) // Err gives the error
+				r, _ := e.queryBranch(ctx, w, sql, args) // Err gives the error
 				return r, true
 			}}, nil
 		}
@@ -241,7 +258,7 @@ func (r *retryRows) Next() bool {
 		if r.given {
 			return false
 		}
-		err := r.Rows.Err()
+		err := r.Err()
 		if err == nil {
 			return false
 		}

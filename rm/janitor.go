@@ -54,11 +54,10 @@ func (j *janitor) round(ctx context.Context) {
 	rand.Shuffle(len(pending), func(a, b int) { pending[a], pending[b] = pending[b], pending[a] }) //nolint:gosec // not a secret
 	told := make(map[xid.ID]string, len(pending))
 	for n, x := range pending {
-		why, before := "", j.told[x.XID]
+		before := j.told[x.XID]
+		why := before // where it is not its turn
 		if n < janitorBatch && ctx.Err() == nil {
 			why = j.look(ctx, x)
-		} else {
-			why = before // not its turn
 		}
 		if why == "" {
 			continue
