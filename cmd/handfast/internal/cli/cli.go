@@ -58,12 +58,33 @@ func Main(args []string, s Streams) int {
 	return Run(ctx, args, s)
 }
 
-// signalContext is done at the first SIGINT or SIGTERM. After that the
-// signals have their usual effect again, so that the second one kills.
-func signalContext() (context.Context, context.CancelFunc) {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop)
-	return ctx, stop
+// signalContext is done at the first SIGINT or SIGTERM. The second one exits at
+// once with 128 and its number. The two are read from one channel: to restore
+// the usual effect of signals after the first would leave a moment in which the
+// second is lost.
+func signalContext() (ctx context.Context, stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	stopped := make(chan struct{})
+	go func() {
+		for first := true; ; first = false {
+			select {
+			case <-stopped:
+				return
+			case sig := <-signals:
+				if n, ok := sig.(syscall.Signal); ok && !first {
+					os.Exit(128 + int(n))
+				}
+				cancel()
+			}
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		close(stopped)
+		cancel()
+	}
 }
 
 // Run runs one command under ctx and returns the exit code.

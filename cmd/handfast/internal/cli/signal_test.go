@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -24,8 +25,41 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+type session struct {
+	grpc.BidiStreamingClient[handfastv1.ClientMessage, handfastv1.ServerMessage]
+}
+
+// send writes one frame.
+func (s session) send(t *testing.T, f *handfastv1.ClientFrame) {
+	t.Helper()
+	if err := s.Send(&handfastv1.ClientMessage{Frames: []*handfastv1.ClientFrame{f}}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// await reads until a frame is as wanted.
+func (s session) await(t *testing.T, what string, ok func(*handfastv1.ServerFrame) bool) *handfastv1.ServerFrame {
+	t.Helper()
+	for {
+		m, err := s.Recv()
+		if err != nil {
+			t.Fatalf("no %s: %v", what, err)
+		}
+		for _, f := range m.GetFrames() {
+			if f.GetError() != nil {
+				t.Fatalf("no %s: %v", what, f)
+			}
+			if ok(f) {
+				return f
+			}
+		}
+	}
+}
+
+func isDrain(f *handfastv1.ServerFrame) bool { return f.GetDrain() != nil }
+
 // startProcess runs "handfast dev" as a process, with a session open to it.
-func startProcess(t *testing.T) (*exec.Cmd, grpc.BidiStreamingClient[handfastv1.ClientMessage, handfastv1.ServerMessage]) {
+func startProcess(t *testing.T) (*exec.Cmd, session) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "dev", "--listen", "127.0.0.1:0", "--drain-timeout", "1m")
 	cmd.Env = append(os.Environ(), asHandfast+"=1", "TMPDIR="+t.TempDir())
@@ -46,65 +80,57 @@ func startProcess(t *testing.T) (*exec.Cmd, grpc.BidiStreamingClient[handfastv1.
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	session, err := handfastv1.NewCoordinatorClient(conn).Session(t.Context())
+	stream, err := handfastv1.NewCoordinatorClient(conn).Session(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	hello := &handfastv1.ClientFrame{Id: 1, Kind: &handfastv1.ClientFrame_Hello{Hello: &handfastv1.Hello{ClientName: "test"}}}
-	if err := session.Send(&handfastv1.ClientMessage{Frames: []*handfastv1.ClientFrame{hello}}); err != nil {
-		t.Fatal(err)
+	s := session{stream}
+	s.send(t, &handfastv1.ClientFrame{Id: 1, Kind: &handfastv1.ClientFrame_Hello{Hello: &handfastv1.Hello{ClientName: "test"}}})
+	s.await(t, "answer to hello", func(f *handfastv1.ServerFrame) bool { return f.GetHello() != nil })
+	return cmd, s
+}
+
+// commitWithoutVote leaves a commit in flight: its branch never votes.
+func (s session) commitWithoutVote(t *testing.T) {
+	t.Helper()
+	s.send(t, &handfastv1.ClientFrame{Id: 2, Kind: &handfastv1.ClientFrame_Begin{Begin: &handfastv1.BeginRequest{}}})
+	id := s.await(t, "XID", func(f *handfastv1.ServerFrame) bool { return f.GetBegin() != nil }).GetBegin().GetXid()
+	s.send(t, &handfastv1.ClientFrame{Id: 3, Kind: &handfastv1.ClientFrame_RegisterBranch{RegisterBranch: &handfastv1.RegisterBranchRequest{
+		Xid: id, BranchId: strings.Repeat("ab", 16), ResourceId: aUUID, Mode: handfastv1.Mode_MODE_AT}}})
+	s.send(t, &handfastv1.ClientFrame{Id: 4, Kind: &handfastv1.ClientFrame_Commit{Commit: &handfastv1.CommitRequest{Xid: id}}})
+	s.send(t, &handfastv1.ClientFrame{Id: 5, Kind: &handfastv1.ClientFrame_Get{Get: &handfastv1.GetRequest{Xid: id}}})
+	f := s.await(t, "state", func(f *handfastv1.ServerFrame) bool { return f.GetGet() != nil })
+	if f.GetGet().GetTransaction().GetPhase() != handfastv1.Phase_PHASE_COLLECTING {
+		t.Fatalf("the commit is not in flight: %v", f)
 	}
-	if _, err := session.Recv(); err != nil {
-		t.Fatal(err)
-	}
-	return cmd, session
 }
 
 func TestFirstSignalDrains(t *testing.T) {
 	t.Parallel()
-	cmd, session := startProcess(t)
+	cmd, s := startProcess(t)
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	awaitDrain(t, session)
-	if err := session.CloseSend(); err != nil {
-		t.Fatal(err)
-	}
+	s.await(t, "word of draining", isDrain)
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("it ended with %v", err)
 	}
 }
 
-// The client stays, so draining would take its whole minute.
+// A commit is in flight, so draining would take its whole minute.
 func TestSecondSignalEndsAtOnce(t *testing.T) {
 	t.Parallel()
-	cmd, session := startProcess(t)
+	cmd, s := startProcess(t)
+	s.commitWithoutVote(t)
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	awaitDrain(t, session)
+	s.await(t, "word of draining", isDrain)
 	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
 		t.Fatal(err)
 	}
 	_ = cmd.Wait()
-	status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus)
-	if !ok || !status.Signaled() || status.Signal() != syscall.SIGINT {
+	if code := cmd.ProcessState.ExitCode(); code != 128+int(syscall.SIGINT) {
 		t.Errorf("it ended with %v", cmd.ProcessState)
-	}
-}
-
-// awaitDrain reads until the coordinator says that it goes away.
-func awaitDrain(t *testing.T, session grpc.BidiStreamingClient[handfastv1.ClientMessage, handfastv1.ServerMessage]) {
-	t.Helper()
-	for {
-		m, err := session.Recv()
-		if err != nil {
-			t.Fatalf("no word of draining: %v", err)
-		}
-		for _, f := range m.GetFrames() {
-			if f.GetDrain() != nil {
-				return
-			}
-		}
 	}
 }
