@@ -1,0 +1,234 @@
+package rm_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"go.uber.org/goleak"
+
+	"github.com/handfast/handfast/client"
+	"github.com/handfast/handfast/internal/pgserver"
+	"github.com/handfast/handfast/internal/pgtest"
+	pb "github.com/handfast/handfast/proto/handfast/v1"
+	"github.com/handfast/handfast/rm"
+	"github.com/handfast/handfast/tc"
+	"github.com/handfast/handfast/undolog"
+	"github.com/handfast/handfast/xid"
+)
+
+const patience = 20 * time.Second
+
+var cluster = pgtest.New(pgserver.Options{})
+
+func TestMain(m *testing.M) {
+	code := cluster.Run(m)
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+const schema = `
+CREATE TABLE account (id int PRIMARY KEY, owner text NOT NULL, balance int NOT NULL);
+INSERT INTO account SELECT i, 'owner ' || i, 100 FROM generate_series(1, 100) i;
+CREATE TABLE entry (account int, n int, note text, PRIMARY KEY (account, n));
+`
+
+var protected = []string{"account", "entry"}
+
+// database makes a database with two protected tables.
+func database(t testing.TB) (dsn string) {
+	t.Helper()
+	dsn = cluster.DSN(t)
+	conn := connect(t, dsn)
+	if err := undolog.Install(limited(t), conn); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, conn, schema)
+	if _, err := undolog.Protect(limited(t), conn, protected...); err != nil {
+		t.Fatal(err)
+	}
+	return dsn
+}
+
+func connect(t testing.TB, dsn string) *pgx.Conn {
+	t.Helper()
+	conn, err := pgx.Connect(limited(t), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	return conn
+}
+
+func exec(t testing.TB, conn *pgx.Conn, sql string, args ...any) {
+	t.Helper()
+	if _, err := conn.Exec(limited(t), sql, args...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// limited gives a context that ends when a test has waited long enough.
+func limited(t testing.TB) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+// coordinator starts a real one on loopback, with a store on disk.
+func coordinator(t testing.TB) (addr string) {
+	t.Helper()
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := tc.NewServer(context.Background(), tc.Config{
+		Listener: lis, StoreDir: t.TempDir(), DrainTimeout: 5 * time.Second, Log: quiet(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return s.Addr().String()
+}
+
+func dial(t testing.TB, addr string) *client.Client {
+	t.Helper()
+	c, err := client.Dial(addr, client.WithLogger(quiet()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+func open(t testing.TB, c *client.Client, dsn string, opts ...rm.Option) *rm.Pool {
+	t.Helper()
+	p, err := rm.Open(limited(t), c, dsn, append([]rm.Option{rm.WithLogger(quiet())}, opts...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Close)
+	return p
+}
+
+// world is a coordinator, a database and a service on both.
+type world struct {
+	t    testing.TB
+	tc   *client.Client
+	dsn  string
+	pool *rm.Pool
+	look *pgx.Conn // a plain session
+}
+
+func newWorld(t testing.TB, opts ...rm.Option) *world {
+	t.Helper()
+	w := &world{t: t, dsn: database(t)}
+	w.tc = dial(t, coordinator(t))
+	w.pool = open(t, w.tc, w.dsn, opts...)
+	w.look = connect(t, w.dsn)
+	return w
+}
+
+// begin begins a global transaction and gives a context of it.
+func (w *world) begin() (context.Context, xid.ID) {
+	w.t.Helper()
+	a, err := w.tc.Begin(limited(w.t), &pb.BeginRequest{Name: w.t.Name()})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	x, err := xid.Parse(a.GetXid())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return xid.NewContext(limited(w.t), x), x
+}
+
+// commit commits and waits until everything is settled.
+func (w *world) commit(x xid.ID) pb.Outcome {
+	w.t.Helper()
+	a, err := w.tc.Commit(limited(w.t), &pb.CommitRequest{Xid: x.String(), WaitSettled: true})
+	if err != nil {
+		w.t.Fatalf("commit: %v", err)
+	}
+	return a.GetOutcome()
+}
+
+func (w *world) rollback(x xid.ID) {
+	w.t.Helper()
+	if _, err := w.tc.Rollback(limited(w.t), &pb.RollbackRequest{Xid: x.String(), WaitSettled: true}); err != nil {
+		w.t.Fatalf("rollback: %v", err)
+	}
+}
+
+// value reads one value with a plain session.
+func value[T any](w *world, sql string, args ...any) (v T) {
+	w.t.Helper()
+	if err := w.look.QueryRow(limited(w.t), sql, args...).Scan(&v); err != nil {
+		w.t.Fatalf("%s: %v", sql, err)
+	}
+	return v
+}
+
+// contents is all data of the protected tables.
+func (w *world) contents() string {
+	w.t.Helper()
+	return value[string](w, `SELECT coalesce(string_agg(r, E'\n' ORDER BY r), '') FROM (
+		SELECT 'account ' || a::text AS r FROM account a UNION ALL SELECT 'entry ' || e::text FROM entry e) x`)
+}
+
+// intents counts what is undecided.
+func (w *world) intents() int {
+	w.t.Helper()
+	return value[int](w, `SELECT (SELECT count(*) FROM handfast.undo) + (SELECT count(*) FROM handfast.gate)
+		+ (SELECT count(*) FROM handfast.fence WHERE state = 'L')`)
+}
+
+func (w *world) branches(x xid.ID) []*pb.Branch {
+	w.t.Helper()
+	a, err := w.tc.Get(limited(w.t), &pb.GetRequest{Xid: x.String()})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return a.GetTransaction().GetBranches()
+}
+
+func check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wantError(t testing.TB, err, want error) {
+	t.Helper()
+	if !errors.Is(err, want) {
+		t.Fatalf("got error %v, want %v", err, want)
+	}
+}
+
+func equal[T comparable](t testing.TB, what string, got, want T) {
+	t.Helper()
+	if got != want {
+		t.Fatalf("%s: got %v, want %v", what, got, want)
+	}
+}
