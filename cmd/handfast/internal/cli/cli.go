@@ -129,7 +129,7 @@ Start with:  handfast demo      the whole thing on this machine, crashes include
 	root.SetOut(s.Out)
 	root.SetErr(s.Err)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
-	root.AddCommand(newServer(s), newDev(s), newTx(s), newStatus(s), newAdopt(s), newVersion(s))
+	root.AddCommand(newServer(s), newDev(s), newTx(s), newStatus(s), newAdopt(s), newPg(s), newVersion(s))
 	return root
 }
 

@@ -22,7 +22,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asHandfast) != "" {
 		os.Exit(Main(os.Args[1:], Streams{Out: os.Stdout, Err: os.Stderr, Environ: os.Environ()}))
 	}
-	os.Exit(m.Run())
+	os.Exit(cluster.Run(m))
 }
 
 type session struct {

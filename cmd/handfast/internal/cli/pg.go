@@ -1,0 +1,306 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/spf13/cobra"
+
+	"github.com/handfast/handfast/cmd/handfast/internal/config"
+	"github.com/handfast/handfast/undolog"
+)
+
+// database is how a command reaches a Postgres database.
+type database struct {
+	streams Streams
+	dsn     string
+	timeout string
+}
+
+func newPg(s Streams) *cobra.Command {
+	cmd := group(&cobra.Command{
+		Use:   "pg",
+		Short: "Prepare a Postgres database for global transactions, and look into it",
+	})
+	d := &database{streams: s}
+	cmd.PersistentFlags().StringVar(&d.dsn, "dsn", "", "connection `URL` or key=value string of the database (DATABASE_URL)")
+	cmd.PersistentFlags().StringVar(&d.timeout, "timeout", "10s", "how long connecting may take")
+	cmd.AddCommand(newPgInstall(s, d), newPgProtect(s, d), newPgUnprotect(s, d), newPgGrant(s, d), newPgDoctor(s, d), newPgPending(s, d))
+	return cmd
+}
+
+// connect opens a connection, hands it to fn and closes it.
+func (d *database) connect(ctx context.Context, fn func(context.Context, *pgx.Conn) error) error {
+	timeout, err := config.ParseDuration(d.timeout)
+	if err != nil || timeout <= 0 {
+		return usagef("--timeout: %q is not a duration such as 10s", d.timeout)
+	}
+	source := "--dsn"
+	if d.dsn == "" {
+		d.dsn, source = d.streams.getenv("DATABASE_URL"), "DATABASE_URL"
+	}
+	if d.dsn == "" {
+		return usagef("no database named: set --dsn or DATABASE_URL to something like postgres://user@host/database")
+	}
+	cfg, err := pgx.ParseConfig(d.dsn)
+	if err != nil {
+		return usagef("%s: %w", source, err) // pgx leaves the password out
+	}
+	cfg.ConnectTimeout = timeout
+	conn, err := pgx.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return fmt.Errorf("%s: %w", source, err)
+	}
+	err = fn(ctx, conn)
+	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	return errors.Join(err, conn.Close(closing))
+}
+
+// installed is connect for what needs the schema: without it, the error is
+// what to do, not the first object that is missing.
+func (d *database) installed(ctx context.Context, fn func(context.Context, *pgx.Conn) error) error {
+	return d.connect(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		if _, err := undolog.Inspect(ctx, conn); err != nil {
+			return err
+		}
+		return fn(ctx, conn)
+	})
+}
+
+func newPgInstall(s Streams, d *database) *cobra.Command {
+	var printOnly bool
+	cmd := &cobra.Command{
+		Use:   "install",
+		Short: "Create or upgrade the schema handfast",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if printOnly {
+				_, err := fmt.Fprintln(s.Out, strings.TrimSpace(undolog.InstallSQL()))
+				return err
+			}
+			return d.connect(cmd.Context(), func(ctx context.Context, conn *pgx.Conn) error {
+				if err := undolog.Install(ctx, conn); err != nil {
+					return err
+				}
+				info, err := undolog.Inspect(ctx, conn)
+				if err != nil {
+					return err
+				}
+				_, err = fmt.Fprintf(s.Out, "database %s: schema handfast has version %d, the resource is %s\n",
+					info.Database, info.SchemaVersion, info.Resource)
+				return err
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&printOnly, "print", false, "print the SQL instead of running it; needs no database")
+	return cmd
+}
+
+// tableNames refuses what cannot be the name of a table before connecting.
+func tableNames(cmd *cobra.Command, a []string) error {
+	if len(a) == 0 {
+		return usagef("%s takes names of tables, such as public.stock", cmd.CommandPath())
+	}
+	for i, name := range a {
+		if strings.TrimSpace(name) == "" || strings.ContainsRune(name, 0) {
+			return usagef("argument %d: %q is not the name of a table, such as public.stock", i+1, name)
+		}
+	}
+	return nil
+}
+
+func newPgProtect(s Streams, d *database) *cobra.Command {
+	var printOnly bool
+	cmd := &cobra.Command{
+		Use:   "protect TABLE...",
+		Short: "Put capture and guard on tables; again after their columns or unique indexes changed",
+		Example: `  handfast pg protect public.stock public.account
+  handfast pg protect --print public.stock`,
+		Args: tableNames,
+		RunE: func(cmd *cobra.Command, a []string) error {
+			return d.installed(cmd.Context(), func(ctx context.Context, conn *pgx.Conn) error {
+				if printOnly {
+					return printProtect(ctx, s, conn, a)
+				}
+				tables, err := undolog.Protect(ctx, conn, a...)
+				if err != nil {
+					return err
+				}
+				rows := make([][]string, 0, len(tables))
+				for _, t := range tables {
+					rows = append(rows, []string{clean(t.Name), clean(strings.Join(t.Keys, ", "))})
+				}
+				return table(s.Out, []string{"PROTECTED", "KEY"}, rows)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&printOnly, "print", false, "print the triggers and functions, for reading, and change nothing")
+	return cmd
+}
+
+func printProtect(ctx context.Context, s Streams, conn *pgx.Conn, tables []string) error {
+	for _, name := range tables {
+		sql, err := undolog.ProtectSQL(ctx, conn, name)
+		if err != nil {
+			return err
+		}
+		if _, err := fmt.Fprintln(s.Out, strings.TrimSpace(sql)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func newPgUnprotect(s Streams, d *database) *cobra.Command {
+	return &cobra.Command{
+		Use:   "unprotect TABLE...",
+		Short: "Take capture and guard off tables; refused while rows of them are undecided",
+		Args:  tableNames,
+		RunE: func(cmd *cobra.Command, a []string) error {
+			return d.installed(cmd.Context(), func(ctx context.Context, conn *pgx.Conn) error {
+				if err := undolog.Unprotect(ctx, conn, a...); err != nil {
+					return err
+				}
+				_, err := fmt.Fprintln(s.Out, "no longer protected:", clean(strings.Join(a, ", ")))
+				return err
+			})
+		},
+	}
+}
+
+func newPgGrant(s Streams, d *database) *cobra.Command {
+	return &cobra.Command{
+		Use:   "grant ROLE",
+		Short: "Let the role of a service settle transactions; the owner of the schema may anyway",
+		Args: func(cmd *cobra.Command, a []string) error {
+			if len(a) != 1 || a[0] == "" {
+				return usagef("%s takes the name of one role", cmd.CommandPath())
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, a []string) error {
+			return d.installed(cmd.Context(), func(ctx context.Context, conn *pgx.Conn) error {
+				if err := undolog.Grant(ctx, conn, a[0]); err != nil {
+					return err
+				}
+				_, err := fmt.Fprintln(s.Out, "may settle:", clean(a[0]))
+				return err
+			})
+		},
+	}
+}
+
+func newPgDoctor(s Streams, d *database) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Say what keeps the promises from holding in this database, and what mends it",
+		Long: `Says what keeps the promises from holding in this database, and what mends it.
+Exit code 1 when there is an error among the findings; warnings alone give 0.`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return d.connect(cmd.Context(), func(ctx context.Context, conn *pgx.Conn) error {
+				findings, err := undolog.Doctor(ctx, conn)
+				if err != nil {
+					return err
+				}
+				if err := showFindings(s, findings, asJSON); err != nil {
+					return err
+				}
+				for _, f := range findings {
+					if f.Severity == undolog.SeverityError {
+						return &exitError{ExitFailure}
+					}
+				}
+				return nil
+			})
+		},
+	}
+	jsonFlag(cmd, &asJSON)
+	return cmd
+}
+
+func showFindings(s Streams, findings []undolog.Finding, asJSON bool) error {
+	if asJSON {
+		return printJSON(s.Out, struct {
+			Findings []undolog.Finding `json:"findings"`
+		}{append([]undolog.Finding{}, findings...)})
+	}
+	if len(findings) == 0 {
+		_, err := fmt.Fprintln(s.Out, "healthy")
+		return err
+	}
+	for _, f := range findings {
+		if _, err := fmt.Fprintf(s.Out, "%s: %s: %s\n    %s\n", f.Severity, clean(f.Object), clean(f.Problem), clean(f.Fix)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pendingRow is a transaction as "pg pending --json" prints it.
+type pendingRow struct {
+	XID      string    `json:"xid"`
+	Since    time.Time `json:"since"`
+	Branches []string  `json:"branches"`
+	Rows     int64     `json:"rows"`
+	Tables   []string  `json:"tables"`
+}
+
+func newPgPending(s Streams, d *database) *cobra.Command {
+	var asJSON bool
+	var older string
+	cmd := &cobra.Command{
+		Use:   "pending",
+		Short: "List the transactions that are not settled in this database, oldest first, at most 1000",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			age, err := config.ParseDuration(older)
+			if err != nil || age < 0 {
+				return usagef("--older-than: %q is not a duration such as 30s", older)
+			}
+			return d.installed(cmd.Context(), func(ctx context.Context, conn *pgx.Conn) error {
+				pending, err := undolog.Pending(ctx, conn, age)
+				if err != nil {
+					return err
+				}
+				return showPending(s, pending, asJSON)
+			})
+		},
+	}
+	jsonFlag(cmd, &asJSON)
+	cmd.Flags().StringVar(&older, "older-than", "0s", "only those begun longer ago")
+	return cmd
+}
+
+func showPending(s Streams, pending []undolog.PendingXID, asJSON bool) error {
+	out := make([]pendingRow, 0, len(pending))
+	for _, p := range pending {
+		row := pendingRow{XID: p.XID.String(), Since: p.Since, Branches: []string{}, Rows: p.Intents, Tables: append([]string{}, p.Tables...)}
+		for _, b := range p.Branches {
+			row.Branches = append(row.Branches, b.String())
+		}
+		out = append(out, row)
+	}
+	if asJSON {
+		return printJSON(s.Out, struct {
+			Pending []pendingRow `json:"pending"`
+		}{out})
+	}
+	if len(out) == 0 {
+		_, err := fmt.Fprintln(s.Out, "nothing is pending")
+		return err
+	}
+	rows := make([][]string, 0, len(out))
+	for _, p := range out {
+		rows = append(rows, []string{p.XID, p.Since.UTC().Format(timeLayout), strconv.Itoa(len(p.Branches)),
+			strconv.FormatInt(p.Rows, 10), clean(strings.Join(p.Tables, ", "))})
+	}
+	return table(s.Out, []string{"XID", "SINCE", "BRANCHES", "ROWS", "TABLES"}, rows)
+}
