@@ -1,0 +1,67 @@
+package undolog
+
+import (
+	"context"
+	_ "embed" // the schema
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+//go:embed install.sql
+var installSQL string
+
+// InstallSQL is what Install runs.
+func InstallSQL() string { return installSQL }
+
+// Install makes or upgrades the handfast schema of the database, in one
+// transaction. It may be called again, and by several processes at once. Errors,
+// for errors.Is: ErrServerTooOld, ErrPrivilege.
+func Install(ctx context.Context, conn *pgx.Conn) error {
+	var version int
+	if err := conn.QueryRow(ctx, "SELECT current_setting('server_version_num')::int").Scan(&version); err != nil {
+		return fmt.Errorf("install: %w", err)
+	}
+	if err := checkServer(version); err != nil {
+		return fmt.Errorf("install: %w", err)
+	}
+	err := locked(ctx, conn, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, installSQL)
+		return err
+	})
+	return explain("install", err)
+}
+
+// Grant lets a role settle: read what is pending, answer for branches, and carry
+// out decisions. Services that only use tables need nothing but their own rights.
+func Grant(ctx context.Context, conn *pgx.Conn, role string) error {
+	_, err := conn.Exec(ctx, "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA handfast TO "+pgx.Identifier{role}.Sanitize())
+	return explain("grant", err)
+}
+
+// locked runs fn in a transaction that only one process runs at a time.
+func locked(ctx context.Context, conn *pgx.Conn, fn func(pgx.Tx) error) error {
+	return pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock(4263, 1)"); err != nil {
+			return err
+		}
+		return fn(tx)
+	})
+}
+
+func explain(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
+		switch pg.Code {
+		case "42501":
+			return fmt.Errorf("%s: %w: %w", what, ErrPrivilege, err)
+		case "3F000", "42883":
+			return fmt.Errorf("%s: %w", what, ErrNotInstalled)
+		}
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
