@@ -7,62 +7,21 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
-	"sync"
+	"syscall"
+
+	"github.com/handfast/handfast/internal/child"
 )
 
-// process is a child that dies with this process.
-type process struct {
-	cmd  *exec.Cmd
-	done chan struct{} // closed when it has ended
-	stop sync.Once
-	free chan struct{} // closed to give up the thread that holds it
-}
-
-// startProcess runs a program in a process group of its own. Where the system
-// can do it, the child gets a signal when the thread that started it ends; so
-// that thread is kept for it, for as long as it runs.
-func startProcess(u *account, dir string, out io.Writer, name string, args ...string) (*process, error) {
-	p := &process{done: make(chan struct{}), free: make(chan struct{})}
-	started := make(chan error, 1)
-	go func() { // ends after release, or when the start failed
-		runtime.LockOSThread()
-		p.cmd = exec.Command(name, args...) //nolint:noctx // its life is not that of a context
-		p.cmd.Dir, p.cmd.Stdout, p.cmd.Stderr = dir, out, out
-		p.cmd.Env = append(os.Environ(), "PGDATA=", "LC_ALL=C")
-		u.apply(p.cmd)
-		dieWithParent(p.cmd)
-		if err := p.cmd.Start(); err != nil {
-			started <- err
-			return
-		}
-		started <- nil
-		go func() {
-			_ = p.cmd.Wait()
-			close(p.done)
-		}()
-		select {
-		case <-p.free:
-		case <-p.done:
-		}
-		runtime.UnlockOSThread()
-	}()
-	if err := <-started; err != nil {
-		return nil, err
-	}
-	return p, nil
-}
-
-func (p *process) release() { p.stop.Do(func() { close(p.free) }) }
-
-// interrupt asks PostgreSQL for a fast shutdown.
-func (p *process) interrupt() { _ = p.cmd.Process.Signal(os.Interrupt) }
-
-func (p *process) kill() {
-	killGroup(p.cmd.Process)
-	<-p.done
+// startServer runs a program of PostgreSQL that gets a fast shutdown when this
+// process ends.
+func startServer(u *account, dir string, out io.Writer, name string, args ...string) (*child.Process, error) {
+	cmd := exec.Command(name, args...) //nolint:noctx // its life is not that of a context
+	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, out, out
+	cmd.Env = append(os.Environ(), "PGDATA=", "LC_ALL=C")
+	u.apply(cmd)
+	return child.Start(cmd, syscall.SIGINT)
 }
 
 const dirPrefix = "handfast-pg-"

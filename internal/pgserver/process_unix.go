@@ -35,23 +35,12 @@ func unprivileged() (*account, error) {
 	return nil, errors.New("postgres refuses to run as root, and there is neither a user postgres nor nobody")
 }
 
-func attributes(cmd *exec.Cmd) *syscall.SysProcAttr {
-	if cmd.SysProcAttr == nil {
-		cmd.SysProcAttr = &syscall.SysProcAttr{}
-	}
-	return cmd.SysProcAttr
-}
-
-// apply makes the command run under the account, in a process group of its own.
+// apply makes the command run under the account.
 func (a *account) apply(cmd *exec.Cmd) {
-	attributes(cmd).Setpgid = true
 	if a != nil {
-		attributes(cmd).Credential = &syscall.Credential{Uid: uint32(a.uid), Gid: uint32(a.gid)}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(a.uid), Gid: uint32(a.gid)}}
 	}
 }
-
-// killGroup kills a child and what it started.
-func killGroup(p *os.Process) { _ = syscall.Kill(-p.Pid, syscall.SIGKILL) }
 
 func alive(pid int) bool {
 	err := syscall.Kill(pid, 0)

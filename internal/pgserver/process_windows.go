@@ -1,9 +1,6 @@
 package pgserver
 
-import (
-	"os"
-	"os/exec"
-)
+import "os/exec"
 
 // account is a user that the server runs under.
 type account struct{ uid, gid int }
@@ -11,7 +8,5 @@ type account struct{ uid, gid int }
 func unprivileged() (*account, error) { return nil, nil } //nolint:nilnil // nil is the own user
 
 func (*account) apply(*exec.Cmd) {}
-
-func killGroup(p *os.Process) { _ = p.Kill() }
 
 func alive(int) bool { return true }

@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/handfast/handfast/internal/child"
 )
 
 // Options say how to run a server. The zero value is good for tests.
@@ -44,7 +46,7 @@ type Server struct {
 	user *account // nil: the own user
 
 	mu   sync.Mutex
-	proc *process
+	proc *child.Process
 }
 
 const superuser = "postgres"
@@ -137,12 +139,12 @@ func (s *Server) socketDir() string {
 // launch starts the server and waits until it answers.
 func (s *Server) launch(ctx context.Context) error {
 	log := &logBuffer{also: s.opts.Output}
-	p, err := startProcess(s.user, s.dir, log, filepath.Join(s.bin, "postgres"), s.arguments()...)
+	p, err := startServer(s.user, s.dir, log, filepath.Join(s.bin, "postgres"), s.arguments()...)
 	if err != nil {
 		return fmt.Errorf("start postgres: %w", err)
 	}
 	if err := s.awaitReady(ctx, p); err != nil {
-		p.kill()
+		p.Kill()
 		text := log.String()
 		if strings.Contains(text, "could not bind") || strings.Contains(text, "Address already in use") {
 			return errPortTaken
@@ -155,7 +157,7 @@ func (s *Server) launch(ctx context.Context) error {
 	return nil
 }
 
-func (s *Server) awaitReady(ctx context.Context, p *process) error {
+func (s *Server) awaitReady(ctx context.Context, p *child.Process) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	for {
@@ -164,7 +166,7 @@ func (s *Server) awaitReady(ctx context.Context, p *process) error {
 			return conn.Close(ctx)
 		}
 		select {
-		case <-p.done:
+		case <-p.Done():
 			return errors.New("it exited")
 		case <-ctx.Done():
 			return errors.Join(ctx.Err(), err)
@@ -202,13 +204,12 @@ func (s *Server) Stop(ctx context.Context) error {
 	s.proc = nil
 	s.mu.Unlock()
 	if p != nil {
-		p.interrupt()
+		p.Interrupt()
 		select {
-		case <-p.done:
+		case <-p.Done():
 		case <-ctx.Done():
-			p.kill()
+			p.Kill()
 		}
-		p.release()
 	}
 	return os.RemoveAll(s.dir)
 }
@@ -221,8 +222,7 @@ func (s *Server) Kill() {
 	s.proc = nil
 	s.mu.Unlock()
 	if p != nil {
-		p.kill()
-		p.release()
+		p.Kill()
 	}
 }
 
