@@ -102,6 +102,8 @@ type manager struct {
 	hold func(*pb.SettleItem) bool
 	// votes answers AskVotes; unset: yes.
 	votes func(*pb.AskItem) pb.Vote
+	// forget keeps nothing of what was settled.
+	forget bool
 
 	mu      sync.Mutex
 	settled map[string]pb.Outcome
@@ -122,7 +124,9 @@ func (m *manager) Settle(_ context.Context, cmd *pb.Settle, answer func(*pb.Sett
 		if m.hold != nil && !m.hold(i) {
 			continue
 		}
-		m.settled[i.GetXid()] = i.GetOutcome()
+		if !m.forget {
+			m.settled[i.GetXid()] = i.GetOutcome()
+		}
 		res.Items = append(res.Items, &pb.SettleItemResult{Xid: i.GetXid(), Outcome: i.GetOutcome(), Done: true})
 	}
 	close(m.changed)

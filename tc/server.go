@@ -150,8 +150,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	down, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.DrainTimeout)
 	defer cancel()
 	err = errors.Join(err, s.Shutdown(down))
-	<-served
-	return err
+	return errors.Join(err, <-served)
 }
 
 // Shutdown stops the server in order: readiness goes off, clients are asked to

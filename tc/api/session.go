@@ -200,7 +200,7 @@ func (s *session) hello(id uint64, h *pb.Hello) error {
 	meta := s.a.eng.Identity()
 	s.send(&pb.ServerFrame{Id: id, Kind: &pb.ServerFrame_Hello{Hello: &pb.HelloResponse{
 		StoreId: meta.StoreText, Incarnation: meta.Incarnation,
-	}}}, smallFrame)
+	}}})
 	return nil
 }
 
@@ -224,13 +224,13 @@ func (s *session) handle(f *pb.ClientFrame) error {
 	in, err := c.input(f)
 	switch {
 	case err != nil:
-		s.send(frameError(f.GetId(), err), smallFrame)
+		s.send(frameError(f.GetId(), err))
 		return nil
 	case in == nil:
 		return nil // answered already
 	}
 	if err := s.open(c); err != nil {
-		s.send(frameError(f.GetId(), err), smallFrame)
+		s.send(frameError(f.GetId(), err))
 		return nil
 	}
 	if err := s.a.eng.Submit(in); err != nil {
@@ -280,7 +280,7 @@ func (c *call) input(f *pb.ClientFrame) (in core.Input, err error) {
 		if err := a.hub.attach(c.s, k.Attach); err != nil {
 			return nil, err
 		}
-		c.s.send(&pb.ServerFrame{Id: f.GetId(), Kind: &pb.ServerFrame_Attach{Attach: &pb.AttachResponse{}}}, smallFrame)
+		c.s.send(&pb.ServerFrame{Id: f.GetId(), Kind: &pb.ServerFrame_Attach{Attach: &pb.AttachResponse{}}})
 		return nil, nil //nolint:nilnil // answered: there is nothing to submit
 	default:
 		return nil, refusal(codes.Unimplemented, pb.ErrorReason_ERROR_REASON_INVALID_FIELD,
@@ -407,7 +407,7 @@ func (s *session) answered(r *pb.AskVotesResult) error {
 func (s *session) detach(id uint64, d *pb.Detach) error {
 	err := s.a.hub.detach(s, d)
 	if err != nil && id != 0 {
-		s.send(frameError(id, err), smallFrame)
+		s.send(frameError(id, err))
 		return nil
 	}
 	return err

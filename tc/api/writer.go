@@ -21,11 +21,11 @@ const (
 
 func messageSize(m proto.Message) int { return proto.Size(m) }
 
-// send queues a frame that answers no request of the table.
-func (s *session) send(f *pb.ServerFrame, size int) {
+// send queues a small frame that answers no request of the table.
+func (s *session) send(f *pb.ServerFrame) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.queue(f, size)
+	s.queue(f, smallFrame)
 }
 
 // queue queues a frame. The caller holds s.mu.

@@ -119,7 +119,9 @@ type Engine struct {
 	failOnce sync.Once
 	failure  atomic.Pointer[error]
 
-	quarantine sync.Mutex // one change at a time
+	quarantine sync.Mutex // one change at a time; guards the next two
+	seen       Witness    // the highest that the store can't have reached
+	accepted   Witness    // the highest such that an operator knew of
 
 	started   atomic.Bool
 	closeOnce sync.Once

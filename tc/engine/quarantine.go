@@ -21,7 +21,7 @@ type Witness struct {
 // and wraps ErrQuarantined. A witness of another store says nothing.
 func (e *Engine) CheckWitness(w Witness) error {
 	why := e.beyond(w)
-	if why == "" {
+	if why == "" || e.accepts(w) {
 		return nil
 	}
 	if err := e.Quarantine(e.meta.Incarnation, why); err != nil {
@@ -30,8 +30,30 @@ func (e *Engine) CheckWitness(w Witness) error {
 	return fmt.Errorf("%w: %s", ErrQuarantined, why)
 }
 
-// ErrQuarantined: the store is older than what it issued.
+// ErrQuarantined tells that the store is older than what it issued.
 var ErrQuarantined = errors.New("the store was restored from an older copy")
+
+// accepts tells whether an operator has adopted the store although the witness
+// was known; otherwise it is noted, as what the next adoption accepts.
+func (e *Engine) accepts(w Witness) bool {
+	e.quarantine.Lock()
+	defer e.quarantine.Unlock()
+	if !e.accepted.before(w) {
+		return true
+	}
+	if e.seen.before(w) {
+		e.seen = w
+	}
+	return false
+}
+
+// before orders witnesses of one store.
+func (w Witness) before(o Witness) bool {
+	if w.Incarnation != o.Incarnation {
+		return w.Incarnation < o.Incarnation
+	}
+	return w.Position < o.Position
+}
 
 func (e *Engine) beyond(w Witness) string {
 	switch {
@@ -74,10 +96,12 @@ func (e *Engine) Quarantine(below uint32, reason string) error {
 	return nil
 }
 
-// Adopt ends the quarantine.
+// Adopt ends the quarantine. What witnesses have seen so far does not begin
+// another one, until the engine is started anew.
 func (e *Engine) Adopt(operator string) error {
 	e.quarantine.Lock()
 	defer e.quarantine.Unlock()
+	e.accepted = e.seen
 	meta := e.st.Meta()
 	if meta.QuarantineBelow == 0 {
 		return nil

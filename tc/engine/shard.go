@@ -124,10 +124,13 @@ func (s *shard) lookUp(in core.Input) {
 		s.e.fail(fmt.Errorf("engine: look up %s: %w", id, err))
 		return
 	}
-	if found {
-		s.m.Load(tx)
-		s.loaded = append(s.loaded, id)
+	if !found {
+		// It may have been dropped just now: the horizon was raised before.
+		s.collect(s.m.Step(s.e.clock.Now(), core.Horizon{Time: s.e.st.Meta().Horizon}))
+		return
 	}
+	s.m.Load(tx)
+	s.loaded = append(s.loaded, id)
 }
 
 // collect copies an output, which is valid until the next step only.
