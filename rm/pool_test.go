@@ -3,6 +3,7 @@ package rm_test
 import (
 	"context"
 	"fmt"
+	"maps"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -147,7 +148,7 @@ func works() map[string]func(ctx context.Context, d db) error {
 			return err
 		},
 	}
-	for name, work := range m {
+	for name, work := range maps.Clone(m) {
 		m["Tx: "+name] = func(ctx context.Context, d db) error {
 			return pgx.BeginFunc(ctx, d, func(tx pgx.Tx) error { return work(ctx, tx) })
 		}
@@ -196,9 +197,7 @@ func TestWorkIsKeptOrUndoneAsTheDecisionSays(t *testing.T) {
 			if after == before {
 				t.Fatal("nothing was done")
 			}
-			for _, b := range w.branches(x) {
-				t.Log(b.GetVote())
-			}
+			equal(t, "branches", len(w.branches(x)), 1)
 			w.rollback(x)
 			equal(t, "after rollback", w.contents(), before)
 			equal(t, "intents after rollback", w.intents(), 0)
