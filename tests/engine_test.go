@@ -19,6 +19,7 @@ import (
 
 // engine is what the suite needs of the container engine.
 type engine struct {
+	t        *testing.T // containers live as long as this test, whichever subtest starts them
 	provider *testcontainers.DockerProvider
 	net      *testcontainers.DockerNetwork
 }
@@ -41,7 +42,7 @@ func newEngine(t *testing.T) *engine {
 		t.Fatal(err)
 	}
 	testcontainers.CleanupNetwork(t, nw)
-	return &engine{provider: p, net: nw}
+	return &engine{t: t, provider: p, net: nw}
 }
 
 // image builds a Go program without cgo and an image that holds nothing else.
@@ -101,26 +102,34 @@ func (e *engine) volume(t *testing.T, name string) string {
 // node is one container with a name on the network.
 type node struct {
 	*testcontainers.DockerContainer
-	e    *engine
-	name string
+	e       *engine
+	name    string
+	removed bool
+}
+
+// remove ends the container and removes what it wrote, but for volumes.
+func (n *node) remove(t *testing.T) {
+	t.Helper()
+	n.removed = true
+	if err := testcontainers.TerminateContainer(n.DockerContainer, testcontainers.StopTimeout(time.Second)); err != nil {
+		t.Errorf("terminate %s: %v", n.name, err)
+	}
 }
 
 // run starts a container. When the test has failed, its last lines of log are shown.
 func (e *engine) run(t *testing.T, name, image string, opts ...testcontainers.ContainerCustomizer) *node {
 	t.Helper()
 	opts = append([]testcontainers.ContainerCustomizer{network.WithNetwork([]string{name}, e.net)}, opts...)
-	c, err := testcontainers.Run(t.Context(), image, opts...)
+	c, err := testcontainers.Run(e.t.Context(), image, opts...)
 	n := &node{DockerContainer: c, e: e, name: name}
-	t.Cleanup(func() {
-		if c == nil {
+	e.t.Cleanup(func() {
+		if c == nil || n.removed {
 			return
 		}
-		if t.Failed() {
-			n.showLog(t)
+		if e.t.Failed() {
+			n.showLog(e.t)
 		}
-		if err := testcontainers.TerminateContainer(c, testcontainers.StopTimeout(time.Second)); err != nil {
-			t.Errorf("terminate %s: %v", name, err)
-		}
+		n.remove(e.t)
 	})
 	if err != nil {
 		t.Fatalf("run %s: %v", name, err)
@@ -195,7 +204,7 @@ func (n *node) log(t *testing.T) string {
 		t.Logf("log of %s: %v", n.name, err)
 		return ""
 	}
-	defer r.Close()
+	defer func() { _ = r.Close() }()
 	var b strings.Builder
 	buf := make([]byte, 32<<10)
 	for {
@@ -210,7 +219,7 @@ func (n *node) log(t *testing.T) string {
 func (n *node) showLog(t *testing.T) {
 	t.Helper()
 	text := n.log(t)
-	const most = 4000
+	const most = 2500
 	if len(text) > most {
 		text = "... " + text[len(text)-most:]
 	}

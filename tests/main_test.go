@@ -30,7 +30,7 @@ func probeEngine() string {
 	if err != nil {
 		return err.Error()
 	}
-	defer p.Close()
+	defer func() { _ = p.Close() }()
 	info, err := p.Client().Info(ctx, dockerclient.InfoOptions{})
 	if err != nil {
 		return err.Error()
