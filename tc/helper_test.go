@@ -136,11 +136,14 @@ func (m *manager) Settle(_ context.Context, cmd *pb.Settle, answer func(*pb.Sett
 }
 
 func (m *manager) AskVotes(_ context.Context, cmd *pb.AskVotes, answer func(*pb.AskVotesResult)) {
+	m.mu.Lock()
+	votes := m.votes
+	m.mu.Unlock()
 	res := &pb.AskVotesResult{ResourceId: cmd.GetResourceId()}
 	for _, i := range cmd.GetItems() {
 		v := pb.Vote_VOTE_YES
-		if m.votes != nil {
-			v = m.votes(i)
+		if votes != nil {
+			v = votes(i)
 		}
 		res.Items = append(res.Items, &pb.AskItemResult{Xid: i.GetXid(), BranchId: i.GetBranchId(), Vote: v, Reason: "asked"})
 	}
