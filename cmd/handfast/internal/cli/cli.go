@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/handfast/handfast/cmd/handfast/internal/demo"
 )
 
 // Exit codes of the binary.
@@ -129,7 +131,8 @@ Start with:  handfast demo      the whole thing on this machine, crashes include
 	root.SetOut(s.Out)
 	root.SetErr(s.Err)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
-	root.AddCommand(newServer(s), newDev(s), newTx(s), newStatus(s), newAdopt(s), newPg(s), newVersion(s))
+	root.AddCommand(newServer(s), newDev(s), newTx(s), newStatus(s), newAdopt(s), newPg(s), newVersion(s),
+		demo.Command(s.Out, s.getenv, func(err error) error { return &usageError{err} }), demo.ServiceCommand())
 	return root
 }
 

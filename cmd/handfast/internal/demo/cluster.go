@@ -1,0 +1,198 @@
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/handfast/handfast/cmd/handfast/internal/demo/shopv1"
+	"github.com/handfast/handfast/internal/pgserver"
+	"github.com/handfast/handfast/undolog"
+)
+
+// databases are the services' databases, and the services' names.
+var databases = []string{"orders", "stock", "accounts"}
+
+// tables is the one table of each service.
+var tables = map[string]string{
+	"orders":   "CREATE TABLE orders (id int PRIMARY KEY, item text NOT NULL, count int NOT NULL, account text NOT NULL, amount int NOT NULL)",
+	"stock":    "CREATE TABLE stock (item text PRIMARY KEY, count int NOT NULL)",
+	"accounts": "CREATE TABLE accounts (name text PRIMARY KEY, balance int NOT NULL)",
+}
+
+// cluster is everything that runs.
+type cluster struct {
+	pg       *pgserver.Server // nil: somebody else's server
+	admin    string           // DSN to create databases with
+	suffix   string
+	dsn      map[string]string    // by service
+	db       map[string]*pgx.Conn // plain sessions, as psql would be
+	storeDir string
+	tc       *node
+	services map[string]*node
+	conn     *grpc.ClientConn
+	orders   shopv1.OrdersClient
+}
+
+// start starts everything; on an error nothing is left.
+func start(ctx context.Context, dsn string) (c *cluster, err error) {
+	c = &cluster{admin: dsn, suffix: fmt.Sprintf("_%d", os.Getpid()), dsn: map[string]string{}, db: map[string]*pgx.Conn{}, services: map[string]*node{}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.stop())
+		}
+	}()
+	if dsn == "" {
+		if c.pg, err = pgserver.Start(ctx, pgserver.Options{Durable: true}); err != nil {
+			return c, err
+		}
+		c.admin, c.suffix = c.pg.DSN("postgres"), ""
+	}
+	for _, name := range databases {
+		if err := c.createDatabase(ctx, name); err != nil {
+			return c, fmt.Errorf("database %s: %w", name, err)
+		}
+	}
+	if c.storeDir, err = os.MkdirTemp("", "handfast-demo-"); err != nil {
+		return c, err
+	}
+	return c, c.startNodes(ctx)
+}
+
+func (c *cluster) startNodes(ctx context.Context) (err error) {
+	addr := map[string]string{}
+	for _, name := range append([]string{"coordinator"}, databases...) {
+		if addr[name], err = freeAddress(ctx); err != nil {
+			return err
+		}
+	}
+	c.tc = &node{name: "coordinator", addr: addr["coordinator"], args: []string{
+		"server", "--listen", addr["coordinator"], "--store-dir", c.storeDir, "--log-level", "info"}}
+	if err := c.tc.start(ctx); err != nil {
+		return err
+	}
+	for _, name := range databases {
+		n := &node{name: name, addr: addr[name], args: []string{
+			serviceCommand, "--name", name, "--dsn", c.dsn[name], "--listen", addr[name], "--server", c.tc.addr,
+			"--stock", addr["stock"], "--accounts", addr["accounts"]}}
+		c.services[name] = n
+		if err := n.start(ctx); err != nil {
+			return err
+		}
+	}
+	if c.conn, err = grpc.NewClient(addr["orders"], grpc.WithTransportCredentials(insecure.NewCredentials())); err != nil {
+		return err
+	}
+	c.orders = shopv1.NewOrdersClient(c.conn)
+	return nil
+}
+
+func (c *cluster) createDatabase(ctx context.Context, service string) error {
+	name := "handfast_demo_" + service + c.suffix
+	if err := adminExec(ctx, c.admin, "CREATE DATABASE "+pgx.Identifier{name}.Sanitize()); err != nil {
+		return err
+	}
+	u, err := url.Parse(c.admin)
+	if err != nil || u.Scheme == "" {
+		return errors.New("--dsn: want a URL such as postgres://user:password@host/postgres")
+	}
+	u.Path = "/" + name
+	c.dsn[service] = u.String()
+	conn, err := pgx.Connect(ctx, c.dsn[service])
+	if err != nil {
+		return err
+	}
+	c.db[service] = conn
+	if _, err := conn.Exec(ctx, tables[service]); err != nil {
+		return err
+	}
+	if err := undolog.Install(ctx, conn); err != nil {
+		return err
+	}
+	_, err = undolog.Protect(ctx, conn, service)
+	return err
+}
+
+func adminExec(ctx context.Context, dsn, sql string) error {
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx) //nolint:errcheck // the work is done or has failed
+	_, err = conn.Exec(ctx, sql)
+	return err
+}
+
+func freeAddress(ctx context.Context) (string, error) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return l.Addr().String(), l.Close()
+}
+
+func (c *cluster) describe() string {
+	return fmt.Sprintf("coordinator pid %d, orders pid %d, stock pid %d, accounts pid %d; databases on %s",
+		c.tc.pid(), c.services["orders"].pid(), c.services["stock"].pid(), c.services["accounts"].pid(), hostOf(c.admin))
+}
+
+func hostOf(dsn string) string {
+	if u, err := url.Parse(dsn); err == nil {
+		return u.Host
+	}
+	return "the given server"
+}
+
+// logs are what the processes printed, for when a scenario did not hold.
+func (c *cluster) logs() []string {
+	var out []string
+	for _, n := range append([]*node{c.tc}, slices.Collect(maps.Values(c.services))...) {
+		if text := n.log.String(); text != "" {
+			out = append(out, fmt.Sprintf("--- %s\n%s\n", n.name, strings.TrimSpace(text)))
+		}
+	}
+	return out
+}
+
+// stop ends everything and removes it. It may be called on half a cluster.
+func (c *cluster) stop() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	var errs []error
+	if c.conn != nil {
+		errs = append(errs, c.conn.Close())
+	}
+	for _, n := range c.services {
+		n.kill()
+	}
+	if c.tc != nil {
+		c.tc.kill()
+	}
+	for _, conn := range c.db {
+		errs = append(errs, conn.Close(ctx))
+	}
+	if c.pg != nil {
+		errs = append(errs, c.pg.Stop(ctx))
+	} else {
+		for service := range c.dsn {
+			name := pgx.Identifier{"handfast_demo_" + service + c.suffix}.Sanitize()
+			errs = append(errs, adminExec(ctx, c.admin, "DROP DATABASE IF EXISTS "+name+" WITH (FORCE)"))
+		}
+	}
+	if c.storeDir != "" {
+		errs = append(errs, os.RemoveAll(c.storeDir))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,134 @@
+package demo
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// errNotHeld: a scenario did not hold; everything was printed already.
+var errNotHeld = errors.New("not every scenario held")
+
+type flags struct {
+	scenario string
+	dsn      string
+	json     bool
+	keep     bool
+}
+
+// Command is "handfast demo". getenv reads the environment; usage makes an
+// error that the caller reports as a wrong call.
+func Command(out io.Writer, getenv func(string) string, usage func(error) error) *cobra.Command {
+	var f flags
+	cmd := &cobra.Command{
+		Use:   "demo",
+		Short: "Three services, three databases, and processes killed in the middle",
+		Long: `Starts a coordinator and three services as processes, with three databases, and
+runs scenarios: ` + strings.Join(scenarioNames(), ", ") + `.
+Exits with 0 only if every scenario held. Nothing is left behind.`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usage(fmt.Errorf("demo takes no arguments, got %q; --scenario names one", args[0]))
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			chosen, err := choose(f.scenario)
+			if err != nil {
+				return usage(err)
+			}
+			if f.dsn == "" {
+				f.dsn = getenv("DATABASE_URL")
+			}
+			return run(cmd.Context(), out, f, chosen)
+		},
+	}
+	cmd.Flags().StringVar(&f.scenario, "scenario", "", "run only this `name`")
+	cmd.Flags().StringVar(&f.dsn, "dsn", "", "use the server at this `URL` (DATABASE_URL), as a role that may create databases and set session_replication_role")
+	cmd.Flags().BoolVar(&f.json, "json", false, "print the results as JSON")
+	cmd.Flags().BoolVar(&f.keep, "keep", false, "at the end keep everything running until Ctrl-C, to look around")
+	return cmd
+}
+
+func choose(name string) ([]scenario, error) {
+	if name == "" {
+		return scenarios(), nil
+	}
+	var chosen []scenario
+	for _, s := range scenarios() {
+		if s.name == name || s.family == name {
+			chosen = append(chosen, s)
+		}
+	}
+	if len(chosen) == 0 {
+		return nil, fmt.Errorf("--scenario: there is no %q; there are %s", name, strings.Join(scenarioNames(), ", "))
+	}
+	return chosen, nil
+}
+
+// result is what is told of one scenario.
+type result struct {
+	Scenario string   `json:"scenario"`
+	Held     bool     `json:"held"`
+	XID      string   `json:"xid,omitempty"`
+	Outcome  string   `json:"outcome,omitempty"`
+	Before   []string `json:"before"`
+	After    []string `json:"after"`
+	Events   []string `json:"events"`
+	Problem  string   `json:"problem,omitempty"`
+}
+
+func run(ctx context.Context, out io.Writer, f flags, chosen []scenario) (err error) {
+	p := &printer{out: out, quiet: f.json}
+	p.say("Starting Postgres, a coordinator and three services ...")
+	c, err := start(ctx, f.dsn)
+	if err != nil {
+		return fmt.Errorf("demo: %w", err)
+	}
+	defer func() {
+		if f.keep && err == nil {
+			p.keep(c)
+			<-ctx.Done()
+		}
+		err = errors.Join(err, c.stop())
+	}()
+	p.say("  %s", c.describe())
+	held := 0
+	var results []result
+	for _, s := range chosen {
+		r := c.play(ctx, p, s)
+		if ctx.Err() != nil {
+			return fmt.Errorf("demo: interrupted: %w", ctx.Err())
+		}
+		if r.Held {
+			held++
+		}
+		results = append(results, r)
+	}
+	if f.json {
+		enc := json.NewEncoder(out)
+		enc.SetIndent("", "  ")
+		if err := enc.Encode(struct {
+			Scenarios []result `json:"scenarios"`
+			Held      int      `json:"held"`
+			Total     int      `json:"total"`
+		}{results, held, len(results)}); err != nil {
+			return err
+		}
+	} else if _, err := fmt.Fprintf(out, "\ndemo: %d of %d scenarios held\n", held, len(results)); err != nil {
+		return err
+	}
+	if held != len(results) {
+		for _, log := range c.logs() {
+			_, _ = fmt.Fprint(os.Stderr, log)
+		}
+		return errNotHeld
+	}
+	return nil
+}
