@@ -68,7 +68,7 @@ func (e *engine) image(t *testing.T, module, pkg, binary, dockerfile string) str
 		t.Fatal(err)
 	}
 	tag, err := e.provider.BuildImage(t.Context(), &testcontainers.ContainerRequest{
-		FromDockerfile: testcontainers.FromDockerfile{Context: dir, Repo: "handfast-test-" + binary, Tag: fmt.Sprint(os.Getpid())},
+		FromDockerfile: testcontainers.FromDockerfile{Context: dir, Repo: "handfast-test-" + binary, Tag: fmt.Sprint(time.Now().UnixNano())},
 	})
 	if err != nil {
 		t.Fatalf("build image of %s: %v", binary, err)
