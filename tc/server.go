@@ -150,7 +150,11 @@ func (s *Server) Serve(ctx context.Context) error {
 	down, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.DrainTimeout)
 	defer cancel()
 	err = errors.Join(err, s.Shutdown(down))
-	return errors.Join(err, <-served)
+	end := <-served
+	if errors.Is(end, grpc.ErrServerStopped) {
+		end = nil // ctx ended before the first connection was awaited
+	}
+	return errors.Join(err, end)
 }
 
 // Shutdown stops the server in order: readiness goes off, clients are asked to
