@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/handfast/handfast/client"
 	pb "github.com/handfast/handfast/proto/handfast/v1"
@@ -21,6 +22,9 @@ type agent struct {
 	items chan *item
 	jobs  chan *job
 	wg    sync.WaitGroup
+
+	turn      chan struct{} // holds one while a settler collects items
+	collected time.Time     // when one last did; belongs to the holder of turn
 
 	mu     sync.Mutex
 	queued map[xid.ID]bool // in items, or being settled
@@ -44,7 +48,7 @@ var _ client.Handler = (*agent)(nil)
 func newAgent(p *Pool) *agent {
 	return &agent{
 		p: p, items: make(chan *item, p.cfg.settleQueue), jobs: make(chan *job, 256),
-		queued: make(map[xid.ID]bool),
+		queued: make(map[xid.ID]bool), turn: make(chan struct{}, 1),
 	}
 }
 

@@ -19,6 +19,9 @@ const (
 	// local transaction holds; it is tried again later.
 	settleLockTimeout = 500 * time.Millisecond
 	askLockTimeout    = 500 * time.Millisecond
+	// settlePause is how long commits wait for company when there is much to
+	// settle: a batch costs hardly more than one of them alone.
+	settlePause = 2 * time.Millisecond
 )
 
 // settler owns one connection and the goroutine that uses it.
@@ -50,10 +53,63 @@ func (s *settler) run() {
 			return
 		case j := <-s.a.jobs:
 			s.job(j)
-		case i := <-s.a.items:
-			s.batch(s.take(i))
+		case s.a.turn <- struct{}{}:
+			batch, j := s.collect()
+			<-s.a.turn
+			if j != nil {
+				s.job(j)
+			}
+			if len(batch) > 0 {
+				s.batch(batch)
+			}
 		}
 	}
+}
+
+// collect waits for something to do and takes what else has queued. Only the
+// settler whose turn it is does, so that batches grow under load and not the
+// number of settlers at work. The first commit after a quiet time goes at once,
+// the next wait for company, for settlePause at most; a rollback never waits.
+func (s *settler) collect() (batch []*item, j *job) {
+	select {
+	case <-s.a.p.ctx.Done():
+		return nil, nil
+	case j := <-s.a.jobs:
+		return nil, j
+	case i := <-s.a.items:
+		batch = append(batch, i)
+	}
+	var pause <-chan time.Time
+	if left := settlePause - time.Since(s.a.collected); left > 0 {
+		t := time.NewTimer(left)
+		defer t.Stop()
+		pause = t.C
+	}
+	for urgent := !batch[0].Commit; len(batch) < s.a.p.cfg.settleBatch; {
+		select {
+		case i := <-s.a.items:
+			batch = append(batch, i)
+			urgent = urgent || !i.Commit
+			continue
+		default:
+		}
+		if urgent || pause == nil {
+			break
+		}
+		select {
+		case i := <-s.a.items:
+			batch = append(batch, i)
+			urgent = !i.Commit
+		case j = <-s.a.jobs:
+			urgent = true
+		case <-pause:
+			pause = nil
+		case <-s.a.p.ctx.Done():
+			urgent = true
+		}
+	}
+	s.a.collected = time.Now()
+	return batch, j
 }
 
 func (s *settler) job(j *job) {
@@ -70,20 +126,6 @@ func (s *settler) job(j *job) {
 		err = j.run(ctx, s) // the connection had died while it lay idle
 	}
 	j.done <- err
-}
-
-// take adds to an item what else has queued.
-func (s *settler) take(i *item) []*item {
-	batch := []*item{i}
-	for len(batch) < s.a.p.cfg.settleBatch {
-		select {
-		case i := <-s.a.items:
-			batch = append(batch, i)
-		default:
-			return batch
-		}
-	}
-	return batch
 }
 
 // batch settles commits together and rollbacks one by one.
