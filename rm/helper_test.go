@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/goleak"
+	"google.golang.org/grpc/codes"
 
 	"github.com/handfast/handfast/client"
 	"github.com/handfast/handfast/internal/pgserver"
@@ -231,4 +232,13 @@ func equal[T comparable](t testing.TB, what string, got, want T) {
 	if got != want {
 		t.Fatalf("%s: got %v, want %v", what, got, want)
 	}
+}
+
+// errorFrame is a refusal of the coordinator.
+func errorFrame(t testing.TB, message string, r pb.ErrorReason) *pb.ServerFrame {
+	t.Helper()
+	st := (&client.Error{Reason: r, Code: codes.FailedPrecondition, Message: message}).GRPCStatus().Proto()
+	return &pb.ServerFrame{Kind: &pb.ServerFrame_Error{Error: &pb.Error{
+		Code: st.GetCode(), Message: st.GetMessage(), Details: st.GetDetails(),
+	}}}
 }
