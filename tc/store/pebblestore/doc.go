@@ -16,7 +16,8 @@
 // and joins concurrent syncs. After a crash, what survives is a prefix of the
 // applied batches that holds every synced one. A batch is there whole or not at
 // all; a torn end of the log is cut off. A disk that lies about fsync is not
-// detected here.
+// detected here. Checksums find damage anywhere but in the very last batch of
+// the log, which looks like one that was torn by the crash.
 //
 // A failed write is the end: the store refuses everything from then on and
 // calls the function given to WithFatal, which is meant to stop the process.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"strings"
 	"syscall"
 	"time"
@@ -38,8 +39,12 @@ func Open(dir string, opts ...Option) (s *Store, err error) {
 	}
 	// Pebble panics on some broken files.
 	defer func() {
-		if p := recover(); p != nil {
-			s, err = nil, fmt.Errorf("%w: %s: %v", store.ErrCorrupt, dir, p)
+		switch p := recover().(type) {
+		case nil:
+		case error:
+			s, err = nil, openError(dir, p)
+		default:
+			s, err = nil, fmt.Errorf("open store %s: %w: %v", dir, store.ErrCorrupt, p)
 		}
 	}()
 	s = &Store{fatal: o.fatal, log: o.log}
@@ -61,7 +66,12 @@ func (s *Store) pebbleOptions(o options) *pebble.Options {
 		Logger:             logger{s},
 		MemTableSize:       64 << 20,
 		FormatMajorVersion: pebble.FormatNewest,
-		EventListener:      &pebble.EventListener{BackgroundError: func(err error) { s.fail(err) }},
+		EventListener: &pebble.EventListener{
+			BackgroundError: func(err error) { s.fail(err) },
+			DataCorruption: func(i pebble.DataCorruptionInfo) {
+				s.fail(fmt.Errorf("%w: file %s: %w", store.ErrCorrupt, i.Path, i.Details))
+			},
+		},
 	}
 	for i := range p.Levels {
 		p.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
@@ -95,10 +105,13 @@ func openError(dir string, err error) error {
 	case errors.Is(err, syscall.EAGAIN), errors.Is(err, syscall.EACCES) && strings.Contains(err.Error(), "lock"),
 		strings.Contains(err.Error(), "lock held by current process"):
 		kind = store.ErrLocked
-	case pebble.IsCorruptionError(err):
+	case pebble.IsCorruptionError(err), errors.Is(err, os.ErrNotExist):
+		// The directory is there, so it is one of its files that is missing.
 		kind = store.ErrCorrupt
 	case errors.Is(err, syscall.ENOSPC):
 		kind = store.ErrFull
+	case errors.Is(err, syscall.EIO):
+		kind = store.ErrFailed
 	default:
 		return fmt.Errorf("open store %s: %w", dir, err)
 	}

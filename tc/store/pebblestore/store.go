@@ -45,8 +45,11 @@ var errClosed = fmt.Errorf("%w: it is closed", store.ErrFailed)
 // fail ends the store at its first failed write.
 func (s *Store) fail(err error) {
 	kind := store.ErrFailed
-	if errors.Is(err, syscall.ENOSPC) {
+	switch {
+	case errors.Is(err, syscall.ENOSPC):
 		kind = fmt.Errorf("%w: %w", store.ErrFailed, store.ErrFull)
+	case pebble.IsCorruptionError(err):
+		kind = fmt.Errorf("%w: %w", store.ErrFailed, store.ErrCorrupt)
 	}
 	err = fmt.Errorf("%w: %w", kind, err)
 	if s.failure.CompareAndSwap(nil, &err) {

@@ -40,7 +40,7 @@ func TestReopenKeepsWhatWasAppliedAndRaisesTheIncarnation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close()
+	defer s.Close() //nolint:errcheck // only read
 	if m := s.Meta(); m.Store != meta.Store || m.Incarnation != 2 {
 		t.Fatalf("%+v", m)
 	}
