@@ -152,19 +152,48 @@ func New(ctx context.Context, st store.Store, cfg Config) (*Engine, error) {
 	for range cfg.Shards {
 		e.shards = append(e.shards, &shard{e: e, m: core.New(cc), q: newQueue(cfg.Queue)})
 	}
-	now := e.clock.Now()
-	err := st.Recover(ctx, func(tx core.Transaction) error {
-		e.clock.raise(lastTime(&tx))
-		e.shardOf(tx.XID).m.Restore(now, tx)
-		return nil
-	})
-	if err != nil {
+	if err := e.recover(ctx); err != nil {
 		return nil, fmt.Errorf("read the open transactions back: %w", err)
 	}
 	for _, s := range e.shards {
 		s.open.Store(int64(s.m.Open()))
 	}
 	return e, nil
+}
+
+// recover hands every open transaction to its shard. The store decodes while
+// the shards take in what it has read.
+func (e *Engine) recover(ctx context.Context) error {
+	const many = 512
+	now := e.clock.Now()
+	var restores sync.WaitGroup
+	parts := make([][]core.Transaction, len(e.shards))
+	feeds := make([]chan []core.Transaction, len(e.shards))
+	for i, s := range e.shards {
+		feeds[i] = make(chan []core.Transaction, 8)
+		restores.Go(func() {
+			for txs := range feeds[i] {
+				for j := range txs {
+					s.m.Restore(now, txs[j])
+				}
+			}
+		})
+	}
+	err := e.st.Recover(ctx, func(tx core.Transaction) error {
+		e.clock.raise(lastTime(&tx))
+		i := shardOf(tx.XID, len(e.shards))
+		if parts[i] = append(parts[i], tx); len(parts[i]) == many {
+			feeds[i] <- parts[i]
+			parts[i] = make([]core.Transaction, 0, many)
+		}
+		return nil
+	})
+	for i := range feeds {
+		feeds[i] <- parts[i]
+		close(feeds[i])
+	}
+	restores.Wait()
+	return err
 }
 
 // lastTime is the latest moment that a transaction's records name.
