@@ -242,3 +242,10 @@ func errorFrame(t testing.TB, message string, r pb.ErrorReason) *pb.ServerFrame 
 		Code: st.GetCode(), Message: st.GetMessage(), Details: st.GetDetails(),
 	}}}
 }
+
+func protect(t testing.TB, w *world, tables ...string) {
+	t.Helper()
+	if _, err := undolog.Protect(limited(t), w.look, tables...); err != nil {
+		t.Fatal(err)
+	}
+}
