@@ -67,24 +67,24 @@ type rawSession struct {
 	other   chan *pb.ServerFrame
 }
 
-func openSession(t testing.TB, cc *grpc.ClientConn, hello *pb.Hello) *rawSession {
-	t.Helper()
+func openSession(tb testing.TB, cc *grpc.ClientConn, hello *pb.Hello) *rawSession {
+	tb.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	stream, err := pb.NewCoordinatorClient(cc).Session(ctx)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	s := &rawSession{
 		stream: stream, waiting: make(map[uint64]chan *pb.ServerFrame),
 		ended: make(chan struct{}), other: make(chan *pb.ServerFrame, 10_000),
 	}
 	go s.read()
-	t.Cleanup(func() { cancel(); <-s.ended })
+	tb.Cleanup(func() { cancel(); <-s.ended })
 	if hello == nil {
 		return s
 	}
-	if f, err := s.ask(limited(t), &pb.ClientFrame{Kind: &pb.ClientFrame_Hello{Hello: hello}}); err != nil || f.GetHello().GetStoreId() == "" {
-		t.Fatalf("hello: %v, %v", f, err)
+	if f, err := s.ask(limited(tb), &pb.ClientFrame{Kind: &pb.ClientFrame_Hello{Hello: hello}}); err != nil || f.GetHello().GetStoreId() == "" {
+		tb.Fatalf("hello: %v, %v", f, err)
 	}
 	return s
 }
@@ -137,12 +137,12 @@ func (s *rawSession) ask(ctx context.Context, f *pb.ClientFrame) (*pb.ServerFram
 }
 
 // send sends frames as they are.
-func (s *rawSession) send(t testing.TB, frames ...*pb.ClientFrame) {
-	t.Helper()
+func (s *rawSession) send(tb testing.TB, frames ...*pb.ClientFrame) {
+	tb.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.stream.Send(&pb.ClientMessage{Frames: frames}); err != nil && !errors.Is(err, io.EOF) {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 

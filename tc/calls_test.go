@@ -76,6 +76,7 @@ func TestABadFieldIsNamedInBothForms(t *testing.T) {
 	for form, c := range forms(t, r) {
 		for _, tc := range cases {
 			t.Run(form+"/"+tc.name, func(t *testing.T) {
+				t.Parallel()
 				_, err := c.do(limited(t), tc.req)
 				name, field, _ := reason(err)
 				if status.Code(err) != codes.InvalidArgument || name != "INVALID_FIELD" || field != tc.field {
@@ -195,7 +196,10 @@ func TestEveryCallInEveryStateInBothForms(t *testing.T) {
 	}
 	for form, c := range forms(t, r) {
 		for name, steps := range stories {
-			t.Run(form+"/"+name, func(t *testing.T) { tell(t, c, steps) })
+			t.Run(form+"/"+name, func(t *testing.T) {
+				t.Parallel()
+				tell(t, c, steps)
+			})
 		}
 	}
 }

@@ -33,11 +33,11 @@ type running struct {
 }
 
 // start starts a server on loopback over a directory; it stops with the test.
-func start(t testing.TB, dir string, change ...func(*tc.Config)) *running {
-	t.Helper()
+func start(tb testing.TB, dir string, change ...func(*tc.Config)) *running {
+	tb.Helper()
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	cfg := tc.Config{Listener: lis, StoreDir: dir, DrainTimeout: patience, Log: quiet()}
 	for _, c := range change {
@@ -45,12 +45,12 @@ func start(t testing.TB, dir string, change ...func(*tc.Config)) *running {
 	}
 	s, err := tc.NewServer(context.Background(), cfg)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &running{Server: s, dir: dir, cancel: cancel, served: make(chan error, 1)}
 	go func() { r.served <- s.Serve(ctx) }()
-	t.Cleanup(func() { _ = r.stop() })
+	tb.Cleanup(func() { _ = r.stop() })
 	return r
 }
 

@@ -34,7 +34,7 @@ func BenchmarkRestart(b *testing.B) {
 	if err := st.Close(); err != nil {
 		b.Fatal(err)
 	}
-	before := heap()
+	before, cpu := heap(), cpuTime()
 	b.ResetTimer()
 	st, err = pebblestore.Open(dir)
 	if err != nil {
@@ -46,10 +46,12 @@ func BenchmarkRestart(b *testing.B) {
 	}
 	e.Start(nobody{})
 	b.StopTimer()
+	cpu = cpuTime() - cpu
 	if e.Open() != b.N {
 		b.Fatalf("%d open, want %d", e.Open(), b.N)
 	}
 	b.ReportMetric(b.Elapsed().Seconds(), "s-to-ready")
+	b.ReportMetric(cpu.Seconds(), "cpu-s")
 	b.ReportMetric(float64(heap()-before)/float64(b.N), "B/open-tx")
 	b.ReportMetric(0, "ns/op")
 	if err := e.Close(); err != nil {
