@@ -46,10 +46,8 @@ type detail struct {
 func detailOf(err error, kind string) (*pgconn.PgError, detail, bool) {
 	var d detail
 	pg, ok := errors.AsType[*pgconn.PgError](err)
-	if !ok || json.Unmarshal([]byte(pg.Detail), &d) != nil || d.Handfast != kind {
-		return nil, d, false
-	}
-	return pg, d, true
+	ok = ok && json.Unmarshal([]byte(pg.Detail), &d) == nil && d.Handfast == kind
+	return pg, d, ok
 }
 
 // AsConflict finds a conflict in an error of Postgres.

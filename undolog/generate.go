@@ -18,6 +18,7 @@ func (t *table) sql() string {
 	fmt.Fprintf(&b, "REVOKE EXECUTE ON FUNCTION handfast.row_%d() FROM PUBLIC;\n", t.id)
 	trigger := quote(captureTrigger)
 	fmt.Fprintf(&b, "CREATE OR REPLACE TRIGGER %s AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION handfast.row_%d();\n", trigger, t.name, t.id)
+	fmt.Fprintf(&b, "DROP TRIGGER IF EXISTS handfast_refuse ON %s;\n", t.name)
 	fmt.Fprintf(&b, "CREATE OR REPLACE TRIGGER %s BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION handfast.refuse_truncate();\n", truncateTrigger, t.name)
 	return b.String()
 }

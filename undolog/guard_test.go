@@ -69,7 +69,7 @@ func TestGuardRefusesEveryNeighbour(t *testing.T) {
 						// Above READ COMMITTED an old snapshot does not see a new row at
 						// all; arming takes one.
 						invisible := (oldSnapshot || armed) && level != "READ COMMITTED" && name == "update of an inserted row"
-						if got := sqlState(err); got != want && !(invisible && err == nil) {
+						if got := sqlState(err); got != want && (!invisible || err != nil) {
 							t.Errorf("%s, armed %t, old snapshot %t: %v, want SQLSTATE %s", level, armed, oldSnapshot, err, want)
 						}
 						if c, ok := undolog.AsConflict(err); ok && (c.Holder != id || c.Table == "" || c.Key == "") {
@@ -185,19 +185,20 @@ func TestArmingThatIsLostForgedOrStaleIsRefused(t *testing.T) {
 
 func TestWritesThatCanNotBeUndoneAreRefused(t *testing.T) {
 	t.Parallel()
-	d := newDatabase(t, "CREATE TABLE g (id int PRIMARY KEY, v int); CREATE TABLE bare (v int); INSERT INTO g VALUES (1, 1)", "g")
+	d := newDatabase(t, "CREATE TABLE g (id int PRIMARY KEY, v int); CREATE TABLE bare (v int); INSERT INTO g VALUES (1, 1); INSERT INTO bare VALUES (1)", "g")
 	ctx := context.Background()
-	l := d.arm(newXID(), "READ COMMITTED")
-	if _, err := l.conn.Exec(ctx, "TRUNCATE g"); sqlState(err) != undolog.SQLStateRefused {
-		t.Fatalf("TRUNCATE: %v", err)
+	d.exec(d.own, "CREATE TABLE later (v int); CREATE TABLE copied AS SELECT 1 AS v")
+	for _, sql := range []string{
+		"TRUNCATE g", "TRUNCATE bare", "INSERT INTO bare VALUES (1)", "UPDATE bare SET v = 2", "DELETE FROM bare",
+		"INSERT INTO later VALUES (1)", "UPDATE copied SET v = 2", "WITH x AS (DELETE FROM bare RETURNING 1) SELECT * FROM x",
+	} {
+		l := d.arm(newXID(), "READ COMMITTED")
+		if _, err := l.conn.Exec(ctx, sql); sqlState(err) != undolog.SQLStateRefused {
+			t.Errorf("%s: %v", sql, err)
+		}
+		l.exec("ROLLBACK")
+		d.exec(d.own, "BEGIN; "+sql+"; ROLLBACK") // a plain session may
 	}
-	l.exec("ROLLBACK")
-	l = d.arm(newXID(), "READ COMMITTED")
-	l.exec("INSERT INTO bare VALUES (1)")
-	if _, err := l.seal(); sqlState(err) != undolog.SQLStateRefused {
-		t.Fatalf("a table without capture: %v", err)
-	}
-	l.exec("ROLLBACK")
 	id := newXID()
 	holder := d.work(id, "DELETE FROM g")
 	if _, err := d.own.Exec(ctx, "TRUNCATE g"); sqlState(err) != undolog.SQLStateConflict {
@@ -205,4 +206,23 @@ func TestWritesThatCanNotBeUndoneAreRefused(t *testing.T) {
 	}
 	d.mustSettle(id, false, holder)
 	d.exec(d.own, "TRUNCATE g")
+	if err := undolog.Unprotect(ctx, d.own, "g"); err != nil {
+		t.Fatal(err)
+	}
+	l := d.arm(newXID(), "READ COMMITTED")
+	if _, err := l.conn.Exec(ctx, "INSERT INTO g VALUES (5, 5)"); sqlState(err) != undolog.SQLStateRefused {
+		t.Fatalf("a table that is not protected any more: %v", err)
+	}
+}
+
+// Where new tables do not get a refuse trigger, seal finds the write.
+func TestSealFindsWritesWhereTriggersAreMissing(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, "CREATE TABLE g (id int PRIMARY KEY, v int)", "g")
+	d.exec(d.own, "DROP EVENT TRIGGER handfast_new_table; UPDATE handfast.meta SET refusing = false; CREATE TABLE later (v int)")
+	l := d.arm(newXID(), "READ COMMITTED")
+	l.exec("INSERT INTO later VALUES (1)")
+	if _, err := l.seal(); sqlState(err) != undolog.SQLStateRefused {
+		t.Fatalf("%v", err)
+	}
 }

@@ -12,7 +12,10 @@ CREATE TABLE IF NOT EXISTS handfast.meta (
   one      boolean PRIMARY KEY DEFAULT true CHECK (one),
   resource uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
   version  integer NOT NULL,
-  max_age  interval NOT NULL DEFAULT '24 hours' -- of an XID that may still join
+  max_age  interval NOT NULL DEFAULT '24 hours', -- of an XID that may still join
+  -- Every table without capture refuses by a trigger, and new ones get theirs
+  -- by themselves; where that could not be set up, seal() has to look at locks.
+  refusing boolean NOT NULL DEFAULT false
 );
 INSERT INTO handfast.meta (version) VALUES (1) ON CONFLICT (one) DO UPDATE SET version = 1;
 
@@ -193,6 +196,45 @@ BEGIN
     HINT = 'Wait until it is decided and settled, then try again: handfast tx show ' || p_holder;
 END $f$;
 
+-- refuse_write sits on every table without capture: what a global transaction
+-- does there could not be undone. Other sessions pass.
+CREATE OR REPLACE FUNCTION handfast.refuse_write() RETURNS trigger
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
+BEGIN
+  IF current_setting('handfast.xid', true) <> '' THEN
+    RAISE EXCEPTION '% of table % without capture in global transaction %', TG_OP, TG_RELID::regclass, current_setting('handfast.xid')
+      USING ERRCODE = 'HF004', HINT = 'Run: handfast pg protect ' || TG_RELID::regclass::text;
+  END IF;
+  RETURN NULL;
+END $f$;
+
+-- refuse_rest puts it on the tables that have neither it nor capture.
+CREATE OR REPLACE FUNCTION handfast.refuse_rest() RETURNS integer
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $f$
+DECLARE
+  t regclass;
+  n integer := 0;
+BEGIN
+  FOR t IN
+    SELECT c.oid::regclass FROM pg_class c JOIN pg_namespace s ON s.oid = c.relnamespace
+     WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND s.nspname <> 'handfast'
+       AND s.nspname <> 'information_schema' AND s.nspname !~ '^pg_'
+       AND NOT EXISTS (SELECT FROM handfast.protected p WHERE p.rel = c.oid)
+       AND NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND g.tgname = 'handfast_refuse')
+  LOOP
+    EXECUTE format('CREATE TRIGGER handfast_refuse BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON %s
+      FOR EACH STATEMENT EXECUTE FUNCTION handfast.refuse_write()', t);
+    n := n + 1;
+  END LOOP;
+  RETURN n;
+END $f$;
+
+CREATE OR REPLACE FUNCTION handfast.on_new_table() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
+BEGIN
+  PERFORM handfast.refuse_rest();
+END $f$;
+
 -- seal: in the same flush as COMMIT. Tells whether this transaction wrote.
 CREATE OR REPLACE FUNCTION handfast.seal(p_store text, p_incarnation bigint, p_position bigint, p_check boolean)
 RETURNS boolean LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
@@ -204,7 +246,7 @@ BEGIN
     RAISE EXCEPTION 'this transaction is not armed any more'
       USING ERRCODE = 'HF005', HINT = 'Something undid or overwrote the settings of handfast.arm.';
   END IF;
-  IF p_check THEN
+  IF p_check AND NOT (SELECT m.refusing FROM handfast.meta m) THEN
     SELECT c.oid::regclass::text INTO bare
       FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
      WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND l.relation >= 16384
@@ -439,6 +481,21 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 
   gone AS (DELETE FROM handfast.fence f USING old WHERE f.xid = old.xid AND f.branch = old.branch RETURNING 1)
   SELECT count(*) FROM gone
 $f$;
+
+-- Only a superuser may have an event trigger. Where there is none, tables made
+-- later would be without their refuse trigger, so seal() goes on looking.
+DO $f$
+BEGIN
+  PERFORM handfast.refuse_rest();
+  IF NOT EXISTS (SELECT FROM pg_event_trigger e WHERE e.evtname = 'handfast_new_table') THEN
+    CREATE EVENT TRIGGER handfast_new_table ON ddl_command_end
+      WHEN TAG IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'ALTER TABLE', 'CREATE SCHEMA', 'IMPORT FOREIGN SCHEMA')
+      EXECUTE FUNCTION handfast.on_new_table();
+  END IF;
+  UPDATE handfast.meta SET refusing = true;
+EXCEPTION WHEN insufficient_privilege THEN
+  UPDATE handfast.meta SET refusing = false;
+END $f$;
 
 -- Taking part needs an XID, which nobody can guess; deciding what happens to
 -- one is for resource managers: see undolog.Grant.

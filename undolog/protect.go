@@ -100,7 +100,7 @@ func Unprotect(ctx context.Context, conn *pgx.Conn, tables ...string) error {
 			if intents > 0 {
 				return &NotProtectableError{Table: t.name, Reason: fmt.Sprintf("has %d intents of undecided transactions; wait until they are settled", intents)}
 			}
-			sql := fmt.Sprintf("DROP TRIGGER IF EXISTS %s ON %s; DROP TRIGGER IF EXISTS %s ON %s; DROP FUNCTION IF EXISTS handfast.row_%d(); DELETE FROM handfast.protected WHERE id = %d",
+			sql := fmt.Sprintf("DROP TRIGGER IF EXISTS %s ON %s; DROP TRIGGER IF EXISTS %s ON %s; DROP FUNCTION IF EXISTS handfast.row_%d(); DELETE FROM handfast.protected WHERE id = %d; SELECT handfast.refuse_rest()",
 				quote(captureTrigger), t.name, truncateTrigger, t.name, id, id)
 			if _, err := tx.Exec(ctx, sql); err != nil {
 				return err

@@ -61,58 +61,58 @@ func (c *Cluster) start() {
 
 // Server is the private server, started now if need be. It fails the test
 // where another server is used.
-func (c *Cluster) Server(t testing.TB) *pgserver.Server {
-	t.Helper()
+func (c *Cluster) Server(tb testing.TB) *pgserver.Server {
+	tb.Helper()
 	c.once.Do(c.start)
 	if c.err != nil {
-		t.Fatalf("postgres: %v", c.err)
+		tb.Fatalf("postgres: %v", c.err)
 	}
 	if c.server == nil {
-		t.Fatalf("this test needs a server of its own; unset %s", Environment)
+		tb.Fatalf("this test needs a server of its own; unset %s", Environment)
 	}
 	return c.server
 }
 
 // DSN makes an empty database and drops it when the test ends.
-func (c *Cluster) DSN(t testing.TB) string {
-	t.Helper()
+func (c *Cluster) DSN(tb testing.TB) string {
+	tb.Helper()
 	c.once.Do(c.start)
 	if c.err != nil {
-		t.Fatalf("postgres: %v", c.err)
+		tb.Fatalf("postgres: %v", c.err)
 	}
 	c.mu.Lock()
 	c.n++
 	name := fmt.Sprintf("hf_%d_%d", os.Getpid(), c.n)
 	c.mu.Unlock()
-	c.admins(t, "CREATE DATABASE "+name)
-	t.Cleanup(func() { c.admins(t, "DROP DATABASE IF EXISTS "+name+" WITH (FORCE)") })
-	return withDatabase(t, c.admin, name)
+	c.admins(tb, "CREATE DATABASE "+name)
+	tb.Cleanup(func() { c.admins(tb, "DROP DATABASE IF EXISTS "+name+" WITH (FORCE)") })
+	return withDatabase(tb, c.admin, name)
 }
 
-func (c *Cluster) admins(t testing.TB, sql string) {
-	t.Helper()
+func (c *Cluster) admins(tb testing.TB, sql string) {
+	tb.Helper()
 	// Also called when the test's own context has ended.
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, c.admin)
 	if err != nil {
-		t.Errorf("pgtest: %v", err)
+		tb.Errorf("pgtest: %v", err)
 		return
 	}
 	defer conn.Close(ctx) //nolint:errcheck // nothing is left to do
 	if _, err := conn.Exec(ctx, sql); err != nil {
-		t.Errorf("pgtest: %s: %v", sql, err)
+		tb.Errorf("pgtest: %s: %v", sql, err)
 	}
 }
 
-func withDatabase(t testing.TB, dsn, name string) string {
-	t.Helper()
+func withDatabase(tb testing.TB, dsn, name string) string {
+	tb.Helper()
 	if !strings.Contains(dsn, "://") {
 		return dsn + " dbname=" + name
 	}
 	u, err := url.Parse(dsn)
 	if err != nil {
-		t.Fatalf("%s: %v", Environment, err)
+		tb.Fatalf("%s: %v", Environment, err)
 	}
 	u.Path = "/" + name
 	return u.String()
