@@ -142,8 +142,10 @@ func (p *Pool) Config() *pgxpool.Config { return p.plain.Config() }
 // come back.
 func (p *Pool) Reset() { p.plain.Reset() }
 
-// Close stops settling, waits for votes on their way, at most 5 s, and closes
-// the pool underneath if Open made it; that waits for connections in use.
+// Close waits for votes on their way, stops settling, and closes the pool
+// underneath if Open made it. It waits at most 5 s for transactions that are
+// still open, and again for connections that are still in use; those are then
+// left behind, and their transactions roll back when their connections end.
 // Closing again does nothing.
 func (p *Pool) Close() {
 	p.mu.Lock()
@@ -153,24 +155,32 @@ func (p *Pool) Close() {
 	if again {
 		return
 	}
+	if !p.within(p.branches.Wait) {
+		p.log.Warn("pool is closed while transactions are open or votes undelivered", "resource", p.resource)
+	}
+	p.detach()
+	p.cancel()
+	p.branches.Wait()
+	p.agent.wait()
+	if p.owned && !p.within(p.plain.Close) {
+		p.log.Warn("pool is closed while connections are in use", "resource", p.resource)
+	}
+}
+
+// within runs f and tells whether it ended in time.
+func (p *Pool) within(f func()) bool {
 	done := make(chan struct{})
 	go func() {
-		p.branches.Wait()
-		close(done)
+		defer close(done)
+		f()
 	}()
 	t := time.NewTimer(p.cfg.closeTimeout)
 	defer t.Stop()
 	select {
 	case <-done:
+		return true
 	case <-t.C:
-		p.log.Warn("pool is closed while transactions are open or votes undelivered")
-	}
-	p.detach()
-	p.cancel()
-	<-done
-	p.agent.wait()
-	if p.owned {
-		p.plain.Close()
+		return false
 	}
 }
 

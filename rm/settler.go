@@ -42,6 +42,10 @@ func newSettler(a *agent) *settler {
 		delete(c.RuntimeParams, k)
 	}
 	c.Tracer = nil
+	// Arrays of ids need the types that these two modes do not ask for.
+	if m := c.DefaultQueryExecMode; m == pgx.QueryExecModeExec || m == pgx.QueryExecModeSimpleProtocol {
+		c.DefaultQueryExecMode = pgx.QueryExecModeDescribeExec
+	}
 	return &settler{a: a, config: cfg}
 }
 

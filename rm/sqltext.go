@@ -221,8 +221,6 @@ func inline(sql string, args []any) (string, error) {
 			lit = strconv.FormatBool(a)
 		case time.Time:
 			lit = a.UTC().Format("'2006-01-02T15:04:05.999999Z'")
-		case [16]byte:
-			lit = fmt.Sprintf("'%x'", a[:])
 		default:
 			return "", fmt.Errorf("argument %d of type %T can't be written into SQL text", i+1, a)
 		}

@@ -102,6 +102,12 @@ func (tx *Tx) prologue() (begin, arm string, args []any, err error) {
 		}
 	}
 	arm, args = undolog.Arm(tx.x, tx.branch.id, undolog.ArmOptions{LockTimeout: tx.p.cfg.lockTimeout})
+	for i, a := range args {
+		// Modes that do not ask the server for types can't encode raw bytes.
+		if id, ok := a.([16]byte); ok {
+			args[i] = xid.BranchID(id).String()
+		}
+	}
 	tx.state = txOpen
 	return b.QueuedQueries[0].SQL, arm, args, nil
 }
