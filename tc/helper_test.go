@@ -66,32 +66,32 @@ func (r *running) stop() error {
 func (r *running) address() string { return r.Addr().String() }
 
 // conn opens a plain gRPC connection.
-func (r *running) conn(t testing.TB) *grpc.ClientConn {
-	t.Helper()
+func (r *running) conn(tb testing.TB) *grpc.ClientConn {
+	tb.Helper()
 	cc, err := grpc.NewClient(r.address(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { _ = cc.Close() })
+	tb.Cleanup(func() { _ = cc.Close() })
 	return cc
 }
 
 // dial opens a client with its session.
-func (r *running) dial(t testing.TB, opts ...client.Option) *client.Client {
-	t.Helper()
+func (r *running) dial(tb testing.TB, opts ...client.Option) *client.Client {
+	tb.Helper()
 	c, err := client.Dial(r.address(), append([]client.Option{client.WithLogger(quiet())}, opts...)...)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { _ = c.Close() })
+	tb.Cleanup(func() { _ = c.Close() })
 	return c
 }
 
 // limited gives a context that ends when a test has waited long enough.
-func limited(t testing.TB) context.Context {
-	t.Helper()
+func limited(tb testing.TB) context.Context {
+	tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	t.Cleanup(cancel)
+	tb.Cleanup(cancel)
 	return ctx
 }
 
@@ -151,8 +151,8 @@ func (m *manager) AskVotes(_ context.Context, cmd *pb.AskVotes, answer func(*pb.
 }
 
 // await waits until the transaction is settled here.
-func (m *manager) await(t testing.TB, id string) pb.Outcome {
-	t.Helper()
+func (m *manager) await(tb testing.TB, id string) pb.Outcome {
+	tb.Helper()
 	late := time.After(patience)
 	for {
 		m.mu.Lock()
@@ -165,27 +165,27 @@ func (m *manager) await(t testing.TB, id string) pb.Outcome {
 		select {
 		case <-changed:
 		case <-late:
-			t.Fatalf("%s was not settled at %s", id, m.resource)
+			tb.Fatalf("%s was not settled at %s", id, m.resource)
 		}
 	}
 }
 
-func (m *manager) attach(t testing.TB, c *client.Client) {
-	t.Helper()
+func (m *manager) attach(tb testing.TB, c *client.Client) {
+	tb.Helper()
 	detach, err := c.Attach(&pb.AttachedResource{ResourceId: m.resource, Name: "test"}, m)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	_ = detach
 }
 
 func newBranch() string { return xid.NewBranchID().String() }
 
-func must[T any](t testing.TB) func(v T, err error) T {
+func must[T any](tb testing.TB) func(v T, err error) T {
 	return func(v T, err error) T {
-		t.Helper()
+		tb.Helper()
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		return v
 	}
