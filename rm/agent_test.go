@@ -144,12 +144,12 @@ func TestOnlyAnExplicitDecisionSettles(t *testing.T) {
 	}
 }
 
-func receive[T any](t testing.TB, c <-chan T) (v T) {
-	t.Helper()
+func receive[T any](tb testing.TB, c <-chan T) (v T) {
+	tb.Helper()
 	select {
 	case v = <-c:
 	case <-time.After(patience):
-		t.Fatal("nothing came")
+		tb.Fatal("nothing came")
 	}
 	return v
 }
@@ -275,11 +275,11 @@ func TestJanitor(t *testing.T) {
 }
 
 // until waits for what happens outside of this process.
-func until(t testing.TB, f func() bool) {
-	t.Helper()
+func until(tb testing.TB, f func() bool) {
+	tb.Helper()
 	for end := time.Now().Add(patience); !f(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatal("it did not happen in time")
+			tb.Fatal("it did not happen in time")
 		}
 	}
 }
@@ -367,9 +367,9 @@ func TestCloseIsBoundedAndFinal(t *testing.T) {
 	}
 }
 
-func refusal(t testing.TB, r pb.ErrorReason) *pb.ServerFrame {
-	t.Helper()
-	return errorFrame(t, fmt.Sprintf("it is %s", r), r)
+func refusal(tb testing.TB, r pb.ErrorReason) *pb.ServerFrame {
+	tb.Helper()
+	return errorFrame(tb, fmt.Sprintf("it is %s", r), r)
 }
 
 func TestTheCoordinatorMayBeAway(t *testing.T) {

@@ -15,22 +15,22 @@ import (
 // A service opens one client and one pool, and uses the pool as it would use
 // pgx's. Whether a call is part of a global transaction is up to its context.
 func ExamplePool() {
-	ctx := context.Background()
-	coordinator, err := client.Dial("localhost:4263")
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer coordinator.Close()
-	pool, err := rm.Open(ctx, coordinator, "postgres://app@localhost/stock")
-	if err != nil {
-		log.Fatal(err) // says so where the database lacks the handfast schema
-	}
-	defer pool.Close()
+	run := func(ctx context.Context) error {
+		coordinator, err := client.Dial("localhost:4263")
+		if err != nil {
+			return err
+		}
+		defer coordinator.Close() //nolint:errcheck // the process ends
+		pool, err := rm.Open(ctx, coordinator, "postgres://app@localhost/stock")
+		if err != nil {
+			return err // says so where the database lacks the handfast schema
+		}
+		defer pool.Close()
 
-	_, err = pool.Exec(ctx, "UPDATE item SET n = n - $1 WHERE sku = $2", 1, "A-7")
-	if err != nil {
-		log.Print(err)
+		_, err = pool.Exec(ctx, "UPDATE item SET n = n - $1 WHERE sku = $2", 1, "A-7")
+		return err
 	}
+	_ = run
 }
 
 // An explicit transaction is one branch. A conflict is returned at the

@@ -188,8 +188,8 @@ func TestWorkIsKeptOrUndoneAsTheDecisionSays(t *testing.T) {
 	plain := database(t)
 	model := &world{t: t, look: connect(t, plain)}
 	exec(t, model.look, payFunction)
-	for name, work := range works() {
-		t.Run(name, func(t *testing.T) { //nolint:paralleltest // one database, looked at as a whole
+	for name, work := range works() { //nolint:paralleltest // one database, looked at as a whole
+		t.Run(name, func(t *testing.T) {
 			before := w.contents()
 			ctx, x := w.begin()
 			check(t, work(ctx, w.pool))
@@ -219,8 +219,8 @@ func TestWithoutXIDThePoolIsThePlainPool(t *testing.T) {
 	exec(t, w.look, payFunction)
 	other := &world{t: t, look: connect(t, database(t))}
 	exec(t, other.look, payFunction)
-	for name, work := range works() {
-		t.Run(name, func(t *testing.T) { //nolint:paralleltest // one database, looked at as a whole
+	for name, work := range works() { //nolint:paralleltest // one database, looked at as a whole
+		t.Run(name, func(t *testing.T) {
 			check(t, work(limited(t), w.pool))
 			check(t, work(limited(t), other.look))
 			equal(t, "contents", w.contents(), other.contents())

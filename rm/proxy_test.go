@@ -154,7 +154,7 @@ func (p *proxy) pump(from io.Reader, to func([]byte) bool) {
 				break
 			}
 		}
-		for range queue { //nolint:revive // what nobody takes any more
+		for range queue { // what nobody takes any more
 		}
 	}()
 	for {

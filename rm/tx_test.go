@@ -26,7 +26,7 @@ func TestAConflictInATransactionNamesTheHolder(t *testing.T) {
 	_, err := w.pool.Exec(first, "UPDATE account SET balance = 0 WHERE id = 1")
 	check(t, err)
 
-	for name, how := range map[string]func(ctx context.Context, tx pgx.Tx) error{
+	for name, how := range map[string]func(ctx context.Context, tx pgx.Tx) error{ //nolint:paralleltest // they share the row
 		"Exec": func(ctx context.Context, tx pgx.Tx) error {
 			_, err := tx.Exec(ctx, "UPDATE account SET balance = 1 WHERE id = $1", 1)
 			return err
@@ -57,7 +57,7 @@ func TestAConflictInATransactionNamesTheHolder(t *testing.T) {
 			return err
 		},
 	} {
-		t.Run(name, func(t *testing.T) { //nolint:paralleltest // they share the row
+		t.Run(name, func(t *testing.T) {
 			ctx, x := w.begin()
 			err := pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) error { return how(ctx, tx) })
 			var c *rm.LockConflictError
@@ -87,7 +87,7 @@ func TestAConflictInATransactionNamesTheHolder(t *testing.T) {
 func TestASingleStatementWaitsForTheHolder(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	for name, how := range map[string]func(ctx context.Context) error{
+	for name, how := range map[string]func(ctx context.Context) error{ //nolint:paralleltest // they share the row
 		"Exec": func(ctx context.Context) error {
 			_, err := w.pool.Exec(ctx, "UPDATE account SET balance = balance + 1 WHERE id = 1")
 			return err
@@ -105,7 +105,7 @@ func TestASingleStatementWaitsForTheHolder(t *testing.T) {
 			return err
 		},
 	} {
-		t.Run(name, func(t *testing.T) { //nolint:paralleltest // they share the row
+		t.Run(name, func(t *testing.T) {
 			before := value[int](w, "SELECT balance FROM account WHERE id = 1")
 			first, holder := w.begin()
 			_, err := w.pool.Exec(first, "UPDATE account SET balance = 0 WHERE id = 1")

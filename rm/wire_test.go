@@ -122,7 +122,7 @@ func TestRoundTrips(t *testing.T) {
 		return proxy.trips.Load() - before
 	}
 	update := "UPDATE account SET balance = balance + 1 WHERE id = $1"
-	for name, work := range map[string]func(ctx context.Context, tx pgx.Tx) error{
+	for name, work := range map[string]func(ctx context.Context, tx pgx.Tx) error{ //nolint:paralleltest // they share the connection
 		"Exec": func(ctx context.Context, tx pgx.Tx) error {
 			_, err := tx.Exec(ctx, update, 1)
 			return err
@@ -161,7 +161,7 @@ func TestRoundTrips(t *testing.T) {
 			return err
 		},
 	} {
-		t.Run(name, func(t *testing.T) { //nolint:paralleltest // they share the connection
+		t.Run(name, func(t *testing.T) {
 			// Without settling connections in the same proxy.
 			pool, err := rm.New(limited(t), w.tc, plain, rm.WithLogger(quiet()))
 			check(t, err)
@@ -186,8 +186,8 @@ func TestExecModes(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	before := w.contents()
-	for _, mode := range []string{"cache_statement", "cache_describe", "describe_exec", "exec", "simple_protocol"} {
-		t.Run(mode, func(t *testing.T) { //nolint:paralleltest // they share the rows
+	for _, mode := range []string{"cache_statement", "cache_describe", "describe_exec", "exec", "simple_protocol"} { //nolint:paralleltest // they share the rows
+		t.Run(mode, func(t *testing.T) {
 			pool := open(t, w.tc, w.dsn+"&default_query_exec_mode="+mode)
 			ctx, x := w.begin()
 			_, err := pool.Exec(ctx, "UPDATE account SET balance = balance + $1 WHERE id = $2", 1, 1)
