@@ -184,23 +184,23 @@ func TestAnotherManagerTakesOverWhenOneDies(t *testing.T) {
 }
 
 // commitOne commits a transaction with one branch in the resource.
-func commitOne(ctx context.Context, t testing.TB, c *client.Client, resource string) string {
-	t.Helper()
-	id := must[*pb.BeginResponse](t)(c.Begin(ctx, &pb.BeginRequest{Name: "one"})).GetXid()
+func commitOne(ctx context.Context, tb testing.TB, c *client.Client, resource string) string {
+	tb.Helper()
+	id := must[*pb.BeginResponse](tb)(c.Begin(ctx, &pb.BeginRequest{Name: "one"})).GetXid()
 	b := newBranch()
-	must[*pb.RegisterBranchResponse](t)(c.RegisterBranch(ctx, &pb.RegisterBranchRequest{Xid: id, BranchId: b, ResourceId: resource, Mode: pb.Mode_MODE_AT}))
-	must[*pb.VoteResponse](t)(c.Vote(ctx, &pb.VoteRequest{Xid: id, BranchId: b, Vote: pb.Vote_VOTE_YES}))
-	must[*pb.CommitResponse](t)(c.Commit(ctx, &pb.CommitRequest{Xid: id}))
+	must[*pb.RegisterBranchResponse](tb)(c.RegisterBranch(ctx, &pb.RegisterBranchRequest{Xid: id, BranchId: b, ResourceId: resource, Mode: pb.Mode_MODE_AT}))
+	must[*pb.VoteResponse](tb)(c.Vote(ctx, &pb.VoteRequest{Xid: id, BranchId: b, Vote: pb.Vote_VOTE_YES}))
+	must[*pb.CommitResponse](tb)(c.Commit(ctx, &pb.CommitRequest{Xid: id}))
 	return id
 }
 
 // awaitClients waits until n sessions have attached something.
-func awaitClients(t testing.TB, r *running, n int) {
-	t.Helper()
-	ad := pb.NewAdminClient(r.conn(t))
-	ctx := limited(t)
+func awaitClients(tb testing.TB, r *running, n int) {
+	tb.Helper()
+	ad := pb.NewAdminClient(r.conn(tb))
+	ctx := limited(tb)
 	for {
-		st := must[*pb.StatusResponse](t)(ad.Status(ctx, &pb.StatusRequest{}))
+		st := must[*pb.StatusResponse](tb)(ad.Status(ctx, &pb.StatusRequest{}))
 		with := 0
 		for _, c := range st.GetClients() {
 			if len(c.GetResources()) > 0 {
