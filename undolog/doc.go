@@ -42,6 +42,10 @@
 // # Limits
 //
 // A table needs a primary key that is not deferrable. Foreign keys are not
-// guarded against neighbours. Rolling back needs the right to set
-// session_replication_role; Doctor says where it is missing.
+// guarded against neighbours: where one refers to an undecided row, the rollback
+// stops, visibly, before it would make an orphan. Rolling back needs the right
+// to set session_replication_role; Doctor says where it is missing. Install puts
+// a trigger on every table of the database, which refuses writes without capture
+// in a global transaction, and needs a superuser to do so for new tables; else
+// seal looks at the locks of the transaction, which costs more.
 package undolog

@@ -403,6 +403,69 @@ BEGIN
   END IF;
 END $f$;
 
+-- verify looks at what replica mode does not: foreign keys, and unique
+-- constraints that are deferrable. What the guard let through must stick here,
+-- visibly, and not become an orphan that nobody notices.
+CREATE OR REPLACE FUNCTION handfast.verify(u handfast.undo) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'postgres'
+SET extra_float_digits = 3 SET row_security = off AS $f$
+DECLARE
+  p     handfast.protected;
+  c     record;
+  keyed text; -- finds the restored row
+  bad   boolean;
+BEGIN
+  SELECT * INTO p FROM handfast.protected t WHERE t.id = u.tab;
+  IF NOT EXISTS (SELECT FROM pg_constraint x WHERE p.rel IN (x.conrelid, x.confrelid) AND (x.contype = 'f' OR x.condeferrable)) THEN
+    RETURN;
+  END IF;
+  SELECT string_agg(format('t.%I = $1[%s]::%s', a.attname, k.i, format_type(a.atttypid, a.atttypmod)), ' AND ' ORDER BY k.i)
+    INTO keyed FROM unnest(p.keys) WITH ORDINALITY k (n, i) JOIN pg_attribute a ON a.attrelid = p.rel AND a.attnum = k.n;
+  FOR c IN
+    -- gone: the value that a child may hold and that the undo took away
+    SELECT x.conname, x.contype, x.conrelid, x.confrelid,
+           string_agg(format('f.%I = r.%I', ca.attname, ra.attname), ' AND ') AS joined,
+           string_agg(format('r.%I = t.%I', ra.attname, ca.attname), ' AND ') AS parent,
+           string_agg(format('t.%I IS NOT NULL', ca.attname), ' AND ') AS complete,
+           string_agg(format('o.%1$I = t.%1$I', ca.attname), ' AND ') AS twin,
+           string_agg(format('f.%I = %s', ca.attname, g.value), ' AND ') AS child,
+           bool_or(g.changed) AS moved
+      FROM pg_constraint x
+      CROSS JOIN LATERAL unnest(x.conkey, CASE WHEN x.contype = 'f' THEN x.confkey ELSE x.conkey END) AS k (ck, rk)
+      JOIN pg_attribute ca ON ca.attrelid = x.conrelid AND ca.attnum = k.ck
+      JOIN pg_attribute ra ON ra.attrelid = CASE WHEN x.contype = 'f' THEN x.confrelid ELSE x.conrelid END AND ra.attnum = k.rk
+      CROSS JOIN LATERAL (SELECT array_position(u.cols, ra.attnum) IS NOT NULL AS changed,
+             CASE WHEN array_position(u.cols, ra.attnum) IS NULL THEN format('t.%I', ra.attname)
+                  ELSE format('$2[%s]::%s', array_position(u.cols, ra.attnum), format_type(ra.atttypid, ra.atttypmod)) END AS value) g
+     WHERE p.rel IN (x.conrelid, x.confrelid) AND (x.contype = 'f' OR x.contype IN ('u', 'p') AND x.condeferrable)
+     GROUP BY x.oid, x.conname, x.contype, x.conrelid, x.confrelid
+  LOOP
+    IF c.contype = 'f' AND c.conrelid = p.rel AND u.op IN ('U', 'D') THEN
+      EXECUTE format('SELECT EXISTS (SELECT FROM %s t WHERE %s AND %s AND NOT EXISTS (SELECT FROM %s r WHERE %s))',
+        p.rel, keyed, c.complete, c.confrelid::regclass, c.parent) INTO bad USING u.was;
+      IF bad THEN
+        PERFORM handfast.misfit(p.rel::text, u.was::text, format('its parent is gone (%s)', c.conname));
+      END IF;
+    END IF;
+    IF c.contype = 'f' AND c.confrelid = p.rel AND (u.op = 'I' OR u.op = 'U' AND c.moved) THEN
+      EXECUTE format('SELECT EXISTS (SELECT FROM %s f WHERE EXISTS (SELECT FROM (SELECT 1) one %s WHERE %s) AND NOT EXISTS (SELECT FROM %s r WHERE %s))',
+        c.conrelid::regclass, CASE WHEN u.op = 'U' THEN format('JOIN %s t ON %s', p.rel, keyed) ELSE '' END, c.child, p.rel, c.joined)
+        INTO bad USING u.was, u.new;
+      IF bad THEN
+        PERFORM handfast.misfit(p.rel::text, u.is_now::text, format('a row of %s refers to it (%s)', c.conrelid::regclass, c.conname));
+      END IF;
+    END IF;
+    IF c.contype <> 'f' AND u.op IN ('U', 'D') THEN
+      EXECUTE format('SELECT EXISTS (SELECT FROM %s t JOIN %s o ON %s WHERE %s AND o.ctid <> t.ctid)', p.rel, p.rel, c.twin, keyed)
+        INTO bad USING u.was;
+      IF bad THEN
+        PERFORM handfast.misfit(p.rel::text, u.was::text, format('another row has its value (%s)', c.conname));
+      END IF;
+    END IF;
+  END LOOP;
+END $f$;
+
 -- The three steps of a rollback. Each is a statement of its own at READ
 -- COMMITTED, so that each sees what was committed while the one before waited.
 -- A tombstone names the branch: one for the XID would not collide with a join.
@@ -435,6 +498,9 @@ BEGIN
   FOR u IN SELECT * FROM handfast.undo t WHERE t.xid = p_xid ORDER BY t.seq DESC LOOP
     PERFORM handfast.restore(u);
     gates := gates || u.gates;
+  END LOOP;
+  FOR u IN SELECT * FROM handfast.undo t WHERE t.xid = p_xid LOOP
+    PERFORM handfast.verify(u);
   END LOOP;
   DELETE FROM handfast.undo t WHERE t.xid = p_xid;
   -- Last: a writer that waits for a key must find the restored row.
