@@ -182,6 +182,7 @@ func (m *manager) attach(tb testing.TB, c *client.Client) {
 func newBranch() string { return xid.NewBranchID().String() }
 
 func must[T any](tb testing.TB) func(v T, err error) T {
+	tb.Helper()
 	return func(v T, err error) T {
 		tb.Helper()
 		if err != nil {
