@@ -2,6 +2,8 @@ package cli
 
 import (
 	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -20,4 +22,53 @@ func TestDocumentationExplainsEveryErrorReason(t *testing.T) {
 			t.Errorf("docs/operations.md does not explain %s", name)
 		}
 	}
+}
+
+// A guarantee names the tests that would fail without it; they have to exist.
+func TestGuaranteesNameTestsThatExist(t *testing.T) {
+	t.Parallel()
+	const root = "../../../../"
+	raw, err := os.ReadFile(root + "docs/guarantees.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, promises, _ := strings.Cut(string(raw), "## Guaranteed")
+	promises, table, _ := strings.Cut(promises, "## How each is tested")
+	for _, m := range regexp.MustCompile(`(?m)^(\d+)\. `).FindAllStringSubmatch(promises, -1) {
+		if !strings.Contains(table, "\n| "+m[1]+" |") {
+			t.Errorf("guarantee %s names no test", m[1])
+		}
+	}
+	pkg, named := "", 0
+	for _, m := range regexp.MustCompile("`([a-z/]+)`:|`(Test\\w+)`").FindAllStringSubmatch(table, -1) {
+		if m[1] != "" {
+			pkg = m[1]
+			continue
+		}
+		named++
+		if !definesTest(t, root+pkg, m[2]) {
+			t.Errorf("docs/guarantees.md names %s in %s, which is not there", m[2], pkg)
+		}
+	}
+	if named < 8 {
+		t.Errorf("only %d tests were found in the table", named)
+	}
+}
+
+func definesTest(t *testing.T, dir, name string) bool {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*_test.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		raw, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(raw), "\nfunc "+name+"(t *testing.T)") {
+			return true
+		}
+	}
+	return false
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -30,7 +31,7 @@ func newPg(s Streams) *cobra.Command {
 	d := &database{streams: s}
 	cmd.PersistentFlags().StringVar(&d.dsn, "dsn", "", "connection `URL` or key=value string of the database (DATABASE_URL)")
 	cmd.PersistentFlags().StringVar(&d.timeout, "timeout", "10s", "how long connecting may take")
-	cmd.AddCommand(newPgInstall(s, d), newPgProtect(s, d), newPgUnprotect(s, d), newPgGrant(s, d), newPgDoctor(s, d), newPgPending(s, d))
+	cmd.AddCommand(newPgInstall(s, d), newPgProtect(s, d), newPgUnprotect(s, d), newPgGC(s, d), newPgDoctor(s, d), newPgPending(s, d))
 	return cmd
 }
 
@@ -75,11 +76,15 @@ func (d *database) installed(ctx context.Context, fn func(context.Context, *pgx.
 
 func newPgInstall(s Streams, d *database) *cobra.Command {
 	var printOnly bool
+	var roles []string
 	cmd := &cobra.Command{
 		Use:   "install",
 		Short: "Create or upgrade the schema handfast",
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if slices.Contains(roles, "") {
+				return usagef("--grant: a role without a name")
+			}
 			if printOnly {
 				_, err := fmt.Fprintln(s.Out, strings.TrimSpace(undolog.InstallSQL()))
 				return err
@@ -92,6 +97,11 @@ func newPgInstall(s Streams, d *database) *cobra.Command {
 				if err != nil {
 					return err
 				}
+				for _, role := range roles {
+					if err := undolog.Grant(ctx, conn, role); err != nil {
+						return err
+					}
+				}
 				_, err = fmt.Fprintf(s.Out, "database %s: schema handfast has version %d, the resource is %s\n",
 					info.Database, info.SchemaVersion, info.Resource)
 				return err
@@ -99,6 +109,7 @@ func newPgInstall(s Streams, d *database) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&printOnly, "print", false, "print the SQL instead of running it; needs no database")
+	cmd.Flags().StringSliceVar(&roles, "grant", nil, "let these `roles` of services settle; the owner of the schema may anyway")
 	return cmd
 }
 
@@ -174,26 +185,28 @@ func newPgUnprotect(s Streams, d *database) *cobra.Command {
 	}
 }
 
-func newPgGrant(s Streams, d *database) *cobra.Command {
-	return &cobra.Command{
-		Use:   "grant ROLE",
-		Short: "Let the role of a service settle transactions; the owner of the schema may anyway",
-		Args: func(cmd *cobra.Command, a []string) error {
-			if len(a) != 1 || a[0] == "" {
-				return usagef("%s takes the name of one role", cmd.CommandPath())
+func newPgGC(s Streams, d *database) *cobra.Command {
+	var limit int
+	cmd := &cobra.Command{
+		Use:   "gc",
+		Short: "Drop fence rows of settled transactions that are too old to be joined",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if limit < 1 || limit > 10_000_000 {
+				return usagef("--limit: %d is outside of 1 to 10000000", limit)
 			}
-			return nil
-		},
-		RunE: func(cmd *cobra.Command, a []string) error {
 			return d.installed(cmd.Context(), func(ctx context.Context, conn *pgx.Conn) error {
-				if err := undolog.Grant(ctx, conn, a[0]); err != nil {
+				n, err := undolog.GC(ctx, conn, limit)
+				if err != nil {
 					return err
 				}
-				_, err := fmt.Fprintln(s.Out, "may settle:", clean(a[0]))
+				_, err = fmt.Fprintf(s.Out, "%d fence rows dropped\n", n)
 				return err
 			})
 		},
 	}
+	cmd.Flags().IntVar(&limit, "limit", 100_000, "how many at most")
+	return cmd
 }
 
 func newPgDoctor(s Streams, d *database) *cobra.Command {

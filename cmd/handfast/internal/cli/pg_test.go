@@ -45,6 +45,12 @@ func TestInstallAndProtectCanBeRepeated(t *testing.T) {
 			t.Fatalf("protect: %d, %s%s", code, out, errOut)
 		}
 	}
+	if code, out, errOut := run(t, env, "pg", "install", "--grant", "pg_monitor"); code != ExitOK {
+		t.Errorf("install --grant: %d, %s%s", code, out, errOut)
+	}
+	if code, out, errOut := run(t, env, "pg", "gc"); code != ExitOK || !strings.Contains(out, "0 fence rows") {
+		t.Errorf("gc: %d, %s%s", code, out, errOut)
+	}
 	if code, out, errOut := run(t, env, "pg", "unprotect", "stock"); code != ExitOK {
 		t.Errorf("unprotect: %d, %s%s", code, out, errOut)
 	}
@@ -66,12 +72,13 @@ func TestPrintChangesNothing(t *testing.T) {
 		}
 		return n
 	}
+	before := triggers()
 	code, out, errOut := run(t, env, "pg", "protect", "--print", "stock")
 	if code != ExitOK || !strings.Contains(strings.ToLower(out), "trigger") {
 		t.Errorf("protect --print: %d, %.200s%s", code, out, errOut)
 	}
-	if n := triggers(); n != 0 {
-		t.Errorf("protect --print made %d triggers", n)
+	if after := triggers(); after != before {
+		t.Errorf("protect --print changed %d triggers into %d", before, after)
 	}
 }
 
@@ -164,16 +171,18 @@ func TestDatabaseCommandsSayWhatIsWrong(t *testing.T) {
 		"malformed variable":   {[]string{"DATABASE_URL=postgres://host:port/db"}, []string{"doctor"}, ExitUsage, "DATABASE_URL"},
 		"nobody answers":       {nil, []string{"doctor", "--dsn", "postgres://u:secret@127.0.0.1:1/db"}, ExitFailure, "--dsn"},
 		"bad timeout":          {env, []string{"doctor", "--timeout", "x"}, ExitUsage, "--timeout"},
+		"limit of zero":        {env, []string{"gc", "--limit", "0"}, ExitUsage, "--limit"},
+		"gc before":            {env, []string{"gc"}, ExitFailure, "handfast pg install"},
 		"bad age":              {env, []string{"pending", "--older-than", "x"}, ExitUsage, "--older-than"},
 		"no table":             {env, []string{"protect"}, ExitUsage, "public.stock"},
 		"empty table":          {env, []string{"protect", ""}, ExitUsage, "argument 1"},
-		"no role":              {env, []string{"grant"}, ExitUsage, "role"},
+		"no role":              {env, []string{"install", "--grant", "a,,b"}, ExitUsage, "--grant"},
 		"pending before":       {env, []string{"pending"}, ExitFailure, "handfast pg install"},
 		"protect before":       {env, []string{"protect", "keyless"}, ExitFailure, "handfast pg install"},
 		"table is not there":   {ready, []string{"protect", "nowhere"}, ExitFailure, "nowhere"},
 		"table without key":    {ready, []string{"protect", "keyless"}, ExitFailure, "key"},
 		"print of no table":    {ready, []string{"protect", "--print", "nowhere"}, ExitFailure, "nowhere"},
-		"role is not there":    {ready, []string{"grant", "nobody_of_this_name"}, ExitFailure, "nobody_of_this_name"},
+		"role is not there":    {ready, []string{"install", "--grant", "nobody_of_this_name"}, ExitFailure, "nobody_of_this_name"},
 		"unprotect of nothing": {ready, []string{"unprotect", "nowhere"}, ExitFailure, "nowhere"},
 	} {
 		t.Run(name, func(t *testing.T) {
