@@ -9,6 +9,7 @@
 //	                                               │ temp dir, free port, 127.0.0.1
 //	     Stop / Kill / Restart ◄───────────────────┤
 //	     parent dies ──► a watchdog stops the server and removes the directory
+//	                     (Windows: the next Start removes the directory)
 //
 // PostgreSQL refuses to run as root. As root the server runs under the user
 // "postgres", or "nobody" where there is none.

@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	embedded "github.com/fergusstrange/embedded-postgres"
 )
+
+const fetchPrefix = "fetch-"
 
 // binaries finds a server or fetches one, once per machine.
 func binaries(ctx context.Context, u *account) (string, error) {
@@ -16,49 +19,93 @@ func binaries(ctx context.Context, u *account) (string, error) {
 	if !errors.Is(err, ErrNoBinaries) {
 		return dir, err
 	}
-	cache, err := os.UserCacheDir()
+	root, err := cacheDir(u)
 	if err != nil {
-		cache = os.TempDir()
-	}
-	root := filepath.Join(cache, "handfast", "postgres")
-	if u != nil {
-		// The home of root is closed to the user that runs the server.
-		root = filepath.Join(os.TempDir(), "handfast-postgres")
-	}
-	bin := filepath.Join(root, "bin")
-	if complete(bin) {
-		return bin, nil
-	}
-	if err := ctx.Err(); err != nil {
 		return "", err
 	}
-	if err := fetch(root); err != nil {
+	bin, err := fetched(ctx, root)
+	if err != nil {
 		return "", fmt.Errorf("%w, and fetching them failed: %w (install PostgreSQL 15 or later, or name a server with --dsn)", ErrNoBinaries, err)
 	}
 	return bin, nil
 }
 
-// fetch lets the library download and unpack the binaries. It also tries to
-// start a server, which fails as root; what counts is that the files are there.
-func fetch(root string) error {
-	data, err := os.MkdirTemp("", "handfast-fetch-")
+// cacheDir is where fetched binaries stay. The home of root is closed to the
+// user that runs the server, so root has a place of its own under /var/cache.
+func cacheDir(u *account) (string, error) {
+	if u != nil {
+		return "/var/cache/handfast/postgres", nil
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("a place for PostgreSQL's binaries: %w", err)
+	}
+	return filepath.Join(cache, "handfast", "postgres"), nil
+}
+
+// fetched gives the binaries below root, fetching them at first. Several
+// processes may do that at once: each unpacks to a directory of its own, and
+// the first to rename it wins. So nobody ever sees half of the files.
+func fetched(ctx context.Context, root string) (string, error) {
+	version := string(embedded.V15)
+	final := filepath.Join(root, version)
+	bin := filepath.Join(final, "bin")
+	if complete(bin) {
+		return bin, nil
+	}
+	if err := os.MkdirAll(root, 0o755); err != nil { //nolint:gosec // the server runs under another user
+		return "", err
+	}
+	sweep(root, fetchPrefix)
+	tmp, err := os.MkdirTemp(root, fetchPrefix+strconv.Itoa(os.Getpid())+"-")
+	if err != nil {
+		return "", err
+	}
+	unpacked := filepath.Join(tmp, version)
+	if err := fetch(ctx, tmp, unpacked); err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(tmp)                           //nolint:errcheck // at worst it stays until the next sweep
+	if err := os.Chmod(unpacked, 0o755); err != nil { //nolint:gosec // as above
+		return "", err
+	}
+	if err := os.Rename(unpacked, final); err != nil && !complete(bin) {
+		return "", err
+	}
+	return bin, nil
+}
+
+// fetch has the library download and unpack the binaries. The library can't do
+// that without also starting a server. An encoding that does not exist makes it
+// fail after the unpacking, before there is a process that could be left behind.
+func fetch(ctx context.Context, tmp, unpacked string) error {
+	port, err := freePort(ctx) // the library looks at it first
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(data) //nolint:errcheck // a temporary directory
-	pg := embedded.NewDatabase(embedded.DefaultConfig().
-		Version(embedded.V15).
-		BinariesPath(root).RuntimePath(filepath.Join(data, "run")).DataPath(filepath.Join(data, "data")).
-		CachePath(filepath.Join(root, "cache")).Logger(nil))
-	err = pg.Start()
-	if err == nil {
-		err = pg.Stop()
+	n, err := strconv.ParseUint(strconv.Itoa(port), 10, 32)
+	if err != nil {
+		return err
 	}
-	if complete(filepath.Join(root, "bin")) {
+	done := make(chan error, 1)
+	go func() { // ends with the download
+		done <- embedded.NewDatabase(embedded.DefaultConfig().
+			Version(embedded.V15).Port(uint32(n)).Encoding("none").
+			BinariesPath(unpacked).CachePath(filepath.Join(tmp, "cache")).
+			RuntimePath(filepath.Join(tmp, "run")).DataPath(filepath.Join(tmp, "data")).Logger(nil)).Start()
+	}()
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		// The library still writes to tmp, and panics where that is gone. A
+		// later sweep removes it.
+		return ctx.Err()
+	}
+	if complete(filepath.Join(unpacked, "bin")) {
 		return nil
 	}
 	if err == nil {
 		err = errors.New("the archive holds no server")
 	}
-	return err
+	return errors.Join(err, os.RemoveAll(tmp))
 }

@@ -11,7 +11,7 @@ import (
 	"strconv"
 )
 
-// ErrNoBinaries: no PostgreSQL server is installed in any known place.
+// ErrNoBinaries means that no PostgreSQL server is installed in any known place.
 var ErrNoBinaries = errors.New("no PostgreSQL server binaries found")
 
 // places are where packages put the server, per system; newest version first wins.
@@ -80,13 +80,14 @@ func complete(dir string) bool {
 
 var digits = regexp.MustCompile(`\d+`)
 
-// version is the major version in a path, 0 where there is none.
+// version is the last number in a path, which is the major version, 0 where
+// there is none.
 func version(dir string) int {
 	all := digits.FindAllString(dir, -1)
 	if len(all) == 0 {
 		return 0
 	}
-	n, err := strconv.Atoi(all[0])
+	n, err := strconv.Atoi(all[len(all)-1])
 	if err != nil {
 		return 0
 	}

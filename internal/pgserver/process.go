@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/handfast/handfast/internal/child"
 )
@@ -20,6 +21,7 @@ func startServer(u *account, dir string, out io.Writer, name string, args ...str
 	cmd := exec.Command(name, args...) //nolint:noctx // its life is not that of a context
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, out, out
 	cmd.Env = append(os.Environ(), "PGDATA=", "LC_ALL=C")
+	cmd.WaitDelay = 5 * time.Second // a backend that outlives the server holds the output open
 	u.apply(cmd)
 	return child.Start(cmd, syscall.SIGINT)
 }
@@ -45,18 +47,17 @@ func makeDir(u *account) (string, error) {
 	return dir, nil
 }
 
-// sweep removes what processes left that were killed.
-func sweep() {
-	for _, base := range []string{os.TempDir(), "/tmp"} {
-		dirs, err := filepath.Glob(filepath.Join(base, dirPrefix+"*"))
-		if err != nil {
-			continue
-		}
-		for _, d := range dirs {
-			pid, _, ok := strings.Cut(strings.TrimPrefix(filepath.Base(d), dirPrefix), "-")
-			if n, err := strconv.Atoi(pid); ok && err == nil && !alive(n) {
-				_ = os.RemoveAll(d)
-			}
+// sweep removes the directories in base that killed processes left: those
+// whose name has the prefix and the id of a process that is gone.
+func sweep(base, prefix string) {
+	dirs, err := filepath.Glob(filepath.Join(base, prefix+"*"))
+	if err != nil {
+		return
+	}
+	for _, d := range dirs {
+		pid, _, ok := strings.Cut(strings.TrimPrefix(filepath.Base(d), prefix), "-")
+		if n, err := strconv.Atoi(pid); ok && err == nil && !alive(n) {
+			_ = os.RemoveAll(d)
 		}
 	}
 }

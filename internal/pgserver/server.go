@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -44,6 +43,9 @@ type Server struct {
 	dir  string // holds data, sockets and the log
 	port int
 	user *account // nil: the own user
+	free func(context.Context) (int, error)
+
+	release func() error // ends the watchdog
 
 	mu   sync.Mutex
 	proc *child.Process
@@ -53,9 +55,14 @@ const superuser = "postgres"
 
 // Start makes a cluster in a temporary directory and runs it on a free port of
 // 127.0.0.1. ctx bounds the start only.
-func Start(ctx context.Context, opts Options) (s *Server, err error) {
-	sweep()
-	s = &Server{opts: opts, bin: opts.Binaries}
+func Start(ctx context.Context, opts Options) (*Server, error) {
+	return start(ctx, opts, freePort)
+}
+
+func start(ctx context.Context, opts Options, free func(context.Context) (int, error)) (s *Server, err error) {
+	sweep(os.TempDir(), dirPrefix)
+	sweep("/tmp", dirPrefix)
+	s = &Server{opts: opts, bin: opts.Binaries, free: free}
 	if s.user, err = unprivileged(); err != nil {
 		return nil, err
 	}
@@ -67,40 +74,55 @@ func Start(ctx context.Context, opts Options) (s *Server, err error) {
 	if s.dir, err = makeDir(s.user); err != nil {
 		return nil, err
 	}
-	dir := s.dir
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.RemoveAll(dir))
-		}
-	}()
-	if err := s.initdb(ctx); err != nil {
-		return nil, err
+	if s.release, err = guard(s.user, s.dir); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(s.dir))
 	}
-	// Another program may take a port between the look and the start.
-	for attempt := 0; ; attempt++ {
-		if s.port, err = freePort(ctx); err != nil {
-			return nil, err
-		}
-		if err = s.launch(ctx); err == nil || attempt == 4 || !errors.Is(err, errPortTaken) {
-			break
-		}
+	if err = s.initdb(ctx); err == nil {
+		err = s.firstLaunch(ctx)
 	}
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, s.discard())
 	}
 	return s, nil
 }
 
-var errPortTaken = errors.New("port is taken")
+// firstLaunch picks the port. Another program may take it between the look and
+// the start.
+func (s *Server) firstLaunch(ctx context.Context) (err error) {
+	for range 5 {
+		if s.port, err = s.free(ctx); err != nil {
+			return err
+		}
+		if err = s.launch(ctx); !errors.Is(err, errPortTaken) {
+			return err
+		}
+	}
+	return err
+}
+
+// discard removes what a server that does not run has left.
+func (s *Server) discard() error { return errors.Join(os.RemoveAll(s.dir), s.release()) }
+
+var (
+	errPortTaken = errors.New("port is taken")
+	errStillHeld = errors.New("processes of the former server hold its memory")
+)
 
 func (s *Server) initdb(ctx context.Context) error {
-	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, "initdb"),
+	out := &logBuffer{}
+	p, err := startServer(s.user, s.dir, out, filepath.Join(s.bin, "initdb"),
 		"-D", s.data(), "-U", superuser, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions")
-	s.user.apply(cmd)
-	cmd.Dir = s.dir
-	out, err := cmd.CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("initdb: %w\n%s", err, tail(out))
+		return fmt.Errorf("initdb: %w", err)
+	}
+	select {
+	case <-p.Done():
+	case <-ctx.Done():
+		p.Kill()
+		return fmt.Errorf("initdb: %w", ctx.Err())
+	}
+	if err := p.Err(); err != nil {
+		return fmt.Errorf("initdb: %w\n%s", err, tail(out.String()))
 	}
 	return nil
 }
@@ -136,8 +158,23 @@ func (s *Server) socketDir() string {
 	return s.dir
 }
 
-// launch starts the server and waits until it answers.
+// launch starts the server and waits until it answers. The processes of a killed
+// server take a moment to vanish.
 func (s *Server) launch(ctx context.Context) error {
+	for attempt := 0; ; attempt++ {
+		err := s.launchOnce(ctx)
+		if attempt == 50 || !errors.Is(err, errStillHeld) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(ctx.Err(), err)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+func (s *Server) launchOnce(ctx context.Context) error {
 	log := &logBuffer{also: s.opts.Output}
 	p, err := startServer(s.user, s.dir, log, filepath.Join(s.bin, "postgres"), s.arguments()...)
 	if err != nil {
@@ -146,10 +183,13 @@ func (s *Server) launch(ctx context.Context) error {
 	if err := s.awaitReady(ctx, p); err != nil {
 		p.Kill()
 		text := log.String()
-		if strings.Contains(text, "could not bind") || strings.Contains(text, "Address already in use") {
-			return errPortTaken
+		switch {
+		case strings.Contains(text, "could not bind"), strings.Contains(text, "Address already in use"):
+			return fmt.Errorf("postgres: %w: %d", errPortTaken, s.port)
+		case strings.Contains(text, "shared memory block"):
+			return fmt.Errorf("postgres: %w\n%s", errStillHeld, tail(text))
 		}
-		return fmt.Errorf("postgres did not become ready: %w\n%s", err, tail([]byte(text)))
+		return fmt.Errorf("postgres did not become ready: %w\n%s", err, tail(text))
 	}
 	s.mu.Lock()
 	s.proc = p
@@ -161,9 +201,9 @@ func (s *Server) awaitReady(ctx context.Context, p *child.Process) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	for {
-		conn, err := pgx.Connect(ctx, s.DSN("postgres"))
+		err := s.answers(ctx)
 		if err == nil {
-			return conn.Close(ctx)
+			return nil
 		}
 		select {
 		case <-p.Done():
@@ -173,6 +213,24 @@ func (s *Server) awaitReady(ctx context.Context, p *child.Process) error {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+// answers tells whether it is this server that answers on the port, and not
+// another one that was there before.
+func (s *Server) answers(ctx context.Context) error {
+	conn, err := pgx.Connect(ctx, s.DSN("postgres"))
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx) //nolint:errcheck // the question is answered
+	var dir string
+	if err := conn.QueryRow(ctx, "SHOW data_directory").Scan(&dir); err != nil {
+		return err
+	}
+	if filepath.Clean(dir) != filepath.Clean(s.data()) {
+		return fmt.Errorf("%w by another server, of %s", errPortTaken, dir)
+	}
+	return nil
 }
 
 // DSN is how to connect to a database as superuser.
@@ -197,7 +255,8 @@ func (s *Server) CreateDatabase(ctx context.Context, name string) (string, error
 	return s.DSN(name), nil
 }
 
-// Stop ends the server, dropping its clients, and removes its directory.
+// Stop ends the server, dropping its clients, and removes its directory. When
+// ctx ends the server is killed.
 func (s *Server) Stop(ctx context.Context) error {
 	s.mu.Lock()
 	p := s.proc
@@ -208,10 +267,10 @@ func (s *Server) Stop(ctx context.Context) error {
 		select {
 		case <-p.Done():
 		case <-ctx.Done():
-			p.Kill()
+			crash(p)
 		}
 	}
-	return os.RemoveAll(s.dir)
+	return s.discard()
 }
 
 // Kill ends the server as a crash would, with SIGKILL to all of its processes.
@@ -222,6 +281,15 @@ func (s *Server) Kill() {
 	s.proc = nil
 	s.mu.Unlock()
 	if p != nil {
+		crash(p)
+	}
+}
+
+func crash(p *child.Process) {
+	select {
+	case <-p.Done(): // its id may be another's by now
+	default:
+		killFamily(p.PID())
 		p.Kill()
 	}
 }
@@ -274,7 +342,7 @@ func (l *logBuffer) String() string {
 	return l.buf.String()
 }
 
-func tail(b []byte) string {
-	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+func tail(s string) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
 	return strings.Join(lines[max(0, len(lines)-20):], "\n")
 }

@@ -3,10 +3,12 @@ package pgserver_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -82,9 +84,9 @@ func TestServerSurvivesKillAndRestart(t *testing.T) {
 	}
 }
 
-func TestServerDiesWithItsParent(t *testing.T) {
-	t.Parallel()
-	cmd := exec.CommandContext(t.Context(), os.Args[0])
+// parent runs this binary as a parent of a server, and gives what it says.
+func parent(t *testing.T, cmd *exec.Cmd) string {
+	t.Helper()
 	cmd.Env = append(os.Environ(), parentMode+"=1")
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -93,30 +95,87 @@ func TestServerDiesWithItsParent(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
 	lines := bufio.NewScanner(out)
 	if !lines.Scan() {
 		t.Fatal("the parent said nothing")
 	}
-	dsn := lines.Text()
+	return lines.Text()
+}
+
+// gone waits until nothing of a killed parent is left.
+func gone(t *testing.T, pid int, dsn string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for {
+		left, err := filepath.Glob(fmt.Sprintf("/tmp/handfast-pg-%d-*", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer := one(ctx, dsn, "SELECT 1")
+		if answer != nil && len(left) == 0 {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("left behind: %v; connecting: %v", left, answer)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func TestNothingOutlivesAKilledParent(t *testing.T) {
+	t.Parallel()
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	dsn := parent(t, cmd)
 	if err := one(t.Context(), dsn, "SELECT 1"); err != nil {
 		t.Fatal(err)
 	}
-	pid := cmd.Process.Pid
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	_ = cmd.Wait()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	for one(ctx, dsn, "SELECT 1") == nil {
-		if ctx.Err() != nil {
-			t.Fatal("the server outlives its parent")
-		}
+	gone(t, cmd.Process.Pid, dsn)
+}
+
+func TestServerThatIsLeftOutByStopIsRemovedAtExit(t *testing.T) {
+	t.Parallel()
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	dsn := parent(t, cmd)
+	if err := cmd.Process.Signal(os.Interrupt); err != nil { // ends it without Stop
+		t.Fatal(err)
 	}
-	start(t) // sweeps
-	left, _ := filepath.Glob(fmt.Sprintf("/tmp/handfast-pg-%d-*", pid))
-	if len(left) != 0 {
-		t.Fatalf("left behind: %v", left)
+	gone(t, cmd.Process.Pid, dsn)
+}
+
+func TestSettingThatDoesNotExistIsTold(t *testing.T) {
+	t.Parallel()
+	_, err := pgserver.Start(t.Context(), pgserver.Options{Settings: map[string]string{"no_such_setting": "1"}})
+	if err == nil || !strings.Contains(err.Error(), "no_such_setting") || !strings.Contains(err.Error(), "it exited") {
+		t.Fatalf("got %v", err)
+	}
+}
+
+func TestStartEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := pgserver.Start(ctx, pgserver.Options{}); !errors.Is(err, context.Canceled) {
+		t.Fatalf("got %v", err)
+	}
+}
+
+func TestStopTwiceIsOnce(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	if err := s.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Stop(t.Context()); err != nil {
+		t.Fatal(err)
 	}
 }
 
