@@ -46,89 +46,89 @@ CREATE TABLE entry (account int, n int, note text, PRIMARY KEY (account, n));
 var protected = []string{"account", "entry"}
 
 // database makes a database with two protected tables.
-func database(t testing.TB) (dsn string) {
-	t.Helper()
-	dsn = cluster.DSN(t)
-	conn := connect(t, dsn)
-	if err := undolog.Install(limited(t), conn); err != nil {
-		t.Fatal(err)
+func database(tb testing.TB) (dsn string) {
+	tb.Helper()
+	dsn = cluster.DSN(tb)
+	conn := connect(tb, dsn)
+	if err := undolog.Install(limited(tb), conn); err != nil {
+		tb.Fatal(err)
 	}
-	exec(t, conn, schema)
-	if _, err := undolog.Protect(limited(t), conn, protected...); err != nil {
-		t.Fatal(err)
+	exec(tb, conn, schema)
+	if _, err := undolog.Protect(limited(tb), conn, protected...); err != nil {
+		tb.Fatal(err)
 	}
 	return dsn
 }
 
-func connect(t testing.TB, dsn string) *pgx.Conn {
-	t.Helper()
-	conn, err := pgx.Connect(limited(t), dsn)
+func connect(tb testing.TB, dsn string) *pgx.Conn {
+	tb.Helper()
+	conn, err := pgx.Connect(limited(tb), dsn)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	tb.Cleanup(func() { _ = conn.Close(context.Background()) })
 	return conn
 }
 
-func exec(t testing.TB, conn *pgx.Conn, sql string, args ...any) {
-	t.Helper()
-	if _, err := conn.Exec(limited(t), sql, args...); err != nil {
-		t.Fatal(err)
+func exec(tb testing.TB, conn *pgx.Conn, sql string, args ...any) {
+	tb.Helper()
+	if _, err := conn.Exec(limited(tb), sql, args...); err != nil {
+		tb.Fatal(err)
 	}
 }
 
 // limited gives a context that ends when a test has waited long enough.
-func limited(t testing.TB) context.Context {
-	t.Helper()
+func limited(tb testing.TB) context.Context {
+	tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	t.Cleanup(cancel)
+	tb.Cleanup(cancel)
 	return ctx
 }
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // coordinator starts a real one on loopback, with a store on disk.
-func coordinator(t testing.TB) (addr string) {
-	t.Helper()
+func coordinator(tb testing.TB) (addr string) {
+	tb.Helper()
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	s, err := tc.NewServer(context.Background(), tc.Config{
 		Listener: lis, StoreDir: t.TempDir(), DrainTimeout: 5 * time.Second, Log: quiet(),
 	})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(ctx) }()
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
 	return s.Addr().String()
 }
 
-func dial(t testing.TB, addr string) *client.Client {
-	t.Helper()
+func dial(tb testing.TB, addr string) *client.Client {
+	tb.Helper()
 	c, err := client.Dial(addr, client.WithLogger(quiet()))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { _ = c.Close() })
+	tb.Cleanup(func() { _ = c.Close() })
 	return c
 }
 
-func open(t testing.TB, c *client.Client, dsn string, opts ...rm.Option) *rm.Pool {
-	t.Helper()
-	p, err := rm.Open(limited(t), c, dsn, append([]rm.Option{rm.WithLogger(quiet())}, opts...)...)
+func open(tb testing.TB, c *client.Client, dsn string, opts ...rm.Option) *rm.Pool {
+	tb.Helper()
+	p, err := rm.Open(limited(tb), c, dsn, append([]rm.Option{rm.WithLogger(quiet())}, opts...)...)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(p.Close)
+	tb.Cleanup(p.Close)
 	return p
 }
 
@@ -141,12 +141,12 @@ type world struct {
 	look *pgx.Conn // a plain session
 }
 
-func newWorld(t testing.TB, opts ...rm.Option) *world {
-	t.Helper()
-	w := &world{t: t, dsn: database(t)}
-	w.tc = dial(t, coordinator(t))
-	w.pool = open(t, w.tc, w.dsn, opts...)
-	w.look = connect(t, w.dsn)
+func newWorld(tb testing.TB, opts ...rm.Option) *world {
+	tb.Helper()
+	w := &world{t: tb, dsn: database(tb)}
+	w.tc = dial(tb, coordinator(tb))
+	w.pool = open(tb, w.tc, w.dsn, opts...)
+	w.look = connect(tb, w.dsn)
 	return w
 }
 
@@ -213,39 +213,32 @@ func (w *world) branches(x xid.ID) []*pb.Branch {
 	return a.GetTransaction().GetBranches()
 }
 
-func check(t testing.TB, err error) {
-	t.Helper()
+func check(tb testing.TB, err error) {
+	tb.Helper()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
-func wantError(t testing.TB, err, want error) {
-	t.Helper()
+func wantError(tb testing.TB, err, want error) {
+	tb.Helper()
 	if !errors.Is(err, want) {
-		t.Fatalf("got error %v, want %v", err, want)
+		tb.Fatalf("got error %v, want %v", err, want)
 	}
 }
 
-func equal[T comparable](t testing.TB, what string, got, want T) {
-	t.Helper()
+func equal[T comparable](tb testing.TB, what string, got, want T) {
+	tb.Helper()
 	if got != want {
-		t.Fatalf("%s: got %v, want %v", what, got, want)
+		tb.Fatalf("%s: got %v, want %v", what, got, want)
 	}
 }
 
 // errorFrame is a refusal of the coordinator.
-func errorFrame(t testing.TB, message string, r pb.ErrorReason) *pb.ServerFrame {
-	t.Helper()
+func errorFrame(tb testing.TB, message string, r pb.ErrorReason) *pb.ServerFrame {
+	tb.Helper()
 	st := (&client.Error{Reason: r, Code: codes.FailedPrecondition, Message: message}).GRPCStatus().Proto()
 	return &pb.ServerFrame{Kind: &pb.ServerFrame_Error{Error: &pb.Error{
 		Code: st.GetCode(), Message: st.GetMessage(), Details: st.GetDetails(),
 	}}}
-}
-
-func protect(t testing.TB, w *world, tables ...string) {
-	t.Helper()
-	if _, err := undolog.Protect(limited(t), w.look, tables...); err != nil {
-		t.Fatal(err)
-	}
 }
