@@ -54,7 +54,7 @@ func one(ctx context.Context, dsn, sql string) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close(ctx)
+	defer conn.Close(ctx) //nolint:errcheck // the statement's error counts
 	_, err = conn.Exec(ctx, sql)
 	return err
 }

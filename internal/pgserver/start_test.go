@@ -60,7 +60,7 @@ func TestKillEndsBackends(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close(context.Background())
+	defer conn.Close(context.Background()) //nolint:errcheck // its server was killed
 	ended := make(chan error, 1)
 	go func() {
 		_, err := conn.Exec(context.Background(), "DO $$ BEGIN LOOP PERFORM 1; END LOOP; END $$")
@@ -71,7 +71,10 @@ func TestKillEndsBackends(t *testing.T) {
 	}
 	s.Kill()
 	select {
-	case <-ended:
+	case err := <-ended:
+		if err == nil {
+			t.Fatal("an endless statement ended well")
+		}
 	case <-time.After(20 * time.Second):
 		t.Fatal("the backend goes on")
 	}
@@ -88,7 +91,7 @@ func awaitBusy(ctx context.Context, dsn string) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close(ctx)
+	defer conn.Close(ctx) //nolint:errcheck // it only looked
 	for busy := false; !busy; {
 		err := conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_stat_activity
 			WHERE state = 'active' AND query LIKE 'DO %' AND pid <> pg_backend_pid())`).Scan(&busy)
