@@ -95,7 +95,7 @@ func coordinator(tb testing.TB) (addr string) {
 		tb.Fatal(err)
 	}
 	s, err := tc.NewServer(context.Background(), tc.Config{
-		Listener: lis, StoreDir: t.TempDir(), DrainTimeout: 5 * time.Second, Log: quiet(),
+		Listener: lis, StoreDir: tb.TempDir(), DrainTimeout: 5 * time.Second, Log: quiet(),
 	})
 	if err != nil {
 		tb.Fatal(err)
