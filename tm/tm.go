@@ -106,7 +106,7 @@ func (m *Manager) run(ctx context.Context, t Tx, fn func(context.Context) error)
 	defer func() {
 		if !returned {
 			// There is nobody to hand an error to; the deadline is the fallback.
-			_ = m.rollback(ctx, t, "fn did not return: it panicked or ended its goroutine")
+			_, _ = m.rollback(ctx, t, "fn did not return: it panicked or ended its goroutine")
 		}
 	}()
 	err := fn(inner)
@@ -120,10 +120,10 @@ func (m *Manager) run(ctx context.Context, t Tx, fn func(context.Context) error)
 // abort rolls back because of cause, and says how that went.
 func (m *Manager) abort(ctx context.Context, t Tx, cause error) error {
 	conflict, _ := FindLockConflict(cause)
-	err := m.rollback(ctx, t, cause.Error())
+	told, err := m.rollback(ctx, t, cause.Error())
 	switch {
 	case err == nil, client.ReasonOf(err) == pb.ErrorReason_ERROR_REASON_ROLLED_BACK:
-		return &RolledBackError{XID: t.XID, Reason: t.reason(cause, err), Cause: cause, Conflict: conflict}
+		return &RolledBackError{XID: t.XID, Reason: t.reason(told, cause, err), Cause: cause, Conflict: conflict}
 	case client.ReasonOf(err) == pb.ErrorReason_ERROR_REASON_COMMITTED:
 		return &CommittedError{XID: t.XID, Cause: cause}
 	default:
@@ -131,9 +131,13 @@ func (m *Manager) abort(ctx context.Context, t Tx, cause error) error {
 	}
 }
 
-// reason finds out why the transaction was rolled back: whatever a branch or
-// the coordinator said of an earlier decision, or because it was asked for.
-func (t Tx) reason(errs ...error) pb.RollbackReason {
+// reason finds out why the transaction was rolled back: because of an earlier
+// decision, which the coordinator or a branch told of, or because its time was
+// up, or because fn asked for it.
+func (t Tx) reason(told pb.RollbackReason, errs ...error) pb.RollbackReason {
+	if told != pb.RollbackReason_ROLLBACK_REASON_UNSPECIFIED && told != pb.RollbackReason_ROLLBACK_REASON_REQUESTED {
+		return told
+	}
 	for _, err := range errs {
 		e, ok := client.AsError(err)
 		if !ok || e.Reason != pb.ErrorReason_ERROR_REASON_ROLLED_BACK || (e.XID != t.XID && !e.XID.IsZero()) {
@@ -296,7 +300,7 @@ func (m *Manager) Rollback(ctx context.Context, t Tx, cause error) error {
 	if cause != nil {
 		text = cause.Error()
 	}
-	err := m.rollback(ctx, t, text)
+	_, err := m.rollback(ctx, t, text)
 	if client.ReasonOf(err) == pb.ErrorReason_ERROR_REASON_ROLLED_BACK {
 		return nil
 	}
@@ -306,13 +310,16 @@ func (m *Manager) Rollback(ctx context.Context, t Tx, cause error) error {
 	return nil
 }
 
-func (m *Manager) rollback(ctx context.Context, t Tx, cause string) error {
+// rollback gives the reason of the decision, which may have been made before.
+func (m *Manager) rollback(ctx context.Context, t Tx, cause string) (reason pb.RollbackReason, err error) {
 	detached, cancel := context.WithTimeout(context.WithoutCancel(ctx), t.limit())
 	defer cancel()
-	return whileFull(detached, func() error {
-		_, err := m.c.Rollback(detached, &pb.RollbackRequest{Xid: t.XID.String(), Cause: cause})
+	err = whileFull(detached, func() error {
+		resp, err := m.c.Rollback(detached, &pb.RollbackRequest{Xid: t.XID.String(), Cause: cause})
+		reason = resp.GetRollbackReason()
 		return err
 	})
+	return reason, err
 }
 
 // Outcome asks what was decided; OUTCOME_UNDECIDED while nothing is. It is how

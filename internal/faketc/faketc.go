@@ -224,7 +224,9 @@ func (s *Server) Answer(f *pb.ClientFrame) *pb.ServerFrame {
 	case *pb.ClientFrame_Commit:
 		a.Kind = &pb.ServerFrame_Commit{Commit: &pb.CommitResponse{Outcome: pb.Outcome_OUTCOME_COMMITTED}}
 	case *pb.ClientFrame_Rollback:
-		a.Kind = &pb.ServerFrame_Rollback{Rollback: &pb.RollbackResponse{Outcome: pb.Outcome_OUTCOME_ROLLED_BACK}}
+		a.Kind = &pb.ServerFrame_Rollback{Rollback: &pb.RollbackResponse{
+			Outcome: pb.Outcome_OUTCOME_ROLLED_BACK, RollbackReason: pb.RollbackReason_ROLLBACK_REASON_REQUESTED,
+		}}
 	case *pb.ClientFrame_Get:
 		a.Kind = &pb.ServerFrame_Get{Get: &pb.GetResponse{Transaction: &pb.Transaction{Xid: k.Get.GetXid()}}}
 	case *pb.ClientFrame_WaitFor:

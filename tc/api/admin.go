@@ -162,7 +162,7 @@ func (a *admin) Rollback(ctx context.Context, r *pb.AdminRollbackRequest) (*pb.R
 	}
 	a.log.Info("an operator asked to roll back", "xid", r.GetXid(), "operator", r.GetOperator(),
 		"outcome", wireOutcome(got.reply.Tx.Outcome).String())
-	return &pb.RollbackResponse{Outcome: wireOutcome(got.reply.Tx.Outcome)}, nil
+	return rolledBack(&got.reply), nil
 }
 
 // RetryNow implements the service.

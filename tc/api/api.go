@@ -165,6 +165,12 @@ func committed(r *core.Reply) *pb.CommitResponse {
 	}
 }
 
+func rolledBack(r *core.Reply) *pb.RollbackResponse {
+	return &pb.RollbackResponse{
+		Outcome: wireOutcome(r.Tx.Outcome), RollbackReason: wireReason(r.Tx.Reason), RollbackCause: wireCause(&r.Tx),
+	}
+}
+
 func waited(r *core.Reply) *pb.WaitForResponse {
 	return &pb.WaitForResponse{Outcome: wireOutcome(r.Tx.Outcome), Settled: r.Settled}
 }

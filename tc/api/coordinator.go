@@ -57,7 +57,7 @@ func (c *coordinator) Rollback(ctx context.Context, r *pb.RollbackRequest) (*pb.
 	if err != nil {
 		return nil, err
 	}
-	return &pb.RollbackResponse{Outcome: wireOutcome(got.reply.Tx.Outcome)}, nil
+	return rolledBack(&got.reply), nil
 }
 
 // Get implements the service.

@@ -325,7 +325,7 @@ func (c *call) Reply(r core.Reply, durable uint64) {
 		f.Kind = &pb.ServerFrame_Commit{Commit: committed(&r)}
 		size += len(r.Tx.Cause)
 	case c.kind == callRollback:
-		f.Kind = &pb.ServerFrame_Rollback{Rollback: &pb.RollbackResponse{Outcome: wireOutcome(r.Tx.Outcome)}}
+		f.Kind = &pb.ServerFrame_Rollback{Rollback: rolledBack(&r)}
 	case c.kind == callGet:
 		f.Kind = &pb.ServerFrame_Get{Get: &pb.GetResponse{Transaction: wireTransaction(&r.Tx)}}
 		size = messageSize(f)

@@ -597,10 +597,13 @@ func (x *RollbackRequest) GetWaitSettled() bool {
 }
 
 type RollbackResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Outcome       Outcome                `protobuf:"varint,1,opt,name=outcome,proto3,enum=handfast.v1.Outcome" json:"outcome,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Outcome Outcome                `protobuf:"varint,1,opt,name=outcome,proto3,enum=handfast.v1.Outcome" json:"outcome,omitempty"`
+	// Why it was decided, which may be another reason than this request.
+	RollbackReason RollbackReason `protobuf:"varint,2,opt,name=rollback_reason,json=rollbackReason,proto3,enum=handfast.v1.RollbackReason" json:"rollback_reason,omitempty"`
+	RollbackCause  string         `protobuf:"bytes,3,opt,name=rollback_cause,json=rollbackCause,proto3" json:"rollback_cause,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *RollbackResponse) Reset() {
@@ -638,6 +641,20 @@ func (x *RollbackResponse) GetOutcome() Outcome {
 		return x.Outcome
 	}
 	return Outcome_OUTCOME_UNSPECIFIED
+}
+
+func (x *RollbackResponse) GetRollbackReason() RollbackReason {
+	if x != nil {
+		return x.RollbackReason
+	}
+	return RollbackReason_ROLLBACK_REASON_UNSPECIFIED
+}
+
+func (x *RollbackResponse) GetRollbackCause() string {
+	if x != nil {
+		return x.RollbackCause
+	}
+	return ""
 }
 
 type GetRequest struct {
@@ -2426,9 +2443,11 @@ const file_handfast_v1_coordinator_proto_rawDesc = "" +
 	"\x0fRollbackRequest\x12\x10\n" +
 	"\x03xid\x18\x01 \x01(\tR\x03xid\x12\x14\n" +
 	"\x05cause\x18\x02 \x01(\tR\x05cause\x12!\n" +
-	"\fwait_settled\x18\x03 \x01(\bR\vwaitSettled\"B\n" +
+	"\fwait_settled\x18\x03 \x01(\bR\vwaitSettled\"\xaf\x01\n" +
 	"\x10RollbackResponse\x12.\n" +
-	"\aoutcome\x18\x01 \x01(\x0e2\x14.handfast.v1.OutcomeR\aoutcome\"\x1e\n" +
+	"\aoutcome\x18\x01 \x01(\x0e2\x14.handfast.v1.OutcomeR\aoutcome\x12D\n" +
+	"\x0frollback_reason\x18\x02 \x01(\x0e2\x1b.handfast.v1.RollbackReasonR\x0erollbackReason\x12%\n" +
+	"\x0erollback_cause\x18\x03 \x01(\tR\rrollbackCause\"\x1e\n" +
 	"\n" +
 	"GetRequest\x12\x10\n" +
 	"\x03xid\x18\x01 \x01(\tR\x03xid\"I\n" +
@@ -2618,70 +2637,71 @@ var file_handfast_v1_coordinator_proto_depIdxs = []int32{
 	39, // 5: handfast.v1.CommitResponse.outcome:type_name -> handfast.v1.Outcome
 	40, // 6: handfast.v1.CommitResponse.rollback_reason:type_name -> handfast.v1.RollbackReason
 	39, // 7: handfast.v1.RollbackResponse.outcome:type_name -> handfast.v1.Outcome
-	41, // 8: handfast.v1.GetResponse.transaction:type_name -> handfast.v1.Transaction
-	36, // 9: handfast.v1.WaitForRequest.timeout:type_name -> google.protobuf.Duration
-	39, // 10: handfast.v1.WaitForResponse.outcome:type_name -> handfast.v1.Outcome
-	17, // 11: handfast.v1.ClientMessage.frames:type_name -> handfast.v1.ClientFrame
-	18, // 12: handfast.v1.ServerMessage.frames:type_name -> handfast.v1.ServerFrame
-	20, // 13: handfast.v1.ClientFrame.hello:type_name -> handfast.v1.Hello
-	0,  // 14: handfast.v1.ClientFrame.begin:type_name -> handfast.v1.BeginRequest
-	2,  // 15: handfast.v1.ClientFrame.register_branch:type_name -> handfast.v1.RegisterBranchRequest
-	5,  // 16: handfast.v1.ClientFrame.vote:type_name -> handfast.v1.VoteRequest
-	7,  // 17: handfast.v1.ClientFrame.commit:type_name -> handfast.v1.CommitRequest
-	9,  // 18: handfast.v1.ClientFrame.rollback:type_name -> handfast.v1.RollbackRequest
-	11, // 19: handfast.v1.ClientFrame.get:type_name -> handfast.v1.GetRequest
-	13, // 20: handfast.v1.ClientFrame.wait_for:type_name -> handfast.v1.WaitForRequest
-	22, // 21: handfast.v1.ClientFrame.attach:type_name -> handfast.v1.Attach
-	25, // 22: handfast.v1.ClientFrame.detach:type_name -> handfast.v1.Detach
-	29, // 23: handfast.v1.ClientFrame.settle_result:type_name -> handfast.v1.SettleResult
-	33, // 24: handfast.v1.ClientFrame.ask_votes_result:type_name -> handfast.v1.AskVotesResult
-	19, // 25: handfast.v1.ServerFrame.error:type_name -> handfast.v1.Error
-	21, // 26: handfast.v1.ServerFrame.hello:type_name -> handfast.v1.HelloResponse
-	1,  // 27: handfast.v1.ServerFrame.begin:type_name -> handfast.v1.BeginResponse
-	3,  // 28: handfast.v1.ServerFrame.register_branch:type_name -> handfast.v1.RegisterBranchResponse
-	6,  // 29: handfast.v1.ServerFrame.vote:type_name -> handfast.v1.VoteResponse
-	8,  // 30: handfast.v1.ServerFrame.commit:type_name -> handfast.v1.CommitResponse
-	10, // 31: handfast.v1.ServerFrame.rollback:type_name -> handfast.v1.RollbackResponse
-	12, // 32: handfast.v1.ServerFrame.get:type_name -> handfast.v1.GetResponse
-	14, // 33: handfast.v1.ServerFrame.wait_for:type_name -> handfast.v1.WaitForResponse
-	24, // 34: handfast.v1.ServerFrame.attach:type_name -> handfast.v1.AttachResponse
-	26, // 35: handfast.v1.ServerFrame.settle:type_name -> handfast.v1.Settle
-	31, // 36: handfast.v1.ServerFrame.ask_votes:type_name -> handfast.v1.AskVotes
-	35, // 37: handfast.v1.ServerFrame.drain:type_name -> handfast.v1.Drain
-	42, // 38: handfast.v1.Error.details:type_name -> google.protobuf.Any
-	4,  // 39: handfast.v1.Hello.witness:type_name -> handfast.v1.Witness
-	23, // 40: handfast.v1.Attach.resources:type_name -> handfast.v1.AttachedResource
-	4,  // 41: handfast.v1.AttachedResource.witnesses:type_name -> handfast.v1.Witness
-	27, // 42: handfast.v1.Settle.items:type_name -> handfast.v1.SettleItem
-	39, // 43: handfast.v1.SettleItem.outcome:type_name -> handfast.v1.Outcome
-	28, // 44: handfast.v1.SettleItem.branches:type_name -> handfast.v1.SettleBranch
-	38, // 45: handfast.v1.SettleBranch.vote:type_name -> handfast.v1.Vote
-	30, // 46: handfast.v1.SettleResult.items:type_name -> handfast.v1.SettleItemResult
-	39, // 47: handfast.v1.SettleItemResult.outcome:type_name -> handfast.v1.Outcome
-	32, // 48: handfast.v1.AskVotes.items:type_name -> handfast.v1.AskItem
-	34, // 49: handfast.v1.AskVotesResult.items:type_name -> handfast.v1.AskItemResult
-	38, // 50: handfast.v1.AskItemResult.vote:type_name -> handfast.v1.Vote
-	15, // 51: handfast.v1.Coordinator.Session:input_type -> handfast.v1.ClientMessage
-	0,  // 52: handfast.v1.Coordinator.Begin:input_type -> handfast.v1.BeginRequest
-	2,  // 53: handfast.v1.Coordinator.RegisterBranch:input_type -> handfast.v1.RegisterBranchRequest
-	5,  // 54: handfast.v1.Coordinator.Vote:input_type -> handfast.v1.VoteRequest
-	7,  // 55: handfast.v1.Coordinator.Commit:input_type -> handfast.v1.CommitRequest
-	9,  // 56: handfast.v1.Coordinator.Rollback:input_type -> handfast.v1.RollbackRequest
-	11, // 57: handfast.v1.Coordinator.Get:input_type -> handfast.v1.GetRequest
-	13, // 58: handfast.v1.Coordinator.WaitFor:input_type -> handfast.v1.WaitForRequest
-	16, // 59: handfast.v1.Coordinator.Session:output_type -> handfast.v1.ServerMessage
-	1,  // 60: handfast.v1.Coordinator.Begin:output_type -> handfast.v1.BeginResponse
-	3,  // 61: handfast.v1.Coordinator.RegisterBranch:output_type -> handfast.v1.RegisterBranchResponse
-	6,  // 62: handfast.v1.Coordinator.Vote:output_type -> handfast.v1.VoteResponse
-	8,  // 63: handfast.v1.Coordinator.Commit:output_type -> handfast.v1.CommitResponse
-	10, // 64: handfast.v1.Coordinator.Rollback:output_type -> handfast.v1.RollbackResponse
-	12, // 65: handfast.v1.Coordinator.Get:output_type -> handfast.v1.GetResponse
-	14, // 66: handfast.v1.Coordinator.WaitFor:output_type -> handfast.v1.WaitForResponse
-	59, // [59:67] is the sub-list for method output_type
-	51, // [51:59] is the sub-list for method input_type
-	51, // [51:51] is the sub-list for extension type_name
-	51, // [51:51] is the sub-list for extension extendee
-	0,  // [0:51] is the sub-list for field type_name
+	40, // 8: handfast.v1.RollbackResponse.rollback_reason:type_name -> handfast.v1.RollbackReason
+	41, // 9: handfast.v1.GetResponse.transaction:type_name -> handfast.v1.Transaction
+	36, // 10: handfast.v1.WaitForRequest.timeout:type_name -> google.protobuf.Duration
+	39, // 11: handfast.v1.WaitForResponse.outcome:type_name -> handfast.v1.Outcome
+	17, // 12: handfast.v1.ClientMessage.frames:type_name -> handfast.v1.ClientFrame
+	18, // 13: handfast.v1.ServerMessage.frames:type_name -> handfast.v1.ServerFrame
+	20, // 14: handfast.v1.ClientFrame.hello:type_name -> handfast.v1.Hello
+	0,  // 15: handfast.v1.ClientFrame.begin:type_name -> handfast.v1.BeginRequest
+	2,  // 16: handfast.v1.ClientFrame.register_branch:type_name -> handfast.v1.RegisterBranchRequest
+	5,  // 17: handfast.v1.ClientFrame.vote:type_name -> handfast.v1.VoteRequest
+	7,  // 18: handfast.v1.ClientFrame.commit:type_name -> handfast.v1.CommitRequest
+	9,  // 19: handfast.v1.ClientFrame.rollback:type_name -> handfast.v1.RollbackRequest
+	11, // 20: handfast.v1.ClientFrame.get:type_name -> handfast.v1.GetRequest
+	13, // 21: handfast.v1.ClientFrame.wait_for:type_name -> handfast.v1.WaitForRequest
+	22, // 22: handfast.v1.ClientFrame.attach:type_name -> handfast.v1.Attach
+	25, // 23: handfast.v1.ClientFrame.detach:type_name -> handfast.v1.Detach
+	29, // 24: handfast.v1.ClientFrame.settle_result:type_name -> handfast.v1.SettleResult
+	33, // 25: handfast.v1.ClientFrame.ask_votes_result:type_name -> handfast.v1.AskVotesResult
+	19, // 26: handfast.v1.ServerFrame.error:type_name -> handfast.v1.Error
+	21, // 27: handfast.v1.ServerFrame.hello:type_name -> handfast.v1.HelloResponse
+	1,  // 28: handfast.v1.ServerFrame.begin:type_name -> handfast.v1.BeginResponse
+	3,  // 29: handfast.v1.ServerFrame.register_branch:type_name -> handfast.v1.RegisterBranchResponse
+	6,  // 30: handfast.v1.ServerFrame.vote:type_name -> handfast.v1.VoteResponse
+	8,  // 31: handfast.v1.ServerFrame.commit:type_name -> handfast.v1.CommitResponse
+	10, // 32: handfast.v1.ServerFrame.rollback:type_name -> handfast.v1.RollbackResponse
+	12, // 33: handfast.v1.ServerFrame.get:type_name -> handfast.v1.GetResponse
+	14, // 34: handfast.v1.ServerFrame.wait_for:type_name -> handfast.v1.WaitForResponse
+	24, // 35: handfast.v1.ServerFrame.attach:type_name -> handfast.v1.AttachResponse
+	26, // 36: handfast.v1.ServerFrame.settle:type_name -> handfast.v1.Settle
+	31, // 37: handfast.v1.ServerFrame.ask_votes:type_name -> handfast.v1.AskVotes
+	35, // 38: handfast.v1.ServerFrame.drain:type_name -> handfast.v1.Drain
+	42, // 39: handfast.v1.Error.details:type_name -> google.protobuf.Any
+	4,  // 40: handfast.v1.Hello.witness:type_name -> handfast.v1.Witness
+	23, // 41: handfast.v1.Attach.resources:type_name -> handfast.v1.AttachedResource
+	4,  // 42: handfast.v1.AttachedResource.witnesses:type_name -> handfast.v1.Witness
+	27, // 43: handfast.v1.Settle.items:type_name -> handfast.v1.SettleItem
+	39, // 44: handfast.v1.SettleItem.outcome:type_name -> handfast.v1.Outcome
+	28, // 45: handfast.v1.SettleItem.branches:type_name -> handfast.v1.SettleBranch
+	38, // 46: handfast.v1.SettleBranch.vote:type_name -> handfast.v1.Vote
+	30, // 47: handfast.v1.SettleResult.items:type_name -> handfast.v1.SettleItemResult
+	39, // 48: handfast.v1.SettleItemResult.outcome:type_name -> handfast.v1.Outcome
+	32, // 49: handfast.v1.AskVotes.items:type_name -> handfast.v1.AskItem
+	34, // 50: handfast.v1.AskVotesResult.items:type_name -> handfast.v1.AskItemResult
+	38, // 51: handfast.v1.AskItemResult.vote:type_name -> handfast.v1.Vote
+	15, // 52: handfast.v1.Coordinator.Session:input_type -> handfast.v1.ClientMessage
+	0,  // 53: handfast.v1.Coordinator.Begin:input_type -> handfast.v1.BeginRequest
+	2,  // 54: handfast.v1.Coordinator.RegisterBranch:input_type -> handfast.v1.RegisterBranchRequest
+	5,  // 55: handfast.v1.Coordinator.Vote:input_type -> handfast.v1.VoteRequest
+	7,  // 56: handfast.v1.Coordinator.Commit:input_type -> handfast.v1.CommitRequest
+	9,  // 57: handfast.v1.Coordinator.Rollback:input_type -> handfast.v1.RollbackRequest
+	11, // 58: handfast.v1.Coordinator.Get:input_type -> handfast.v1.GetRequest
+	13, // 59: handfast.v1.Coordinator.WaitFor:input_type -> handfast.v1.WaitForRequest
+	16, // 60: handfast.v1.Coordinator.Session:output_type -> handfast.v1.ServerMessage
+	1,  // 61: handfast.v1.Coordinator.Begin:output_type -> handfast.v1.BeginResponse
+	3,  // 62: handfast.v1.Coordinator.RegisterBranch:output_type -> handfast.v1.RegisterBranchResponse
+	6,  // 63: handfast.v1.Coordinator.Vote:output_type -> handfast.v1.VoteResponse
+	8,  // 64: handfast.v1.Coordinator.Commit:output_type -> handfast.v1.CommitResponse
+	10, // 65: handfast.v1.Coordinator.Rollback:output_type -> handfast.v1.RollbackResponse
+	12, // 66: handfast.v1.Coordinator.Get:output_type -> handfast.v1.GetResponse
+	14, // 67: handfast.v1.Coordinator.WaitFor:output_type -> handfast.v1.WaitForResponse
+	60, // [60:68] is the sub-list for method output_type
+	52, // [52:60] is the sub-list for method input_type
+	52, // [52:52] is the sub-list for extension type_name
+	52, // [52:52] is the sub-list for extension extendee
+	0,  // [0:52] is the sub-list for field type_name
 }
 
 func init() { file_handfast_v1_coordinator_proto_init() }
