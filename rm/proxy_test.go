@@ -28,20 +28,20 @@ type proxy struct {
 }
 
 // through starts a proxy and gives the DSN that goes through it.
-func through(t testing.TB, dsn string, delay time.Duration) (*proxy, string) {
-	t.Helper()
+func through(tb testing.TB, dsn string, delay time.Duration) (*proxy, string) {
+	tb.Helper()
 	u, err := url.Parse(dsn)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	host, port := u.Hostname(), u.Port()
 	if h := u.Query().Get("host"); host == "" {
 		host = h
 	}
 	network, target := "tcp", net.JoinHostPort(host, port)
-	p := &proxy{t: t, target: target, delay: delay}
+	p := &proxy{t: tb, target: target, delay: delay}
 	if p.lis, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	p.wg.Go(func() {
 		for {
@@ -60,7 +60,7 @@ func through(t testing.TB, dsn string, delay time.Duration) (*proxy, string) {
 			p.serve(c, s)
 		}
 	})
-	t.Cleanup(p.stop)
+	tb.Cleanup(p.stop)
 	u.Host = p.lis.Addr().String()
 	q := u.Query()
 	q.Del("host")
