@@ -29,16 +29,16 @@ type database struct {
 	own *pgx.Conn // plain, for looking and for settling
 }
 
-func newDatabase(t testing.TB, ddl string, protect ...string) *database {
-	t.Helper()
-	d := &database{t: t, dsn: cluster.DSN(t)}
+func newDatabase(tb testing.TB, ddl string, protect ...string) *database {
+	tb.Helper()
+	d := &database{t: tb, dsn: cluster.DSN(tb)}
 	d.own = d.connect()
 	if err := undolog.Install(context.Background(), d.own); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	d.exec(d.own, ddl)
 	if _, err := undolog.Protect(context.Background(), d.own, protect...); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return d
 }

@@ -17,6 +17,7 @@ import (
 func TestSuite(t *testing.T) {
 	t.Parallel()
 	storetest.Run(t, func(t *testing.T) storetest.Harness {
+		t.Helper()
 		h := &harness{mem: vfs.NewCrashableMem()}
 		h.open(t)
 		return h

@@ -13,6 +13,7 @@ import (
 )
 
 func testIdentity(t *testing.T, h Harness) {
+	t.Helper()
 	first := h.Store().Meta()
 	if first.Store == (xid.StoreID{}) || first.Incarnation != 1 || !first.Horizon.IsZero() || first.QuarantineBelow != 0 {
 		t.Fatalf("new store: %+v", first)
@@ -33,6 +34,7 @@ func testIdentity(t *testing.T, h Harness) {
 }
 
 func testRecover(t *testing.T, h Harness) {
+	t.Helper()
 	s := h.Store()
 	sc := newScript(s)
 	want := map[xid.ID]core.Transaction{}
@@ -68,6 +70,7 @@ func testRecover(t *testing.T, h Harness) {
 }
 
 func testFinished(t *testing.T, h Harness) {
+	t.Helper()
 	s := h.Store()
 	sc := newScript(s)
 	early, records := sc.whole(all)
@@ -106,6 +109,7 @@ func finish(t *testing.T, s store.Store, sc *script, n int) []core.Transaction {
 }
 
 func testList(t *testing.T, h Harness) {
+	t.Helper()
 	s := h.Store()
 	txs := finish(t, s, newScript(s), 10)
 	var before xid.ID
@@ -133,6 +137,7 @@ func testList(t *testing.T, h Harness) {
 }
 
 func testExpire(t *testing.T, h Harness) {
+	t.Helper()
 	s := h.Store()
 	txs := finish(t, s, newScript(s), 10)
 	ctx := context.Background()
@@ -157,6 +162,7 @@ func testExpire(t *testing.T, h Harness) {
 }
 
 func testExpireLimit(t *testing.T, h Harness) {
+	t.Helper()
 	s := h.Store()
 	txs := finish(t, s, newScript(s), 5)
 	ctx := context.Background()
@@ -168,6 +174,7 @@ func testExpireLimit(t *testing.T, h Harness) {
 }
 
 func testQuarantine(t *testing.T, h Harness) {
+	t.Helper()
 	s := h.Store()
 	if err := s.Quarantine(1, "a witness saw more"); err != nil {
 		t.Fatal(err)
@@ -185,6 +192,7 @@ func testQuarantine(t *testing.T, h Harness) {
 }
 
 func testPositions(t *testing.T, h Harness) {
+	t.Helper()
 	s := h.Store()
 	var last uint64
 	for round := range 3 {
@@ -223,6 +231,7 @@ func testPositions(t *testing.T, h Harness) {
 }
 
 func testSyncedSurvives(t *testing.T, h Harness) {
+	t.Helper()
 	s := h.Store()
 	sc := newScript(s)
 	want := map[xid.ID]bool{}
@@ -246,6 +255,7 @@ func testSyncedSurvives(t *testing.T, h Harness) {
 }
 
 func testSyncCoversEarlier(t *testing.T, h Harness) {
+	t.Helper()
 	s := h.Store()
 	sc := newScript(s)
 	for range 20 {
@@ -260,6 +270,7 @@ func testSyncCoversEarlier(t *testing.T, h Harness) {
 }
 
 func testAtomic(t *testing.T, h Harness) {
+	t.Helper()
 	s := h.Store()
 	sc := newScript(s)
 	for kept := 0; kept <= 100; kept += 10 {
@@ -289,6 +300,7 @@ func testAtomic(t *testing.T, h Harness) {
 }
 
 func testIncarnationForced(t *testing.T, h Harness) {
+	t.Helper()
 	for want := uint32(2); want < 6; want++ {
 		if m := h.Crash(t, 0).Meta(); m.Incarnation != want {
 			t.Fatalf("incarnation %d, want %d", m.Incarnation, want)
@@ -297,6 +309,7 @@ func testIncarnationForced(t *testing.T, h Harness) {
 }
 
 func testFailedWrite(t *testing.T, h Harness) {
+	t.Helper()
 	s := h.Store()
 	sc := newScript(s)
 	kept, records := sc.whole(3)
@@ -317,6 +330,7 @@ func testFailedWrite(t *testing.T, h Harness) {
 }
 
 func testClosed(t *testing.T, h Harness) {
+	t.Helper()
 	s := h.Store()
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
@@ -343,6 +357,7 @@ func testClosed(t *testing.T, h Harness) {
 }
 
 func testEmptyBatch(t *testing.T, h Harness) {
+	t.Helper()
 	s := h.Store()
 	_, records := newScript(s).whole(1)
 	apply(t, s, store.Batch{Records: records}, false)
