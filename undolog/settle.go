@@ -27,8 +27,8 @@ type Settlement struct {
 	Branches []BranchVote
 }
 
-// Result is what became of one Settlement. A nil Err means settled, durably,
-// now or earlier; else *BlockedError, *MisfitError, *AlarmError, or an error of
+// Result is what became of one Settlement. A nil Err means settled, now or
+// earlier; else *BlockedError, *MisfitError, *AlarmError, or an error of
 // the connection.
 type Result struct {
 	XID xid.ID
@@ -102,7 +102,7 @@ func commitBatch(ctx context.Context, conn *pgx.Conn, batch []Settlement, which 
 		}
 	}
 	bad := map[string][]string{}
-	return bad, inTx(ctx, conn, o, func(b *pgx.Batch) {
+	return bad, inTx(ctx, conn, o, "off", func(b *pgx.Batch) {
 		b.Queue("SELECT bad, problem FROM handfast.commit_batch($1, $2, $3)", ids, branches, yes).
 			Query(func(rows pgx.Rows) error {
 				var id, problem string
@@ -125,7 +125,7 @@ func rollback(ctx context.Context, conn *pgx.Conn, s Settlement, o SettleOptions
 	slices.SortFunc(branches, func(a, b [16]byte) int { return slices.Compare(a[:], b[:]) })
 	var err error
 	for range 2 {
-		err = inTx(ctx, conn, o, func(b *pgx.Batch) {
+		err = inTx(ctx, conn, o, "on", func(b *pgx.Batch) {
 			b.Queue("SELECT handfast.rollback_lock($1, $2)", s.XID.String(), branches)
 			b.Queue("SELECT handfast.rollback_undo($1, $2)", s.XID.String(), branches)
 		})
@@ -138,12 +138,15 @@ func rollback(ctx context.Context, conn *pgx.Conn, s Settlement, o SettleOptions
 }
 
 // inTx runs statements in one flush, in a transaction of its own at READ
-// COMMITTED, whatever the role's default is.
-func inTx(ctx context.Context, conn *pgx.Conn, o SettleOptions, queue func(*pgx.Batch)) error {
+// COMMITTED, whatever the role's default is. synchronous is its
+// synchronous_commit: a settled commit need not be forced, for a crash of the
+// server only brings the intents back, and the janitor finds them and the
+// recorded decision. An answer to Ask is told as a fact, so it is.
+func inTx(ctx context.Context, conn *pgx.Conn, o SettleOptions, synchronous string, queue func(*pgx.Batch)) error {
 	b := &pgx.Batch{}
 	b.Queue("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
-	b.Queue("SELECT set_config('lock_timeout', $1, true), set_config('synchronous_commit', 'on', true)",
-		fmt.Sprint(o.lockTimeout().Milliseconds()))
+	b.Queue("SELECT set_config('lock_timeout', $1, true), set_config('synchronous_commit', $2, true)",
+		fmt.Sprint(o.lockTimeout().Milliseconds()), synchronous)
 	queue(b)
 	b.Queue("COMMIT")
 	err := conn.SendBatch(ctx, b).Close()
@@ -200,7 +203,7 @@ func Ask(ctx context.Context, conn *pgx.Conn, id xid.ID, b xid.BranchID, lockTim
 		lockTimeout = 200 * time.Millisecond
 	}
 	var state rune
-	err := inTx(ctx, conn, SettleOptions{LockTimeout: lockTimeout}, func(q *pgx.Batch) {
+	err := inTx(ctx, conn, SettleOptions{LockTimeout: lockTimeout}, "on", func(q *pgx.Batch) {
 		q.Queue("SELECT handfast.ask_lock($1, $2)", id.String(), [16]byte(b))
 		// A statement of its own: it sees what was committed while that waited.
 		q.Queue("SELECT handfast.ask_read($1, $2)", id.String(), [16]byte(b)).QueryRow(func(row pgx.Row) error {
