@@ -1,6 +1,7 @@
 package child
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"runtime"
@@ -31,6 +32,13 @@ func Start(cmd *exec.Cmd, atParentDeath syscall.Signal) (*Process, error) {
 			started <- err
 			return
 		}
+		release, err := watchOver(cmd.Process.Pid, atParentDeath)
+		if err != nil {
+			killGroup(cmd.Process)
+			started <- errors.Join(err, cmd.Wait())
+			return
+		}
+		defer release()
 		started <- nil
 		p.err = cmd.Wait()
 		close(p.done)

@@ -1,4 +1,4 @@
-//go:build !linux
+//go:build unix && !linux
 
 package child
 
@@ -7,6 +7,8 @@ import (
 	"syscall"
 )
 
-// dieWithParent does nothing where the kernel can't do it: what outlives a kill
-// -9 of this process has to notice by itself, such as by its closed input.
+// dieWithParent does nothing where the kernel can't do it.
 func dieWithParent(*exec.Cmd, syscall.Signal) {}
+
+// watchOver has a shell do what the kernel does on Linux.
+func watchOver(pid int, sig syscall.Signal) (release func(), err error) { return guard(pid, sig) }

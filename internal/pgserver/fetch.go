@@ -9,6 +9,8 @@ import (
 	"strconv"
 
 	embedded "github.com/fergusstrange/embedded-postgres"
+
+	"github.com/handfast/handfast/internal/child"
 )
 
 const fetchPrefix = "fetch-"
@@ -56,8 +58,8 @@ func fetched(ctx context.Context, root string) (string, error) {
 	if err := os.MkdirAll(root, 0o755); err != nil { //nolint:gosec // the server runs under another user
 		return "", err
 	}
-	sweep(root, fetchPrefix)
-	tmp, err := os.MkdirTemp(root, fetchPrefix+strconv.Itoa(os.Getpid())+"-")
+	child.Sweep(root, fetchPrefix)
+	tmp, err := child.MakeDir(root, fetchPrefix)
 	if err != nil {
 		return "", err
 	}

@@ -6,9 +6,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -35,7 +32,7 @@ func makeDir(u *account) (string, error) {
 		// TMPDIR may be closed to the other user.
 		base = "/tmp"
 	}
-	dir, err := os.MkdirTemp(base, dirPrefix+strconv.Itoa(os.Getpid())+"-")
+	dir, err := child.MakeDir(base, dirPrefix)
 	if err != nil {
 		return "", fmt.Errorf("directory for postgres: %w", err)
 	}
@@ -45,19 +42,4 @@ func makeDir(u *account) (string, error) {
 		}
 	}
 	return dir, nil
-}
-
-// sweep removes the directories in base that killed processes left: those
-// whose name has the prefix and the id of a process that is gone.
-func sweep(base, prefix string) {
-	dirs, err := filepath.Glob(filepath.Join(base, prefix+"*"))
-	if err != nil {
-		return
-	}
-	for _, d := range dirs {
-		pid, _, ok := strings.Cut(strings.TrimPrefix(filepath.Base(d), prefix), "-")
-		if n, err := strconv.Atoi(pid); ok && err == nil && !alive(n) {
-			_ = os.RemoveAll(d)
-		}
-	}
 }

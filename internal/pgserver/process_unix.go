@@ -44,11 +44,6 @@ func (a *account) apply(cmd *exec.Cmd) {
 	}
 }
 
-func alive(pid int) bool {
-	err := syscall.Kill(pid, 0)
-	return err == nil || errors.Is(err, syscall.EPERM)
-}
-
 // watch is what the watchdog runs. A line on its input means that the server was
 // stopped in order; the end of the input alone, that the parent died.
 const watch = `read -r x && exit

@@ -9,8 +9,6 @@ func unprivileged() (*account, error) { return nil, nil } //nolint:nilnil // nil
 
 func (*account) apply(*exec.Cmd) {}
 
-func alive(int) bool { return true }
-
 // guard does nothing: a killed parent's directory goes at the next start.
 func guard(*account, string) (release func() error, err error) {
 	return func() error { return nil }, nil

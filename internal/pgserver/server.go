@@ -60,8 +60,8 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 }
 
 func start(ctx context.Context, opts Options, free func(context.Context) (int, error)) (s *Server, err error) {
-	sweep(os.TempDir(), dirPrefix)
-	sweep("/tmp", dirPrefix)
+	child.Sweep(os.TempDir(), dirPrefix)
+	child.Sweep("/tmp", dirPrefix)
 	s = &Server{opts: opts, bin: opts.Binaries, free: free}
 	if s.user, err = unprivileged(); err != nil {
 		return nil, err

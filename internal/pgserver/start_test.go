@@ -5,7 +5,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"strconv"
 	"testing"
 	"time"
 
@@ -125,27 +124,6 @@ func TestNewestVersionIsFound(t *testing.T) {
 	got, err := newestOf([]string{filepath.Join(dir, "pg-*", "bin")})
 	if err != nil || got != filepath.Join(dir, "pg-16", "bin") {
 		t.Fatalf("got %s, %v; want that of version 16", got, err)
-	}
-}
-
-func TestSweepRemovesOnlyWhatTheDeadLeft(t *testing.T) {
-	t.Parallel()
-	base := t.TempDir()
-	dead := 1 << 30 // no system has ids that high
-	for name, stays := range map[string]bool{
-		dirPrefix + strconv.Itoa(os.Getpid()) + "-1": true,
-		dirPrefix + strconv.Itoa(dead) + "-1":        false,
-		dirPrefix + "other":                          true,
-		"elsewhere-" + strconv.Itoa(dead) + "-1":     true,
-	} {
-		dir := filepath.Join(base, name)
-		if err := os.Mkdir(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		sweep(base, dirPrefix)
-		if _, err := os.Stat(dir); (err == nil) != stays {
-			t.Errorf("%s: stays %v, want %v", name, err == nil, stays)
-		}
 	}
 }
 
