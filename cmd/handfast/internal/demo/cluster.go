@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/handfast/handfast/cmd/handfast/internal/demo/shopv1"
+	"github.com/handfast/handfast/internal/child"
 	"github.com/handfast/handfast/internal/pgserver"
 	"github.com/handfast/handfast/undolog"
 )
@@ -64,7 +65,8 @@ func start(ctx context.Context, dsn string) (c *cluster, err error) {
 			return c, fmt.Errorf("database %s: %w", name, err)
 		}
 	}
-	if c.storeDir, err = os.MkdirTemp("", "handfast-demo-"); err != nil {
+	child.Sweep(os.TempDir(), dirPrefix)
+	if c.storeDir, err = child.MakeDir("", dirPrefix); err != nil {
 		return c, err
 	}
 	return c, c.startNodes(ctx)
@@ -100,15 +102,15 @@ func (c *cluster) startNodes(ctx context.Context) (err error) {
 
 func (c *cluster) createDatabase(ctx context.Context, service string) error {
 	name := "handfast_demo_" + service + c.suffix
+	u, err := url.Parse(c.admin)
+	if err != nil {
+		return err
+	}
 	if err := adminExec(ctx, c.admin, "CREATE DATABASE "+pgx.Identifier{name}.Sanitize()); err != nil {
 		return err
 	}
-	u, err := url.Parse(c.admin)
-	if err != nil || u.Scheme == "" {
-		return errors.New("--dsn: want a URL such as postgres://user:password@host/postgres")
-	}
 	u.Path = "/" + name
-	c.dsn[service] = u.String()
+	c.dsn[service] = u.String() // from here on stop drops it
 	conn, err := pgx.Connect(ctx, c.dsn[service])
 	if err != nil {
 		return err
@@ -122,6 +124,22 @@ func (c *cluster) createDatabase(ctx context.Context, service string) error {
 	}
 	_, err = undolog.Protect(ctx, conn, service)
 	return err
+}
+
+const dirPrefix = "handfast-demo-"
+
+// checkDSN refuses what the demo can't put its own databases into: it has to be
+// a URL, because the name of a database in it gets replaced.
+func checkDSN(dsn string) error {
+	if dsn == "" {
+		return nil
+	}
+	u, err := url.Parse(dsn)
+	if err != nil || (u.Scheme != "postgres" && u.Scheme != "postgresql") {
+		// The parser's error would show the password.
+		return errors.New("--dsn or DATABASE_URL: want a URL such as postgres://user:password@host/postgres")
+	}
+	return nil
 }
 
 func adminExec(ctx context.Context, dsn, sql string) error {

@@ -46,6 +46,9 @@ Exits with 0 only if every scenario held. Nothing is left behind.`,
 			if f.dsn == "" {
 				f.dsn = getenv("DATABASE_URL")
 			}
+			if err := checkDSN(f.dsn); err != nil {
+				return usage(err)
+			}
 			return run(cmd.Context(), out, f, chosen)
 		},
 	}

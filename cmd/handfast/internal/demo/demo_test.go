@@ -2,13 +2,20 @@ package demo_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/handfast/handfast/internal/pgserver"
 )
 
 // build makes the real binary: the demo starts itself several times.
@@ -65,7 +72,8 @@ func TestWrongInputIsNamed(t *testing.T) {
 		"an argument":      {[]string{"commit"}, 2, "--scenario"},
 		"no such flag":     {[]string{"--speed"}, 2, "--speed"},
 		"dead server":      {[]string{"--dsn", "postgres://127.0.0.1:1/postgres?connect_timeout=2"}, 1, "127.0.0.1"},
-		"not a URL":        {[]string{"--dsn", "nonsense"}, 1, "nonsense"},
+		"not a URL":        {[]string{"--dsn", "host=127.0.0.1 password=secret"}, 2, "want a URL"},
+		"another protocol": {[]string{"--dsn", "mysql://127.0.0.1/x"}, 2, "want a URL"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -74,8 +82,58 @@ func TestWrongInputIsNamed(t *testing.T) {
 			if cmd.ProcessState.ExitCode() != tt.code || !strings.Contains(string(out), tt.says) {
 				t.Fatalf("exit code %d, want %d and %q in:\n%s", cmd.ProcessState.ExitCode(), tt.code, tt.says, out)
 			}
+			if strings.Contains(string(out), "secret") {
+				t.Fatalf("the password is shown:\n%s", out)
+			}
 		})
 	}
+}
+
+func TestServerOfOthersIsLeftAsItWas(t *testing.T) {
+	t.Parallel()
+	pg, err := pgserver.Start(t.Context(), pgserver.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		if err := pg.Stop(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	before := databaseNames(t, pg.DSN("postgres"))
+	// In the environment, so that it is seen there as well.
+	cmd := exec.CommandContext(t.Context(), build(t), "demo", "--scenario", "crash-participant")
+	cmd.Env = append(os.Environ(), "DATABASE_URL="+pg.DSN("postgres"))
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.HasSuffix(string(out), "\ndemo: 1 of 1 scenarios held\n") {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if u, err := url.Parse(pg.DSN("postgres")); err != nil || !strings.Contains(string(out), "databases on "+u.Host) {
+		t.Fatalf("%v; another server was used:\n%s", err, out)
+	}
+	if after := databaseNames(t, pg.DSN("postgres")); !slices.Equal(before, after) {
+		t.Fatalf("databases %v before, %v after", before, after)
+	}
+}
+
+func databaseNames(t *testing.T, dsn string) []string {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context()) //nolint:errcheck // it only looked
+	rows, err := conn.Query(t.Context(), "SELECT datname FROM pg_database ORDER BY 1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
 }
 
 // Whatever ends the demo, nothing that it started goes on.
