@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/url"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -173,10 +171,19 @@ func hostOf(dsn string) string {
 	return "the given server"
 }
 
+// nodes are all processes, in the order in which they are started.
+func (c *cluster) nodes() []*node {
+	all := []*node{c.tc}
+	for _, name := range databases {
+		all = append(all, c.services[name])
+	}
+	return all
+}
+
 // logs are what the processes printed, for when a scenario did not hold.
 func (c *cluster) logs() []string {
 	var out []string
-	for _, n := range append([]*node{c.tc}, slices.Collect(maps.Values(c.services))...) {
+	for _, n := range c.nodes() {
 		if text := n.log.String(); text != "" {
 			out = append(out, fmt.Sprintf("--- %s\n%s\n", n.name, strings.TrimSpace(text)))
 		}

@@ -77,6 +77,9 @@ func (c *cluster) play(ctx context.Context, p *printer, sc scenario) result {
 	s := &stage{cluster: c, p: p}
 	r := result{Scenario: sc.name}
 	err := func() (err error) {
+		if err := c.heal(ctx); err != nil {
+			return err
+		}
 		if err := c.reset(ctx); err != nil {
 			return err
 		}
@@ -132,6 +135,20 @@ var (
 
 func order() *shopv1.PlaceRequest {
 	return &shopv1.PlaceRequest{Id: 1, Item: "tea", Count: 3, Account: "ann", Amount: 30}
+}
+
+// heal starts what a scenario that did not hold has left dead, and waits until
+// its transaction is out of the way.
+func (c *cluster) heal(ctx context.Context) error {
+	for _, n := range c.nodes() {
+		if n.proc != nil {
+			continue
+		}
+		if err := n.start(ctx); err != nil {
+			return err
+		}
+	}
+	return c.quiet(ctx)
 }
 
 func (c *cluster) reset(ctx context.Context) error {
@@ -232,7 +249,10 @@ func (s *stage) held(ctx context.Context) (id string, finish func() (*shopv1.Pla
 		}
 		id = h.resp.GetXid()
 	case a := <-answered:
-		return "", nil, fmt.Errorf("the order ended before it was held: %s: %w", a.resp.GetError(), a.err)
+		if a.err != nil {
+			return "", nil, fmt.Errorf("the order ended before it was held: %w", a.err)
+		}
+		return "", nil, fmt.Errorf("the order ended before it was held: %s", a.resp.GetError())
 	}
 	return id, func() (*shopv1.PlaceResponse, error) {
 		if _, err := s.orders.Release(ctx, &shopv1.ReleaseRequest{}); err != nil {
@@ -332,9 +352,11 @@ func actContention(ctx context.Context, s *stage) (*shopv1.PlaceResponse, error)
 	}
 	s.event("order 2 is refused at its statement, and told who holds the row")
 	_, err = s.db["stock"].Exec(ctx, "UPDATE stock SET count = 999 WHERE item = 'tea'")
-	conflict, ok := undolog.AsConflict(err)
-	if !ok || conflict.Holder.String() != id {
-		return nil, fmt.Errorf("a plain session overwrote an undecided row: %w", err)
+	if err == nil {
+		return nil, errors.New("a plain session overwrote an undecided row")
+	}
+	if conflict, ok := undolog.AsConflict(err); !ok || conflict.Holder.String() != id {
+		return nil, fmt.Errorf("a plain session is refused, but not because of %s: %w", id, err)
 	}
 	s.event("a plain session is refused: %v", err)
 	return finish()
