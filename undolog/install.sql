@@ -75,6 +75,9 @@ ALTER TABLE handfast.gate SET (autovacuum_vacuum_scale_factor = 0, autovacuum_va
 
 REVOKE ALL ON ALL TABLES IN SCHEMA handfast FROM PUBLIC;
 
+-- Many functions below switch sequential scans off: these tables look empty to
+-- the planner and are full of dead rows, which such a scan would read each time.
+
 -- The identity, for everybody who may connect.
 CREATE OR REPLACE FUNCTION handfast.info(OUT resource uuid, OUT version integer)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
@@ -94,7 +97,7 @@ BEGIN
   IF me <> '' AND current_setting('handfast.lxid', true) = lx AND me <> p_xid THEN
     RAISE EXCEPTION 'this transaction is armed for global transaction % already', me USING ERRCODE = 'HF005';
   END IF;
-  IF p_begin < clock_timestamp() - (SELECT m.max_age FROM handfast.meta m) THEN
+  IF p_begin < clock_timestamp() - (SELECT m.max_age FROM handfast.meta m WHERE m.one) THEN
     RAISE EXCEPTION 'global transaction % began at %, too long ago to join', p_xid, p_begin USING ERRCODE = 'HF002';
   END IF;
   PERFORM set_config('handfast.xid', p_xid, true), set_config('handfast.branch', p_branch::text, true),
@@ -113,7 +116,7 @@ END $f$;
 -- me: the XID that this local transaction works for. The settings are a hint
 -- that any session can forge; the fence row with the own transaction id is not.
 CREATE OR REPLACE FUNCTION handfast.me() RETURNS text
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $f$
 DECLARE
   x  text := current_setting('handfast.xid', true);
   r  text;
@@ -143,7 +146,7 @@ END $f$;
 -- take gives NULL when the key is free (and now owned by p_me, where that is
 -- not empty), and the owner's XID otherwise.
 CREATE OR REPLACE FUNCTION handfast.take(p_k bigint, p_me text) RETURNS text
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $f$
 DECLARE
   owner text;
 BEGIN
@@ -170,7 +173,7 @@ END $f$;
 -- probe is take for a key that the caller need not own: a value that its own
 -- unique index holds from now on.
 CREATE OR REPLACE FUNCTION handfast.probe(p_k bigint, p_me text) RETURNS text
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $f$
 DECLARE
   owner text;
 BEGIN
@@ -237,7 +240,7 @@ END $f$;
 
 -- seal: in the same flush as COMMIT. Tells whether this transaction wrote.
 CREATE OR REPLACE FUNCTION handfast.seal(p_store text, p_incarnation bigint, p_position bigint, p_check boolean)
-RETURNS boolean LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
+RETURNS boolean LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $f$
 DECLARE
   x    text := current_setting('handfast.xid', true);
   bare text;
@@ -246,7 +249,7 @@ BEGIN
     RAISE EXCEPTION 'this transaction is not armed any more'
       USING ERRCODE = 'HF005', HINT = 'Something undid or overwrote the settings of handfast.arm.';
   END IF;
-  IF p_check AND NOT (SELECT m.refusing FROM handfast.meta m) THEN
+  IF p_check AND NOT (SELECT m.refusing FROM handfast.meta m WHERE m.one) THEN
     SELECT c.oid::regclass::text INTO bare
       FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
      WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND l.relation >= 16384
@@ -284,17 +287,18 @@ END $f$;
 -- ask: did the branch commit? Puts a tombstone where it did not, so that it
 -- never can. Waits for an open local transaction up to lock_timeout (55P03).
 CREATE OR REPLACE FUNCTION handfast.ask_lock(p_xid text, p_branch uuid) RETURNS void
-LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS
 $f$ INSERT INTO handfast.fence (xid, branch, state) VALUES (p_xid, p_branch, 'T') ON CONFLICT DO NOTHING $f$;
 CREATE OR REPLACE FUNCTION handfast.ask_read(p_xid text, p_branch uuid) RETURNS "char"
-LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS
 $f$ SELECT f.state FROM handfast.fence f WHERE f.xid = p_xid AND f.branch = p_branch $f$;
 
 -- commit_batch settles committed transactions. The arrays run in parallel: one
 -- element per registered branch. It returns those it could not settle, and why.
 CREATE OR REPLACE FUNCTION handfast.commit_batch(p_xid text[], p_branch uuid[], p_yes boolean[])
 RETURNS TABLE (bad text, problem text)
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off
+SET enable_hashjoin = off SET enable_mergejoin = off AS $f$
 DECLARE
   wrong    text[];
   problems text[];
@@ -470,7 +474,7 @@ END $f$;
 -- COMMITTED, so that each sees what was committed while the one before waited.
 -- A tombstone names the branch: one for the XID would not collide with a join.
 CREATE OR REPLACE FUNCTION handfast.rollback_lock(p_xid text, p_branch uuid[]) RETURNS void
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $f$
 BEGIN
   PERFORM handfast.only_read_committed();
   INSERT INTO handfast.fence (xid, branch, state)
@@ -479,7 +483,7 @@ END $f$;
 
 CREATE OR REPLACE FUNCTION handfast.rollback_undo(p_xid text, p_branch uuid[]) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET session_replication_role = replica AS $f$
+SET search_path = pg_catalog, pg_temp SET session_replication_role = replica SET enable_seqscan = off SET jit = off AS $f$
 DECLARE
   f     handfast.fence;
   u     handfast.undo;
@@ -540,7 +544,7 @@ CREATE OR REPLACE FUNCTION handfast.gc(p_limit integer) RETURNS bigint
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
   WITH old AS (
     SELECT f.xid, f.branch FROM handfast.fence f
-     WHERE f.state <> 'L' AND f.at < clock_timestamp() - 2 * (SELECT m.max_age FROM handfast.meta m)
+     WHERE f.state <> 'L' AND f.at < clock_timestamp() - 2 * (SELECT m.max_age FROM handfast.meta m WHERE m.one)
        AND NOT EXISTS (SELECT FROM handfast.undo u WHERE u.xid = f.xid)
        AND NOT EXISTS (SELECT FROM handfast.fence l WHERE l.xid = f.xid AND l.state = 'L')
      LIMIT p_limit),
