@@ -6,6 +6,9 @@
 //	f <xid 35>                   the final state of a finished one
 //	x <finished ms 8> <xid 35>   when f may go
 //
+// Beside the database the file HANDFAST holds the store's id and incarnation, so
+// that one that lost everything is not taken for a new one.
+//
 // The position of a batch is the sequence number that Pebble gave it. It grows
 // with the write-ahead log, so whatever is durable has a lower position than
 // whatever is not, and it goes on growing after a restart.
@@ -17,7 +20,8 @@
 // applied batches that holds every synced one. A batch is there whole or not at
 // all; a torn end of the log is cut off. A disk that lies about fsync is not
 // detected here. Checksums find damage anywhere but in the very last batch of
-// the log, which looks like one that was torn by the crash.
+// the log, which looks like one that was torn by the crash; where that takes back
+// an incarnation, the file HANDFAST shows it.
 //
 // A failed write is the end: the store refuses everything from then on and
 // calls the function given to WithFatal, which is meant to stop the process.

@@ -233,6 +233,69 @@ func TestDamagedFilesAreFound(t *testing.T) {
 	}
 }
 
+// A store that lost everything must not be taken for a new one.
+func TestLostDatabaseIsNotANewStore(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s, err := pebblestore.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	name, err := os.ReadFile(filepath.Join(dir, "HANDFAST"))
+	if err != nil || string(name) != s.Meta().Store.String()+" 1\n" {
+		t.Fatalf("%q %v", name, err)
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if f.Name() != "HANDFAST" {
+			if err := os.Remove(filepath.Join(dir, f.Name())); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if _, err := pebblestore.Open(dir); !errors.Is(err, store.ErrCorrupt) {
+		t.Fatalf("%v", err)
+	}
+}
+
+// A log that lost its end may not take back an incarnation: XIDs would be
+// issued twice.
+func TestIncarnationIsNotTakenBackByADamagedLog(t *testing.T) {
+	t.Parallel()
+	dir, old := t.TempDir(), t.TempDir()
+	for round := range 3 {
+		s, err := pebblestore.Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if round == 1 {
+			if err := os.CopyFS(old, os.DirFS(dir)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	// The database of before, with the file of now.
+	now, err := os.ReadFile(filepath.Join(dir, "HANDFAST"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(old, "HANDFAST"), now, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pebblestore.Open(old); !errors.Is(err, store.ErrCorrupt) {
+		t.Fatalf("%v", err)
+	}
+}
+
 func writeBatch(t *testing.T, s store.Store, from, n int) {
 	t.Helper()
 	var b store.Batch

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"strings"
@@ -52,11 +53,73 @@ func Open(dir string, opts ...Option) (s *Store, err error) {
 	if err != nil {
 		return nil, openError(dir, err)
 	}
-	if err := s.start(); err != nil {
+	if err := s.startIn(o.fs, o.fs.PathJoin(dir, nameFile)); err != nil {
 		_ = s.db.Close()
 		return nil, openError(dir, err)
 	}
 	return s, nil
+}
+
+// nameFile holds the store's id and its incarnation, beside the database. It
+// tells an empty database from one that lost everything, and shows when the end
+// of the log is gone: damage there looks like a batch that a crash has torn.
+const nameFile = "HANDFAST"
+
+func (s *Store) startIn(fs vfs.FS, path string) error {
+	id, incarnation, err := readName(fs, path)
+	if err != nil {
+		return err
+	}
+	if err := s.start(id, incarnation); err != nil {
+		return err
+	}
+	// After the database: the file may be behind it, and never ahead.
+	return writeName(fs, path, fmt.Sprintf("%s %d\n", metaOf(s.meta).Store, s.meta.GetIncarnation()))
+}
+
+// readName gives the zero id where there is no file.
+func readName(fs vfs.FS, path string) (id xid.StoreID, incarnation uint32, err error) {
+	f, err := fs.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return id, 0, nil
+	}
+	if err != nil {
+		return id, 0, err
+	}
+	defer f.Close() //nolint:errcheck // only read
+	b, err := io.ReadAll(io.LimitReader(f, 100))
+	if err != nil {
+		return id, 0, err
+	}
+	var text string
+	if _, err := fmt.Sscanf(string(b), "%s %d\n", &text, &incarnation); err != nil {
+		return id, 0, fmt.Errorf("%w: file %s: %w", store.ErrCorrupt, nameFile, err)
+	}
+	if id, err = xid.ParseStoreID(text); err != nil {
+		return id, 0, fmt.Errorf("%w: file %s: %w", store.ErrCorrupt, nameFile, err)
+	}
+	return id, incarnation, nil
+}
+
+// writeName makes the file whole or not at all.
+func writeName(fs vfs.FS, path, text string) error {
+	temp := path + ".new"
+	f, err := fs.Create(temp, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write([]byte(text))
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := fs.Rename(temp, path); err != nil {
+		return err
+	}
+	d, err := fs.OpenDir(fs.PathDir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 func (s *Store) pebbleOptions(o options) *pebble.Options {
@@ -87,7 +150,7 @@ func checkDirectory(fs vfs.FS, dir string) error {
 		return nil //nolint:nilerr // it is not there yet; Pebble makes it or says why it can't
 	}
 	for _, n := range names {
-		if strings.HasPrefix(n, "MANIFEST-") || strings.HasPrefix(n, "marker.") || n == "CURRENT" || n == "LOCK" {
+		if n == nameFile || strings.HasPrefix(n, "MANIFEST-") || strings.HasPrefix(n, "marker.") || n == "CURRENT" || n == "LOCK" {
 			return nil
 		}
 	}
@@ -118,11 +181,19 @@ func openError(dir string, err error) error {
 	return fmt.Errorf("open store %s: %w: %w", dir, kind, err)
 }
 
-// start reads what the store knows of itself and begins a new incarnation.
-func (s *Store) start() error {
-	m, err := s.readMeta()
+// start reads what the store knows of itself and begins a new incarnation. id
+// and seen are what the name file says; zero where there is none.
+func (s *Store) start(id xid.StoreID, seen uint32) error {
+	m, err := s.readMeta(id != (xid.StoreID{}))
 	if err != nil {
 		return err
+	}
+	switch {
+	case id != (xid.StoreID{}) && id != xid.StoreID(m.GetStore()):
+		return fmt.Errorf("%w: file %s names store %s, the database is store %x", store.ErrCorrupt, nameFile, id, m.GetStore())
+	case seen > m.GetIncarnation():
+		return fmt.Errorf("%w: file %s has seen incarnation %d, the database is at %d: the end of its log is lost",
+			store.ErrCorrupt, nameFile, seen, m.GetIncarnation())
 	}
 	m.Incarnation++
 	pos, err := s.writeMeta(m)
@@ -139,9 +210,12 @@ func (s *Store) start() error {
 	return err
 }
 
-func (s *Store) readMeta() (*storev1.Meta, error) {
+func (s *Store) readMeta(named bool) (*storev1.Meta, error) {
 	v, closer, err := s.db.Get(metaKey())
 	if errors.Is(err, pebble.ErrNotFound) {
+		if named {
+			return nil, fmt.Errorf("%w: the database lost what it knew of itself", store.ErrCorrupt)
+		}
 		return s.newMeta()
 	}
 	if err != nil {
