@@ -209,6 +209,22 @@ func TestVotesAreLookedUpInTheDatabase(t *testing.T) {
 }
 
 // TestJanitor: leftovers are settled only by a decision that is on record.
+func TestTheJanitorDropsOnlyFencesThatNothingNeeds(t *testing.T) {
+	t.Parallel()
+	s, _, w := scripted(t, rm.WithJanitorInterval(5*time.Millisecond))
+	live := freshXID(s).String()
+	exec(t, w.look, `INSERT INTO handfast.fence (xid, branch, state, at) VALUES
+		('old settled', gen_random_uuid(), 'C', now() - interval '3 days'), ('old tombstone', gen_random_uuid(), 'T', now() - interval '3 days'),
+		('young', gen_random_uuid(), 'R', now() - interval '1 day'), ($1, gen_random_uuid(), 'L', now() - interval '3 days')`, live)
+	fences := func() (names string) {
+		check(t, w.look.QueryRow(limited(t), "SELECT string_agg(xid, ' ' ORDER BY xid) FROM handfast.fence").Scan(&names))
+		return names
+	}
+	for ctx := limited(t); fences() != live+" young"; {
+		check(t, ctx.Err())
+	}
+}
+
 func TestJanitor(t *testing.T) {
 	t.Parallel()
 	opts := []rm.Option{rm.WithJanitorInterval(5 * time.Millisecond), rm.WithJanitorAge(0)}

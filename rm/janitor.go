@@ -14,12 +14,13 @@ import (
 )
 
 const (
-	janitorBatch   = 256 // XIDs asked for in one round
+	janitorBatch   = 256    // XIDs asked for in one round
+	janitorGC      = 50_000 // old fences dropped in one round
 	janitorTimeout = 10 * time.Second
 )
 
 // janitor looks for intents that have lain for long and settles those whose
-// transaction the coordinator says is decided. It never concludes anything from
+// transaction the coordinator says is decided, and drops old fences. It never concludes anything from
 // the coordinator not knowing an XID.
 type janitor struct {
 	agent *agent
@@ -80,7 +81,12 @@ func (j *janitor) pending(ctx context.Context) ([]undolog.PendingXID, error) {
 		if err != nil {
 			return err
 		}
-		found, err = undolog.Pending(ctx, conn, j.agent.p.cfg.janitorAge)
+		if found, err = undolog.Pending(ctx, conn, j.agent.p.cfg.janitorAge); err != nil {
+			return err
+		}
+		// Fences that no late message can need any more; what is over the limit
+		// goes in the next round.
+		_, err = undolog.GC(ctx, conn, janitorGC)
 		return err
 	})
 	if err != nil {

@@ -62,9 +62,9 @@ func RequiresNew() Option { return func(o *options) { o.mode = requiresNew } }
 // carries one.
 func NotSupported() Option { return func(o *options) { o.mode = notSupported } }
 
-// WithWaitSettled makes Do return only when phase two is done everywhere, so
-// that the caller's next read sees the committed rows without intents. It
-// waits until ctx ends.
+// WithWaitSettled makes Do return after a commit only when phase two is done
+// everywhere, so that the caller's next read sees the committed rows without
+// intents. It waits until ctx ends. After a rollback it does not wait.
 func WithWaitSettled() Option { return func(o *options) { o.waitSettled = true } }
 
 // WithRetryLimit sets how long the coordinator may be out of reach before
