@@ -41,6 +41,22 @@ func TestRollbackIsExactAndCommitKeeps(t *testing.T) {
 			INSERT INTO y VALUES ('2024-02-29 12:00:00.123456+05:30', '0044-03-15 BC', '1 mon -2 days 03:04:05.6', 0.1::float8 + 0.2, 'NaN', '[2:3]={1,NULL}', 12.34, '\xdeadbeef', '{"a": 1.10}'),
 			('infinity', '-infinity', '-1 day', 'Infinity', -0.0, '{}', 0, '', 'null')`, []string{"y"},
 			[]string{"SET LOCAL DateStyle = 'SQL, DMY'", "SET LOCAL IntervalStyle = 'iso_8601'", "SET LOCAL extra_float_digits = -5", "SET LOCAL TimeZone = 'Asia/Kolkata'", "UPDATE y SET d = d + 1, f = f * 3, i = i * 2, a = a || 1", "DELETE FROM y WHERE id < 'infinity'"}},
+		"another TimeZone and bytea_output": {`CREATE TABLE z (id int PRIMARY KEY, ts timestamptz, b bytea); INSERT INTO z VALUES (1, now(), '\xbeef')`, []string{"z"},
+			[]string{"SET LOCAL TimeZone = 'Asia/Kolkata'", "SET LOCAL bytea_output = 'escape'", "UPDATE z SET ts = ts + '1 day', b = '\\x00ff'"}},
+		"a collation that ignores case": {`CREATE COLLATION ci (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+			CREATE TABLE i (k text COLLATE ci PRIMARY KEY, v text COLLATE ci); INSERT INTO i VALUES ('Ab', 'x')`, []string{"i"},
+			[]string{"UPDATE i SET k = 'aB', v = 'X'", "UPDATE i SET v = 'y' WHERE k = 'AB'"}},
+		"trailing blanks": {`CREATE TABLE c (id int PRIMARY KEY, a bpchar, b char(5)); INSERT INTO c VALUES (1, 'a   ', 'b'), (2, 'c  ', 'd')`, []string{"c"},
+			[]string{"UPDATE c SET a = 'a' WHERE id = 1", "DELETE FROM c WHERE id = 2"}},
+		"keys without a hash function": {`CREATE TABLE h (a money[], b bit(3), PRIMARY KEY (a, b)); INSERT INTO h VALUES ('{1.50}', '101'), ('{}', '000')`, []string{"h"},
+			[]string{"UPDATE h SET b = '111' WHERE b = '101'", "DELETE FROM h WHERE b = '000'"}},
+		"domains over domains": {`CREATE DOMAIN d1 AS numeric; CREATE DOMAIN d2 AS d1; CREATE TABLE d (id d2 PRIMARY KEY, v d2 UNIQUE); INSERT INTO d VALUES (1.0, 2.0)`, []string{"d"},
+			[]string{"UPDATE d SET id = 1.00, v = 3", "DELETE FROM d"}},
+		"index on a function of the user": {`CREATE FUNCTION nrm(text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT upper($1)'; CREATE TYPE st AS ENUM ('o', 'c');
+			CREATE TABLE f (id int PRIMARY KEY, v text, s st); CREATE UNIQUE INDEX ON f (nrm(v)) WHERE s = 'o'; INSERT INTO f VALUES (1, 'a', 'o'), (2, 'b', 'c')`, []string{"f"},
+			[]string{"UPDATE f SET v = 'z' WHERE id = 1", "UPDATE f SET s = 'o' WHERE id = 2"}},
+		"key type of an extension": {`CREATE SCHEMA ext; CREATE EXTENSION citext SCHEMA ext; CREATE TABLE x (id ext.citext PRIMARY KEY, v int); INSERT INTO x VALUES ('Ann', 1), ('Bob', 2)`, []string{"x"},
+			[]string{"UPDATE x SET v = 3", "UPDATE x SET id = 'aNN' WHERE v = 3 AND id::text = 'Ann'", "DELETE FROM x WHERE id::text = 'Bob'"}},
 		"a trigger of the user": {accounts + `; CREATE TABLE log (n bigserial PRIMARY KEY, what text);
 			CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO log (what) VALUES (TG_OP || coalesce(NEW.id, OLD.id)); UPDATE accounts SET note = 'touched' WHERE id = 3 AND note <> 'touched'; RETURN NULL; END $$;
 			CREATE TRIGGER " a" AFTER INSERT OR UPDATE OR DELETE ON accounts FOR EACH ROW WHEN (pg_trigger_depth() < 1) EXECUTE FUNCTION note()`,

@@ -13,6 +13,7 @@ func (t *table) sql() string {
 	if !t.safe() {
 		// Some columns have a text form that depends on the session.
 		b.WriteString("SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'postgres' SET extra_float_digits = 3\n")
+		b.WriteString("SET TimeZone = 'UTC' SET bytea_output = 'hex' SET lc_monetary = 'C'\n")
 	}
 	fmt.Fprintf(&b, "AS $handfast$\n%s$handfast$;\n", t.body())
 	fmt.Fprintf(&b, "REVOKE EXECUTE ON FUNCTION handfast.row_%d() FROM PUBLIC;\n", t.id)
@@ -73,9 +74,10 @@ func (t *table) body() string {
 		if c.generated {
 			continue
 		}
-		q := quote(c.name)
-		p("    IF OLD.%s::text IS DISTINCT FROM NEW.%s::text THEN", q, q)
-		p("      cols := cols || %d::smallint; olds := olds || OLD.%s::text; news := news || NEW.%s::text;", c.num, q, q)
+		before, after := c.image("OLD"), c.image("NEW")
+		// Byte by byte: a collation may call different texts equal.
+		p("    IF %s COLLATE \"C\" IS DISTINCT FROM %s COLLATE \"C\" THEN", before, after)
+		p("      cols := cols || %d::smallint; olds := olds || %s; news := news || %s;", c.num, before, after)
 		p("    END IF;")
 	}
 	p("  END IF;")
@@ -183,6 +185,15 @@ func (t *table) hash(row string, cols []column, index int) string {
 	return fmt.Sprintf("hash_record_extended(ROW(%s), %d)", strings.Join(parts, ", "), t.seed(index))
 }
 
+// image is the text of a column: what its type's output function says. The cast
+// of bpchar to text drops blanks.
+func (c column) image(row string) string {
+	if c.blank {
+		return "textin(bpcharout(" + row + "." + quote(c.name) + "))"
+	}
+	return row + "." + quote(c.name) + "::text"
+}
+
 // keyText is the key as a person reads it, as Postgres writes it in its errors.
 func keyText(row string, cols []column) string {
 	var names, values []string
@@ -196,7 +207,7 @@ func keyText(row string, cols []column) string {
 func (t *table) keyImage(row string) string {
 	var parts []string
 	for _, c := range t.keys {
-		parts = append(parts, row+"."+quote(c.name)+"::text")
+		parts = append(parts, c.image(row))
 	}
 	return "ARRAY[" + strings.Join(parts, ", ") + "]"
 }
@@ -215,7 +226,7 @@ func (t *table) images(row string) string {
 	var parts []string
 	for _, c := range t.columns {
 		if !c.generated {
-			parts = append(parts, row+"."+quote(c.name)+"::text")
+			parts = append(parts, c.image(row))
 		}
 	}
 	return "ARRAY[" + strings.Join(parts, ", ") + "]::text[]"

@@ -26,6 +26,7 @@ var levels = []string{"READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"}
 func TestGuardRefusesEveryNeighbour(t *testing.T) {
 	t.Parallel()
 	const ddl = `CREATE TABLE g (id int PRIMARY KEY, email text UNIQUE, v int); INSERT INTO g VALUES (1, 'a', 1), (2, 'b', 2), (3, 'c', 3);
+		CREATE DOMAIN d1 AS numeric; CREATE DOMAIN d2 AS d1; CREATE TABLE n (id d2 PRIMARY KEY, v int); INSERT INTO n VALUES (1.0, 1);
 		CREATE TABLE f (id int PRIMARY KEY, email text UNIQUE DEFERRABLE INITIALLY DEFERRED); INSERT INTO f VALUES (1, 'a'), (2, 'b')`
 	tests := map[string]struct{ holder, other string }{
 		"update of an updated row":         {"UPDATE g SET v = 10 WHERE id = 1", "UPDATE g SET v = 11 WHERE id = 1"},
@@ -33,6 +34,7 @@ func TestGuardRefusesEveryNeighbour(t *testing.T) {
 		"update of an inserted row":        {"INSERT INTO g VALUES (9, 'z', 9)", "UPDATE g SET v = 1 WHERE id = 9"},
 		"insert of a deleted key":          {"DELETE FROM g WHERE id = 1", "INSERT INTO g VALUES (1, 'q', 1)"},
 		"insert of a key moved away from":  {"UPDATE g SET id = 50 WHERE id = 1", "INSERT INTO g VALUES (1, 'q', 1)"},
+		"a deleted key written otherwise":  {"DELETE FROM n WHERE id = 1", "INSERT INTO n VALUES (1.00, 9)"},
 		"move to a deleted key":            {"DELETE FROM g WHERE id = 1", "UPDATE g SET id = 1 WHERE id = 2"},
 		"unique value given up by update":  {"UPDATE g SET email = 'x' WHERE id = 1", "INSERT INTO g VALUES (9, 'a', 9)"},
 		"unique value given up by delete":  {"DELETE FROM g WHERE id = 1", "UPDATE g SET email = 'a' WHERE id = 2"},
@@ -42,7 +44,7 @@ func TestGuardRefusesEveryNeighbour(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			d := newDatabase(t, ddl, "g", "f")
+			d := newDatabase(t, ddl, "g", "f", "n")
 			before := d.dump()
 			for _, level := range levels {
 				for _, armed := range []bool{false, true} {

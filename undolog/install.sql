@@ -352,12 +352,46 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f
        FROM pg_index i WHERE i.indrelid = p_rel AND i.indisunique)))
 $f$;
 
+-- base_type is what a domain, or a domain over domains, is made of.
+CREATE OR REPLACE FUNCTION handfast.base_type(p_type oid) RETURNS oid
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $f$
+  WITH RECURSIVE b (oid, base) AS (
+    SELECT t.oid, t.typbasetype FROM pg_type t WHERE t.oid = p_type
+    UNION ALL
+    SELECT t.oid, t.typbasetype FROM b JOIN pg_type t ON t.oid = b.base)
+  SELECT b.oid FROM b WHERE b.base = 0
+$f$;
+
+-- image is the expression for the text of a column of t. A cast of bpchar to
+-- text drops blanks that its output function keeps.
+CREATE OR REPLACE FUNCTION handfast.image(p_name name, p_type oid) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $f$
+  SELECT CASE WHEN handfast.base_type(p_type) = 'bpchar'::regtype THEN format('textin(bpcharout(t.%I))', p_name)
+              ELSE format('t.%I::text', p_name) END
+$f$;
+
+-- key_match is the condition that the row t of a table has the primary key $1,
+-- with the operators of its index: those of an extension's type are elsewhere.
+CREATE OR REPLACE FUNCTION handfast.key_match(p_rel regclass) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $f$
+  SELECT string_agg(format('t.%I OPERATOR(%I.%s) $1[%s]::%s', a.attname, n.nspname, o.oprname, k.i, format_type(a.atttypid, a.atttypmod)),
+                    ' AND ' ORDER BY k.i)
+    FROM pg_index x
+    CROSS JOIN LATERAL unnest(x.indkey::int2[], x.indclass::oid[]) WITH ORDINALITY k (n, c, i)
+    JOIN pg_attribute a ON a.attrelid = p_rel AND a.attnum = k.n
+    JOIN pg_opclass c ON c.oid = k.c
+    JOIN pg_amop m ON m.amopfamily = c.opcfamily AND m.amopstrategy = 3 AND m.amoplefttype = c.opcintype AND m.amoprighttype = c.opcintype
+    JOIN pg_operator o ON o.oid = m.amopopr
+    JOIN pg_namespace n ON n.oid = o.oprnamespace
+   WHERE x.indrelid = p_rel AND x.indisprimary AND k.i <= x.indnkeyatts
+$f$;
+
 -- restore undoes one row: compare with the after image and write, in one
 -- statement. Values go from text to the column's type inside the server.
 CREATE OR REPLACE FUNCTION handfast.restore(u handfast.undo) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'postgres'
-SET extra_float_digits = 3 SET row_security = off AS $f$
+SET extra_float_digits = 3 SET TimeZone = 'UTC' SET bytea_output = 'hex' SET lc_monetary = 'C' SET row_security = off AS $f$
 DECLARE
   p     handfast.protected;
   tab   text;
@@ -374,9 +408,8 @@ BEGIN
   IF p.fingerprint <> handfast.fingerprint(p.rel) THEN
     PERFORM handfast.misfit(tab, coalesce(u.is_now, u.was)::text, 'the table was altered after the change was captured');
   END IF;
-  SELECT string_agg(format('t.%I = $1[%s]::%s', a.attname, k.i, format_type(a.atttypid, a.atttypmod)), ' AND ' ORDER BY k.i)
-    INTO keyed FROM unnest(p.keys) WITH ORDINALITY k (n, i) JOIN pg_attribute a ON a.attrelid = p.rel AND a.attnum = k.n;
-  SELECT coalesce(string_agg(format('AND t.%I::text IS NOT DISTINCT FROM $2[%s]', a.attname, c.i), ' ' ORDER BY c.i), '')
+  keyed := handfast.key_match(p.rel);
+  SELECT coalesce(string_agg(format('AND %s COLLATE "C" IS NOT DISTINCT FROM $2[%s]', handfast.image(a.attname, a.atttypid), c.i), ' ' ORDER BY c.i), '')
     INTO same FROM unnest(u.cols) WITH ORDINALITY c (n, i) JOIN pg_attribute a ON a.attrelid = p.rel AND a.attnum = c.n;
   IF u.op = 'I' THEN
     cmd := format('DELETE FROM %s t WHERE %s %s', tab, keyed, same);
@@ -398,7 +431,7 @@ BEGIN
     GET DIAGNOSTICS n = ROW_COUNT;
   EXCEPTION
     WHEN lock_not_available THEN RAISE;
-    WHEN integrity_constraint_violation OR data_exception OR syntax_error_or_access_rule_violation THEN
+    WHEN integrity_constraint_violation OR data_exception THEN
       PERFORM handfast.misfit(tab, coalesce(u.is_now, u.was)::text, SQLERRM);
   END;
   IF n <> 1 THEN
@@ -413,7 +446,7 @@ END $f$;
 CREATE OR REPLACE FUNCTION handfast.verify(u handfast.undo) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'postgres'
-SET extra_float_digits = 3 SET row_security = off AS $f$
+SET extra_float_digits = 3 SET TimeZone = 'UTC' SET bytea_output = 'hex' SET lc_monetary = 'C' SET row_security = off AS $f$
 DECLARE
   p     handfast.protected;
   c     record;
@@ -424,8 +457,7 @@ BEGIN
   IF NOT EXISTS (SELECT FROM pg_constraint x WHERE p.rel IN (x.conrelid, x.confrelid) AND (x.contype = 'f' OR x.condeferrable)) THEN
     RETURN;
   END IF;
-  SELECT string_agg(format('t.%I = $1[%s]::%s', a.attname, k.i, format_type(a.atttypid, a.atttypmod)), ' AND ' ORDER BY k.i)
-    INTO keyed FROM unnest(p.keys) WITH ORDINALITY k (n, i) JOIN pg_attribute a ON a.attrelid = p.rel AND a.attnum = k.n;
+  keyed := handfast.key_match(p.rel);
   FOR c IN
     -- gone: the value that a child may hold and that the undo took away
     SELECT x.conname, x.contype, x.conrelid, x.confrelid,

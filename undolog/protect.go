@@ -123,8 +123,11 @@ type table struct {
 type column struct {
 	num       int16
 	name      string
-	safe      bool // its text form does not depend on settings
-	hashes    bool // its type has a hash function
+	kind      string // its type, as SQL
+	safe      bool   // its text form does not depend on settings
+	textual   bool   // its text form is equal exactly where its values are
+	blank     bool   // bpchar
+	hashes    bool   // its type has a hash function; known for columns of keys
 	generated bool
 }
 
@@ -164,32 +167,95 @@ func describe(ctx context.Context, tx pgx.Tx, name string) (*table, error) {
 	case exclusion:
 		return nil, &NotProtectableError{Table: t.name, Reason: "has an exclusion constraint, which can't be guarded"}
 	}
-	if err := t.readColumns(ctx, tx); err != nil {
+	// The functions run with this path; what is read here has to be qualified
+	// for it. Only the name of the table is the caller's.
+	var path string
+	if err := tx.QueryRow(ctx, "SELECT current_setting('search_path')").Scan(&path); err != nil {
 		return nil, err
 	}
-	return t, t.readIndexes(ctx, tx)
+	if _, err := tx.Exec(ctx, "SET LOCAL search_path = pg_catalog, pg_temp"); err != nil {
+		return nil, err
+	}
+	for _, read := range []func(context.Context, pgx.Tx) error{t.readColumns, t.readIndexes, t.resolveHashes} {
+		if err := read(ctx, tx); err != nil {
+			return nil, err
+		}
+	}
+	_, err = tx.Exec(ctx, "SELECT set_config('search_path', $1, true)", path)
+	return t, err
 }
 
 // safeTypes have a text form that no setting changes.
-const safeTypes = `'int2','int4','int8','text','varchar','bpchar','name','bool','uuid','numeric','jsonb','json','bytea','oid','inet','cidr','macaddr','bit','varbit','char'`
+const safeTypes = `'int2','int4','int8','text','varchar','bpchar','name','bool','uuid','numeric','jsonb','json','oid','inet','cidr','macaddr','bit','varbit','char'`
+
+// textualTypes have no hash function; their text form, and that of their
+// arrays, is equal exactly where the values are.
+const textualTypes = `'bit','varbit','money','tsvector','tsquery'`
 
 func (t *table) readColumns(ctx context.Context, tx pgx.Tx) error {
-	rows, err := tx.Query(ctx, `SELECT a.attnum, a.attname, b.typname IN (`+safeTypes+`) OR b.typtype = 'e',
-			b.typtype = 'e' OR b.typcategory = 'A' OR EXISTS (SELECT FROM pg_opclass o JOIN pg_am m ON m.oid = o.opcmethod
-				WHERE m.amname = 'hash' AND o.opcdefault AND o.opcintype = CASE b.typname WHEN 'varchar' THEN 'text'::regtype::oid ELSE b.oid END),
-			a.attgenerated <> ''
-		FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
-		JOIN pg_type b ON b.oid = CASE WHEN y.typtype = 'd' THEN y.typbasetype ELSE y.oid END
+	rows, err := tx.Query(ctx, `SELECT a.attnum, a.attname, format_type(a.atttypid, a.atttypmod),
+			b.typname IN (`+safeTypes+`) AND b.typnamespace = 'pg_catalog'::regnamespace OR b.typtype = 'e',
+			coalesce(e.typname, b.typname) IN (`+textualTypes+`) AND coalesce(e.typnamespace, b.typnamespace) = 'pg_catalog'::regnamespace,
+			b.oid = 'bpchar'::regtype, a.attgenerated <> ''
+		FROM pg_attribute a JOIN pg_type b ON b.oid = handfast.base_type(a.atttypid)
+		LEFT JOIN pg_type e ON b.typcategory = 'A' AND e.oid = b.typelem
 		WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum`, t.oid)
 	if err != nil {
 		return err
 	}
 	t.columns, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (column, error) {
 		var c column
-		err := row.Scan(&c.num, &c.name, &c.safe, &c.hashes, &c.generated)
+		err := row.Scan(&c.num, &c.name, &c.kind, &c.safe, &c.textual, &c.blank, &c.generated)
 		return c, err
 	})
 	return err
+}
+
+// resolveHashes finds out which columns of keys have a hash function, by trying:
+// whether an array or a row has one depends on what is in it.
+func (t *table) resolveHashes(ctx context.Context, tx pgx.Tx) error {
+	all := [][]column{t.keys}
+	for _, u := range t.uniques {
+		all = append(all, u.columns)
+	}
+	for _, cols := range all {
+		for i := range cols {
+			c := &cols[i]
+			err := try(ctx, tx, fmt.Sprintf("SELECT hash_record_extended(ROW(NULL::%s), 0)", c.kind))
+			if err != nil && !isUndefined(err) {
+				return err
+			}
+			if c.hashes = err == nil; !c.hashes && !c.textual {
+				return &NotProtectableError{Table: t.name, Reason: fmt.Sprintf(
+					"has the column %s in a key, whose type %s has no hash function", c.name, c.kind)}
+			}
+		}
+	}
+	for i, u := range t.uniques {
+		if u.columns != nil {
+			continue
+		}
+		err := try(ctx, tx, fmt.Sprintf("SELECT hash_record_extended(ROW(%s), 0) FROM (SELECT (NULL::%s).*) r", u.exprs, t.name))
+		if isUndefined(err) {
+			return &NotProtectableError{Table: t.name, Reason: fmt.Sprintf(
+				"has the unique index %s, which can't be guarded: %v", t.uniques[i].name, err)}
+		}
+	}
+	return nil
+}
+
+// try runs a statement that may fail without harm to the transaction.
+func try(ctx context.Context, tx pgx.Tx, sql string) error {
+	return pgx.BeginFunc(ctx, tx, func(sp pgx.Tx) error {
+		_, err := sp.Exec(ctx, sql)
+		return err
+	})
+}
+
+// isUndefined tells whether a function, operator or type is missing.
+func isUndefined(err error) bool {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && (pg.Code == "42883" || pg.Code == "42704")
 }
 
 func (t *table) readIndexes(ctx context.Context, tx pgx.Tx) error {
