@@ -6,8 +6,13 @@
 //	f <xid 35>                   the final state of a finished one
 //	x <finished ms 8> <xid 35>   when f may go
 //
-// Beside the database the file HANDFAST holds the store's id and incarnation, so
-// that one that lost everything is not taken for a new one.
+// Beside the database the file HANDFAST holds the store's id and incarnation. It
+// is written first, so that a directory of something else is never touched and a
+// store that lost everything is not taken for a new one.
+//
+//	Apply ─► queue ─► writer ─► Pebble ─► guard ─► disk
+//	  ▲                  └────► syncer ──┘  │
+//	  └── done, or failed ◄─────────────────┘ first failed write
 //
 // The position of a batch is the sequence number that Pebble gave it. It grows
 // with the write-ahead log, so whatever is durable has a lower position than
@@ -23,6 +28,10 @@
 // the log, which looks like one that was torn by the crash; where that takes back
 // an incarnation, the file HANDFAST shows it.
 //
-// A failed write is the end: the store refuses everything from then on and
-// calls the function given to WithFatal, which is meant to stop the process.
+// A failed write is the end: nothing is written from then on, whoever waits gets
+// the error, and the function given to WithFatal is called, which is meant to
+// stop the process. Pebble itself does not survive a failed write: it tries again
+// for ever while it opens or flushes, and panics with its locks in disorder when
+// it changes to a new log. So it never sees one: its goroutines are stopped where
+// they stand, and what they hold is free when the process ends.
 package pebblestore

@@ -142,8 +142,8 @@ func failAt(t *testing.T, at int64, fault, want error) bool {
 		}
 		return nil
 	}))
-	fatal := 0
-	s, err := pebblestore.Open("store", pebblestore.WithFS(fs), pebblestore.WithFatal(func(error) { fatal++ }))
+	fatal := make(chan error, 2)
+	s, err := pebblestore.Open("store", pebblestore.WithFS(fs), pebblestore.WithFatal(func(err error) { fatal <- err }))
 	acked := 0
 	if err == nil {
 		for n := uint64(1); n <= 10; n++ {
@@ -153,8 +153,8 @@ func failAt(t *testing.T, at int64, fault, want error) bool {
 			acked++
 		}
 		if err != nil {
-			if !errors.Is(err, want) || fatal != 1 {
-				t.Fatalf("write %d: %v (fatal called %d times)", at, err, fatal)
+			if told := <-fatal; !errors.Is(err, want) || !errors.Is(told, want) {
+				t.Fatalf("write %d: %v (fatal was told %v)", at, err, told)
 			}
 			if _, err := s.Apply(store.Batch{Records: []core.Record{begin(s, 99)}}, true); !errors.Is(err, store.ErrFailed) {
 				t.Fatalf("write %d: acknowledged after a failure: %v", at, err)

@@ -10,14 +10,15 @@ import (
 type Option func(*options)
 
 type options struct {
-	fs    vfs.FS
-	log   *slog.Logger
-	cache int64
-	fatal func(error)
+	fs       vfs.FS
+	log      *slog.Logger
+	cache    int64
+	memTable uint64
+	fatal    func(error)
 }
 
 func defaults() options {
-	return options{fs: vfs.Default, log: slog.New(slog.DiscardHandler), cache: 64 << 20, fatal: func(error) {}}
+	return options{fs: vfs.Default, log: slog.New(slog.DiscardHandler), cache: 64 << 20, memTable: 64 << 20, fatal: func(error) {}}
 }
 
 // WithFS uses another file system, such as one in memory.
@@ -29,7 +30,11 @@ func WithLogger(l *slog.Logger) Option { return func(o *options) { o.log = l } }
 // WithCacheSize sets the size of the block cache in bytes. Default: 64 MiB.
 func WithCacheSize(n int64) Option { return func(o *options) { o.cache = n } }
 
-// WithFatal sets what is called, once, when the store can't be written any
-// more. It may be called by any goroutine and should stop the process; if it
-// returns, every later Apply fails with store.ErrFailed.
+// WithFatal sets what is called, once and in a goroutine of its own, when the
+// open store can't be written any more. It should stop the process; until then
+// every Apply fails with store.ErrFailed.
 func WithFatal(f func(error)) Option { return func(o *options) { o.fatal = f } }
+
+// WithMemTableSize sets how many bytes of records are collected in memory
+// before they are written to a table. Default: 64 MiB.
+func WithMemTableSize(n uint64) Option { return func(o *options) { o.memTable = n } }

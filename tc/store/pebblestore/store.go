@@ -7,13 +7,10 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
-	dto "github.com/prometheus/client_model/go"
-
 	"google.golang.org/protobuf/proto"
 
 	storev1 "github.com/handfast/handfast/proto/handfast/store/v1"
@@ -24,14 +21,16 @@ import (
 
 // Store implements store.Store.
 type Store struct {
-	db       *pebble.DB
-	log      *slog.Logger
-	fatal    func(error)
-	position atomic.Uint64
-	failure  atomic.Pointer[error]
-	// closing is held for reading by every use of db, for writing by Close.
-	closing sync.RWMutex
-	closed  bool
+	db    *pebble.DB
+	log   *slog.Logger
+	fatal func(error)
+	disk  *guard
+	pipe  *pipeline
+	users gate
+
+	once    sync.Once
+	failure error         // set before failed is closed
+	failed  chan struct{} // closed at the first failed write
 
 	mu   sync.Mutex // guards meta and orders its writes
 	meta *storev1.Meta
@@ -42,29 +41,44 @@ var _ store.Store = (*Store)(nil)
 // errClosed: Close was called.
 var errClosed = fmt.Errorf("%w: it is closed", store.ErrFailed)
 
-// fail ends the store at its first failed write.
+// fail ends the store at its first failed write. It may be called by any
+// goroutine, whatever locks of Pebble it holds.
 func (s *Store) fail(err error) {
-	kind := store.ErrFailed
+	s.once.Do(func() {
+		s.disk.freeze()
+		if kind := kindOf(err); kind != nil && !errors.Is(kind, store.ErrFailed) {
+			err = fmt.Errorf("%w: %w", kind, err)
+		}
+		s.failure = fmt.Errorf("%w: %w", store.ErrFailed, err)
+		close(s.failed)
+		go s.fatal(s.failure)
+	})
+}
+
+// kindOf names what an error of Pebble or of the disk means, nil if that is unknown.
+func kindOf(err error) error {
+	for _, known := range []error{store.ErrLocked, store.ErrCorrupt, store.ErrNotAStore, store.ErrFull, store.ErrFailed} {
+		if errors.Is(err, known) {
+			return known
+		}
+	}
 	switch {
-	case errors.Is(err, syscall.ENOSPC):
-		kind = fmt.Errorf("%w: %w", store.ErrFailed, store.ErrFull)
 	case pebble.IsCorruptionError(err):
-		kind = fmt.Errorf("%w: %w", store.ErrFailed, store.ErrCorrupt)
+		return store.ErrCorrupt
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return store.ErrFull
+	case errors.Is(err, syscall.EIO):
+		return store.ErrFailed
 	}
-	err = fmt.Errorf("%w: %w", kind, err)
-	if s.failure.CompareAndSwap(nil, &err) {
-		s.fatal(err)
-	}
+	return nil
 }
 
 // use guards the database against Close. done must be called when err is nil.
 func (s *Store) use() (done func(), err error) {
-	s.closing.RLock()
-	if s.closed {
-		s.closing.RUnlock()
+	if !s.users.enter() {
 		return nil, errClosed
 	}
-	return s.closing.RUnlock, nil
+	return s.users.leave, nil
 }
 
 // Meta implements store.Store.
@@ -87,12 +101,11 @@ func (s *Store) Apply(b store.Batch, sync bool) (uint64, error) {
 		return 0, err
 	}
 	if pb.Empty() {
-		_ = pb.Close()
 		if !sync {
-			return s.position.Load(), s.failed()
+			_ = pb.Close()
+			return s.pipe.position.Load(), s.hasFailed()
 		}
 		// An empty log record carries the sync for what was applied before.
-		pb = s.db.NewBatch()
 		if err := pb.LogData(nil, nil); err != nil {
 			return 0, err
 		}
@@ -136,47 +149,23 @@ func fill(pb *pebble.Batch, b store.Batch) error {
 	return nil
 }
 
-func (s *Store) failed() error {
-	if p := s.failure.Load(); p != nil {
-		return *p
+// hasFailed returns what made the store fail, nil if nothing did.
+func (s *Store) hasFailed() error {
+	select {
+	case <-s.failed:
+		return s.failure
+	default:
+		return nil
 	}
-	return nil
 }
 
-// commit writes the batch and gives its position. Pebble reports a failed write
-// through its logger and then goes on as if nothing had happened, or panics.
-func (s *Store) commit(pb *pebble.Batch, sync bool) (position uint64, err error) {
-	if err := s.failed(); err != nil {
-		return 0, err
+// commit writes the batch, which it takes over, and gives its position.
+func (s *Store) commit(b *pebble.Batch, sync bool) (position uint64, err error) {
+	position, ok := s.pipe.apply(b, sync)
+	if !ok {
+		return 0, s.failure
 	}
-	defer func() {
-		if p := recover(); p != nil {
-			cause, ok := p.(error)
-			if !ok {
-				cause = fmt.Errorf("%v", p)
-			}
-			s.fail(cause)
-			position, err = 0, s.failed()
-		}
-	}()
-	opts := pebble.NoSync
-	if sync {
-		opts = pebble.Sync
-	}
-	if err := s.db.Apply(pb, opts); err != nil {
-		s.fail(err)
-	}
-	if err := s.failed(); err != nil {
-		return 0, err
-	}
-	pos := uint64(pb.SeqNum()) + uint64(pb.Count())
-	_ = pb.Close()
-	for {
-		old := s.position.Load()
-		if pos <= old || s.position.CompareAndSwap(old, pos) {
-			return pos, nil
-		}
-	}
+	return position, nil
 }
 
 // Recover implements store.Store.
@@ -316,7 +305,6 @@ func (s *Store) Expire(ctx context.Context, cutoff time.Time, limit int) (int, e
 	}
 	defer done()
 	b := s.db.NewBatch()
-	defer b.Close() //nolint:errcheck // releases memory, can't fail
 	var horizon time.Time
 	n := 0
 	end := appendExpiryKey(nil, cutoff, xid.ID{})
@@ -338,16 +326,14 @@ func (s *Store) Expire(ctx context.Context, cutoff time.Time, limit int) (int, e
 		return true, errors.Join(b.Delete(it.Key(), nil), b.Delete(appendFinishedKey(nil, id), nil))
 	})
 	if err != nil || n == 0 {
+		_ = b.Close()
 		return 0, readError(err)
 	}
 	if err := s.change(func(m *storev1.Meta) { m.HorizonMs = max(m.GetHorizonMs(), horizon.UnixMilli()) }); err != nil {
+		_ = b.Close()
 		return 0, err
 	}
-	drop := s.db.NewBatch()
-	if err := drop.Apply(b, nil); err != nil {
-		return 0, err
-	}
-	if _, err := s.commit(drop, false); err != nil {
+	if _, err := s.commit(b, false); err != nil {
 		return 0, err
 	}
 	return n, nil
@@ -387,39 +373,30 @@ func (s *Store) EndOf(incarnation uint32) (uint64, bool) {
 }
 
 // Position implements store.Store.
-func (s *Store) Position() uint64 { return s.position.Load() }
+func (s *Store) Position() uint64 { return s.pipe.position.Load() }
 
 // Flushes implements store.Store.
-func (s *Store) Flushes() uint64 {
-	done, err := s.use()
-	if err != nil {
-		return 0
-	}
-	defer done()
-	h := s.db.Metrics().LogWriter.FsyncLatency
-	if h == nil {
-		return 0
-	}
-	var m dto.Metric
-	if err := h.Write(&m); err != nil {
-		return 0
-	}
-	return m.GetHistogram().GetSampleCount()
-}
+func (s *Store) Flushes() uint64 { return s.disk.flushes.Load() }
 
-// Close implements store.Store.
-func (s *Store) Close() (err error) {
-	s.closing.Lock()
-	defer s.closing.Unlock()
-	if s.closed {
+// Close implements store.Store. It waits for the calls that are under way. It
+// returns the error that made the store fail, if one did: Pebble is left where
+// it stopped then, and its memory until the process ends.
+func (s *Store) Close() error {
+	if !s.users.close() {
 		return nil
 	}
-	s.closed = true
-	// After a failed write Pebble may panic when it is closed.
-	defer func() {
-		if p := recover(); p != nil {
-			err = errors.Join(s.failed(), fmt.Errorf("close store: %v", p))
-		}
-	}()
-	return s.db.Close()
+	s.pipe.stop()
+	closed := make(chan error, 1)
+	if s.hasFailed() == nil {
+		go func() {
+			defer s.pipe.caught()
+			closed <- s.db.Close()
+		}()
+	}
+	select {
+	case err := <-closed:
+		return err
+	case <-s.failed:
+		return errors.Join(s.failure, s.disk.release())
+	}
 }
