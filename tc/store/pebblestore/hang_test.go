@@ -134,7 +134,11 @@ func failUnderLoad(t *testing.T, which func(errorfs.Op) bool, sync_ bool) {
 		})
 	}
 	within(t, "Apply", wg.Wait)
-	within(t, "fatal", func() { <-fatal })
+	within(t, "fatal", func() {
+		if err := <-fatal; !errors.Is(err, store.ErrFull) {
+			t.Errorf("fatal was told %v", err)
+		}
+	})
 	within(t, "reading", func() {
 		if err := s.Recover(t.Context(), func(core.Transaction) error { return nil }); err != nil {
 			t.Errorf("Recover: %v", err)
