@@ -1,179 +1,283 @@
 package store
 
 import (
+	"errors"
 	"fmt"
-	"time"
 
-	"google.golang.org/protobuf/proto"
-
-	storev1 "github.com/handfast/handfast/proto/handfast/store/v1"
 	"github.com/handfast/handfast/tc/core"
 	"github.com/handfast/handfast/xid"
 )
 
+// Field numbers of store.v1.Record.
+const (
+	recordKind = iota + 1
+	recordTime
+	recordName
+	recordParent
+	recordDeadline
+	recordBranch
+	recordResource
+	recordMode
+	recordVote
+	recordOutcome
+	recordReason
+	recordText
+	recordOperator
+)
+
+// Field numbers of store.v1.Finished.
+const (
+	finishedName = iota + 1
+	finishedParent
+	finishedDeadline
+	finishedOutcome
+	finishedReason
+	finishedCause
+	finishedOperator
+	finishedDecided
+	finishedFinished
+	finishedRecords
+	finishedBranches
+	finishedResources
+)
+
+// Field numbers of store.v1.Branch.
+const (
+	branchID = iota + 1
+	branchResource
+	branchMode
+	branchVote
+	branchVoteReason
+	branchRegistered
+)
+
 // AppendRecord appends the encoded record to b. XID and Seq are not part of
-// it: they belong to the key.
+// it: they belong to the key. Times lose what is finer than a millisecond, and
+// bytes that are no UTF-8 are replaced in texts. It is an error to encode what
+// DecodeRecord would refuse: a store with such a record could not be read again.
 func AppendRecord(b []byte, r core.Record) ([]byte, error) {
-	m := storev1.Record{
-		Kind: uint32(r.Kind), TimeMs: millis(r.Time), Name: r.Name, DeadlineMs: millis(r.Deadline),
-		Mode: uint32(r.Mode), Vote: uint32(r.Vote), Outcome: uint32(r.Outcome), Reason: uint32(r.Reason),
-		Text: r.Text, Operator: r.Operator,
+	if err := checkRecord(&r); err != nil {
+		return b, fmt.Errorf("record %d of %s can't be stored: %w", r.Seq, r.XID, err)
 	}
-	if !r.Parent.IsZero() {
-		m.Parent = r.Parent[:]
+	e := encoder{b: b}
+	e.uint(recordKind, uint64(r.Kind))
+	e.time(recordTime, r.Time)
+	e.text(recordName, r.Name)
+	e.xid(recordParent, r.Parent)
+	e.time(recordDeadline, r.Deadline)
+	e.id(recordBranch, r.Branch)
+	e.id(recordResource, r.Resource)
+	e.uint(recordMode, uint64(r.Mode))
+	e.uint(recordVote, uint64(r.Vote))
+	e.uint(recordOutcome, uint64(r.Outcome))
+	e.uint(recordReason, uint64(r.Reason))
+	e.text(recordText, r.Text)
+	e.text(recordOperator, r.Operator)
+	if e.err != nil {
+		return b, fmt.Errorf("record %d of %s can't be stored: %w", r.Seq, r.XID, e.err)
 	}
-	if r.Branch != (xid.BranchID{}) {
-		m.Branch = r.Branch[:]
-	}
-	if r.Resource != (xid.ResourceID{}) {
-		m.Resource = r.Resource[:]
-	}
-	return proto.MarshalOptions{}.MarshalAppend(b, &m)
+	return e.b, nil
 }
 
 // DecodeRecord reads what AppendRecord wrote. Anything else is ErrCorrupt.
 func DecodeRecord(id xid.ID, seq uint32, b []byte) (core.Record, error) {
-	var m storev1.Record
-	if err := proto.Unmarshal(b, &m); err != nil {
-		return core.Record{}, corrupt(id, "%v", err)
+	r := core.Record{XID: id, Seq: seq}
+	d := decoder{b: b}
+	for d.next() {
+		switch d.field {
+		case recordKind:
+			r.Kind = core.RecordKind(d.enum("kind", uint64(core.RecordDone)))
+		case recordTime:
+			r.Time = d.time("time")
+		case recordName:
+			r.Name = d.text("name")
+		case recordParent:
+			r.Parent = d.xid("parent")
+		case recordDeadline:
+			r.Deadline = d.time("deadline")
+		case recordBranch:
+			r.Branch = d.id("branch")
+		case recordResource:
+			r.Resource = d.id("resource")
+		case recordMode:
+			r.Mode = core.Mode(d.enum("mode", uint64(core.ModeAT)))
+		case recordVote:
+			r.Vote = core.Vote(d.enum("vote", uint64(core.VoteWithdrawn)))
+		case recordOutcome:
+			r.Outcome = core.Outcome(d.enum("outcome", uint64(core.RolledBack)))
+		case recordReason:
+			r.Reason = core.Reason(d.enum("reason", uint64(core.ReasonOperator)))
+		case recordText:
+			r.Text = d.text("text")
+		case recordOperator:
+			r.Operator = d.text("operator")
+		default:
+			d.unknown()
+		}
 	}
-	d := decoder{}
-	r := core.Record{
-		XID: id, Seq: seq,
-		Kind:     core.RecordKind(d.enum("kind", m.GetKind(), uint32(core.RecordDone))),
-		Time:     fromMillis(m.GetTimeMs()),
-		Name:     m.GetName(),
-		Parent:   d.xid(m.GetParent()),
-		Deadline: fromMillis(m.GetDeadlineMs()),
-		Branch:   d.id16("branch", m.GetBranch()),
-		Resource: d.id16("resource", m.GetResource()),
-		Mode:     core.Mode(d.enum("mode", m.GetMode(), uint32(core.ModeAT))),
-		Vote:     core.Vote(d.enum("vote", m.GetVote(), uint32(core.VoteWithdrawn))),
-		Outcome:  core.Outcome(d.enum("outcome", m.GetOutcome(), uint32(core.RolledBack))),
-		Reason:   core.Reason(d.enum("reason", m.GetReason(), uint32(core.ReasonOperator))),
-		Text:     m.GetText(),
-		Operator: m.GetOperator(),
+	err := d.err
+	if err == nil {
+		err = checkRecord(&r)
 	}
-	if d.err != nil {
-		return core.Record{}, corrupt(id, "record %d: %v", seq, d.err)
+	if err != nil {
+		return core.Record{}, fmt.Errorf("%w: transaction %s, record %d: %w", ErrCorrupt, id, seq, err)
 	}
 	return r, nil
 }
 
-// AppendFinished appends the encoded final state to b, without the XID.
+// checkRecord tells whether the record has what its kind needs.
+func checkRecord(r *core.Record) error {
+	noBranch, noResource := r.Branch == (xid.BranchID{}), r.Resource == (xid.ResourceID{})
+	switch r.Kind {
+	case core.RecordBegin:
+		return nil
+	case core.RecordRegister:
+		if noBranch || noResource || r.Mode != core.ModeAT {
+			return errors.New("registration without branch, resource or mode")
+		}
+	case core.RecordVote:
+		if noBranch || r.Vote < core.VoteYes || r.Vote > core.VoteWithdrawn {
+			return errors.New("vote without branch or vote")
+		}
+	case core.RecordDecide:
+		if r.Outcome != core.Committed && r.Outcome != core.RolledBack {
+			return errors.New("decision without outcome")
+		}
+	case core.RecordDone:
+		if noResource {
+			return errors.New("done without resource")
+		}
+	default:
+		return fmt.Errorf("kind %d", r.Kind)
+	}
+	return nil
+}
+
+// AppendFinished appends the encoded final state to b, without the XID. What
+// AppendRecord says of times, texts and errors holds here as well.
 func AppendFinished(b []byte, tx core.Transaction) ([]byte, error) {
-	m := storev1.Finished{
-		Name: tx.Name, DeadlineMs: millis(tx.Deadline), Outcome: uint32(tx.Outcome), Reason: uint32(tx.Reason),
-		Cause: tx.Cause, Operator: tx.Operator, DecidedMs: millis(tx.Decided), FinishedMs: millis(tx.Finished),
-		Records: tx.Records,
+	if err := checkFinished(&tx); err != nil {
+		return b, fmt.Errorf("transaction %s can't be stored: %w", tx.XID, err)
 	}
-	if !tx.Parent.IsZero() {
-		m.Parent = tx.Parent[:]
-	}
+	e := encoder{b: b}
+	e.text(finishedName, tx.Name)
+	e.xid(finishedParent, tx.Parent)
+	e.time(finishedDeadline, tx.Deadline)
+	e.uint(finishedOutcome, uint64(tx.Outcome))
+	e.uint(finishedReason, uint64(tx.Reason))
+	e.text(finishedCause, tx.Cause)
+	e.text(finishedOperator, tx.Operator)
+	e.time(finishedDecided, tx.Decided)
+	e.time(finishedFinished, tx.Finished)
+	e.uint(finishedRecords, uint64(tx.Records))
 	for i := range tx.Branches {
 		br := &tx.Branches[i]
-		m.Branches = append(m.Branches, &storev1.Branch{
-			Id: br.ID[:], Resource: br.Resource[:], Mode: uint32(br.Mode), Vote: uint32(br.Vote),
-			VoteReason: br.VoteReason, RegisteredMs: millis(br.Registered),
+		e.message(finishedBranches, func(e *encoder) {
+			e.id(branchID, br.ID)
+			e.id(branchResource, br.Resource)
+			e.uint(branchMode, uint64(br.Mode))
+			e.uint(branchVote, uint64(br.Vote))
+			e.text(branchVoteReason, br.VoteReason)
+			e.time(branchRegistered, br.Registered)
 		})
 	}
 	for i := range tx.Settlements {
-		m.Resources = append(m.Resources, tx.Settlements[i].Resource[:])
+		e.id(finishedResources, tx.Settlements[i].Resource)
 	}
-	return proto.MarshalOptions{}.MarshalAppend(b, &m)
+	if e.err != nil {
+		return b, fmt.Errorf("transaction %s can't be stored: %w", tx.XID, e.err)
+	}
+	return e.b, nil
 }
 
 // DecodeFinished reads what AppendFinished wrote. Anything else is ErrCorrupt.
 func DecodeFinished(id xid.ID, b []byte) (core.Transaction, error) {
-	var m storev1.Finished
-	if err := proto.Unmarshal(b, &m); err != nil {
-		return core.Transaction{}, corrupt(id, "%v", err)
+	tx := core.Transaction{XID: id, Phase: core.Finished}
+	d := decoder{b: b, repeated: 1<<finishedBranches | 1<<finishedResources}
+	for d.next() {
+		switch d.field {
+		case finishedName:
+			tx.Name = d.text("name")
+		case finishedParent:
+			tx.Parent = d.xid("parent")
+		case finishedDeadline:
+			tx.Deadline = d.time("deadline")
+		case finishedOutcome:
+			tx.Outcome = core.Outcome(d.enum("outcome", uint64(core.RolledBack)))
+		case finishedReason:
+			tx.Reason = core.Reason(d.enum("reason", uint64(core.ReasonOperator)))
+		case finishedCause:
+			tx.Cause = d.text("cause")
+		case finishedOperator:
+			tx.Operator = d.text("operator")
+		case finishedDecided:
+			tx.Decided = d.time("time of the decision")
+		case finishedFinished:
+			tx.Finished = d.time("time of the end")
+		case finishedRecords:
+			tx.Records = uint32(d.uint("number of records", 1<<32-1))
+		case finishedBranches:
+			tx.Branches = append(tx.Branches, d.branch())
+		case finishedResources:
+			tx.Settlements = append(tx.Settlements, core.Settlement{Resource: d.id("resource"), Done: true})
+		default:
+			d.unknown()
+		}
 	}
-	d := decoder{}
-	tx := core.Transaction{
-		XID: id, Name: m.GetName(), Parent: d.xid(m.GetParent()), Deadline: fromMillis(m.GetDeadlineMs()),
-		Phase:    core.Finished,
-		Outcome:  core.Outcome(d.enum("outcome", m.GetOutcome(), uint32(core.RolledBack))),
-		Reason:   core.Reason(d.enum("reason", m.GetReason(), uint32(core.ReasonOperator))),
-		Cause:    m.GetCause(),
-		Operator: m.GetOperator(),
-		Decided:  fromMillis(m.GetDecidedMs()),
-		Finished: fromMillis(m.GetFinishedMs()),
-		Records:  m.GetRecords(),
+	err := d.err
+	if err == nil {
+		err = checkFinished(&tx)
 	}
-	for _, br := range m.GetBranches() {
-		tx.Branches = append(tx.Branches, core.Branch{
-			ID: d.id16("branch", br.GetId()), Resource: d.id16("resource", br.GetResource()),
-			Mode:       core.Mode(d.enum("mode", br.GetMode(), uint32(core.ModeAT))),
-			Vote:       core.Vote(d.enum("vote", br.GetVote(), uint32(core.VoteWithdrawn))),
-			VoteReason: br.GetVoteReason(), Registered: fromMillis(br.GetRegisteredMs()),
-		})
-	}
-	for _, r := range m.GetResources() {
-		tx.Settlements = append(tx.Settlements, core.Settlement{Resource: d.id16("resource", r), Done: true})
-	}
-	switch {
-	case d.err != nil:
-		return core.Transaction{}, corrupt(id, "%v", d.err)
-	case tx.Outcome == core.Undecided:
-		return core.Transaction{}, corrupt(id, "finished without an outcome")
+	if err != nil {
+		return core.Transaction{}, fmt.Errorf("%w: transaction %s: %w", ErrCorrupt, id, err)
 	}
 	return tx, nil
 }
 
-// decoder keeps the first thing that did not fit.
-type decoder struct{ err error }
-
-func (d *decoder) fail(format string, args ...any) {
-	if d.err == nil {
-		d.err = fmt.Errorf(format, args...)
+func (d *decoder) branch() (br core.Branch) {
+	in := decoder{b: d.bytes("branch")}
+	for in.next() {
+		switch in.field {
+		case branchID:
+			br.ID = in.id("id of a branch")
+		case branchResource:
+			br.Resource = in.id("resource of a branch")
+		case branchMode:
+			br.Mode = core.Mode(in.enum("mode", uint64(core.ModeAT)))
+		case branchVote:
+			br.Vote = core.Vote(in.enum("vote", uint64(core.VoteWithdrawn)))
+		case branchVoteReason:
+			br.VoteReason = in.text("reason of a vote")
+		case branchRegistered:
+			br.Registered = in.time("time of a registration")
+		default:
+			in.unknown()
+		}
 	}
+	if in.err != nil {
+		d.fail("%w", in.err)
+	}
+	return br
 }
 
-func (d *decoder) enum(field string, v, highest uint32) uint8 {
-	if v > highest {
-		d.fail("%s %d is not known", field, v)
-		return 0
+// checkFinished tells whether the transaction is whole.
+func checkFinished(tx *core.Transaction) error {
+	switch {
+	case tx.Outcome != core.Committed && tx.Outcome != core.RolledBack:
+		return fmt.Errorf("finished with outcome %d", tx.Outcome)
+	case tx.Decided.IsZero(), tx.Finished.IsZero():
+		return errors.New("finished without the time of the decision or of the end")
 	}
-	return uint8(v)
-}
-
-// id16 reads an id; absent is the zero id.
-func (d *decoder) id16(field string, b []byte) (id [16]byte) {
-	if len(b) != 0 && len(b) != len(id) {
-		d.fail("%s is %d bytes long", field, len(b))
-		return id
+	for i := range tx.Branches {
+		br := &tx.Branches[i]
+		if br.ID == (xid.BranchID{}) || br.Resource == (xid.ResourceID{}) || br.Mode != core.ModeAT || br.Vote > core.VoteWithdrawn {
+			return fmt.Errorf("branch %s without resource, mode or known vote", br.ID)
+		}
 	}
-	copy(id[:], b)
-	return id
-}
-
-func (d *decoder) xid(b []byte) xid.ID {
-	if len(b) == 0 {
-		return xid.ID{}
+	for i := range tx.Settlements {
+		if tx.Settlements[i].Resource == (xid.ResourceID{}) {
+			return errors.New("settlement without resource")
+		}
 	}
-	id, err := xid.FromBytes(b)
-	if err != nil {
-		d.fail("%v", err)
-	}
-	return id
-}
-
-func corrupt(id xid.ID, format string, args ...any) error {
-	return fmt.Errorf("%w: transaction %s: %s", ErrCorrupt, id, fmt.Sprintf(format, args...))
-}
-
-// The zero time is 0; nothing here happens in 1970.
-func millis(t time.Time) int64 {
-	if t.IsZero() {
-		return 0
-	}
-	return t.UnixMilli()
-}
-
-func fromMillis(ms int64) time.Time {
-	if ms == 0 {
-		return time.Time{}
-	}
-	return time.UnixMilli(ms)
+	return nil
 }

@@ -10,6 +10,7 @@
 //	time   ──────────── Expire: horizon first, then drop ┘
 //
 // A record is encoded with protobuf (proto/handfast/store/v1), so that a later
-// version can read what an earlier one wrote. Decoding is strict: what was not
-// written by AppendRecord or AppendFinished is ErrCorrupt, never a guess.
+// version can read what an earlier one wrote. Decoding is strict: every state has
+// one encoding, and what AppendRecord or AppendFinished would not have written is
+// ErrCorrupt, never a guess. They in turn refuse what could not be read again.
 package store

@@ -169,7 +169,7 @@ func (s *Store) readMeta(n name) (*storev1.Meta, error) {
 	if len(m.GetStore()) != len(xid.StoreID{}) || m.GetIncarnation() == 0 {
 		return nil, fmt.Errorf("%w: meta", store.ErrCorrupt)
 	}
-	if m.GetFormat() != format {
+	if m.GetFormat() != format || len(m.ProtoReflect().GetUnknown()) > 0 {
 		return nil, fmt.Errorf("%w: format %d, this version reads %d", store.ErrNotAStore, m.GetFormat(), format)
 	}
 	return m, nil
