@@ -315,7 +315,7 @@ func TestFullCoordinatorIsAskedAgain(t *testing.T) {
 		}
 		refuse(n, f, full)
 		return true
-	}, tm.WithRetryLimit(50*time.Millisecond))
+	}, tm.WithRetryLimit(time.Second))
 	err := b.Do(t.Context(), func(context.Context) error { return nil })
 	if !errors.Is(err, tm.ErrRolledBack) || client.ReasonOf(err) != pb.ErrorReason_ERROR_REASON_LIMIT {
 		t.Errorf("always full: %v", err)

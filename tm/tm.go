@@ -226,13 +226,11 @@ func (m *Manager) commit(ctx context.Context, t Tx, settled bool) (*pb.CommitRes
 	req := &pb.CommitRequest{Xid: t.XID.String(), WaitSettled: settled}
 	sent := false
 	for {
-		limited, cancel := context.WithTimeout(ctx, t.limit())
 		var resp *pb.CommitResponse
-		err := whileFull(limited, func() (err error) {
-			resp, err = m.c.Commit(limited, req)
+		err := whileFull(ctx, t.limit(), func(ctx context.Context) (err error) {
+			resp, err = m.c.Commit(ctx, req)
 			return err
 		})
-		cancel()
 		i, ok := errors.AsType[*client.InterruptedError](err)
 		switch {
 		case !ok && sent && client.ReasonOf(err) == pb.ErrorReason_ERROR_REASON_LIMIT:
@@ -249,21 +247,34 @@ func (m *Manager) commit(ctx context.Context, t Tx, settled bool) (*pb.CommitRes
 }
 
 // whileFull repeats a request that the coordinator has no room for, after
-// pauses that double, until ctx ends.
-func whileFull(ctx context.Context, request func() error) error {
+// pauses that double, until the limit is over. Each request has the limit for
+// itself: one that the end of it cut off would leave the outcome open, and the
+// refusals before it are a clear answer.
+func whileFull(ctx context.Context, limit time.Duration, request func(context.Context) error) error {
+	paused, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
 	for pause := 5 * time.Millisecond; ; pause = min(2*pause, 500*time.Millisecond) {
-		err := request()
+		err := once(ctx, limit, request)
 		if client.ReasonOf(err) != pb.ErrorReason_ERROR_REASON_LIMIT {
 			return err
 		}
 		wait := time.NewTimer(pause/2 + rand.N(pause/2)) //nolint:gosec // jitter is no secret
 		select {
 		case <-wait.C:
-		case <-ctx.Done():
+		case <-paused.Done():
 			wait.Stop()
 			return err
 		}
+		if paused.Err() != nil {
+			return err
+		}
 	}
+}
+
+func once(ctx context.Context, limit time.Duration, request func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return request(ctx)
 }
 
 func (m *Manager) commitFailed(t Tx, err error) error {
@@ -290,7 +301,7 @@ func (m *Manager) commitFailed(t Tx, err error) error {
 
 // Rollback asks for the decision to roll back and returns nil when that was
 // made, now or earlier. cause may be nil. It is sent even when ctx has ended,
-// and bounded by the retry limit. A *client.Error with the reason COMMITTED
+// and bounded by twice the retry limit. A *client.Error with the reason COMMITTED
 // says that the decision was the other one.
 func (m *Manager) Rollback(ctx context.Context, t Tx, cause error) error {
 	if t.XID.IsZero() {
@@ -312,10 +323,8 @@ func (m *Manager) Rollback(ctx context.Context, t Tx, cause error) error {
 
 // rollback gives the reason of the decision, which may have been made before.
 func (m *Manager) rollback(ctx context.Context, t Tx, cause string) (reason pb.RollbackReason, err error) {
-	detached, cancel := context.WithTimeout(context.WithoutCancel(ctx), t.limit())
-	defer cancel()
-	err = whileFull(detached, func() error {
-		resp, err := m.c.Rollback(detached, &pb.RollbackRequest{Xid: t.XID.String(), Cause: cause})
+	err = whileFull(context.WithoutCancel(ctx), t.limit(), func(ctx context.Context) error {
+		resp, err := m.c.Rollback(ctx, &pb.RollbackRequest{Xid: t.XID.String(), Cause: cause})
 		reason = resp.GetRollbackReason()
 		return err
 	})
