@@ -37,10 +37,10 @@ var checks = []struct {
 	{SeverityError, `SELECT p.rel::text, 'was altered since its functions were made', 'handfast pg protect ' || p.rel::text
 		FROM handfast.protected p WHERE p.fingerprint <> handfast.fingerprint(p.rel)`},
 	{SeverityError, `SELECT p.rel::text, 'its capture trigger is missing', 'handfast pg protect ' || p.rel::text
-		FROM handfast.protected p WHERE NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = p.rel AND t.tgname = chr(1) || 'handfast')`},
+		FROM handfast.protected p WHERE NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = p.rel AND t.tgname LIKE chr(1) || 'handfast%')`},
 	{SeverityError, `SELECT p.rel::text, 'its trigger ' || quote_ident(t.tgname) || ' is disabled', 'ALTER TABLE ' || p.rel::text || ' ENABLE TRIGGER USER'
 		FROM handfast.protected p JOIN pg_trigger t ON t.tgrelid = p.rel
-		WHERE t.tgname IN (chr(1) || 'handfast', 'handfast_truncate') AND t.tgenabled IN ('D', 'R')`},
+		WHERE (t.tgname LIKE chr(1) || 'handfast%' OR t.tgname IN ('handfast_truncate', '~handfast')) AND t.tgenabled IN ('D', 'R')`},
 	{SeverityError, `SELECT 'role ' || quote_ident(r.rolname), 'owns the schema and may not set session_replication_role, so nothing can be rolled back',
 			'GRANT SET ON PARAMETER session_replication_role TO ' || quote_ident(r.rolname)
 		FROM pg_proc f JOIN pg_roles r ON r.oid = f.proowner

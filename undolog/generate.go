@@ -1,233 +1,373 @@
 package undolog
 
 import (
+	"embed"
 	"fmt"
+	"io/fs"
+	"sort"
 	"strings"
+	"text/template"
+
+	"github.com/jackc/pgx/v5"
 )
 
-// sql is the trigger function of the table and its triggers.
-func (t *table) sql() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "CREATE OR REPLACE FUNCTION handfast.row_%d() RETURNS trigger\n", t.id)
-	b.WriteString("LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp\n")
-	if !t.safe() {
-		// Some columns have a text form that depends on the session.
-		b.WriteString("SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'postgres' SET extra_float_digits = 3\n")
-		b.WriteString("SET TimeZone = 'UTC' SET bytea_output = 'hex' SET lc_monetary = 'C'\n")
+//go:embed generated/*.sql
+var generatedFS embed.FS
+
+// generate fills in one of the templates in generated/ for the table.
+func (t *table) generate(name string) (string, error) {
+	text, err := fs.ReadFile(generatedFS, "generated/"+name+".sql")
+	if err != nil {
+		return "", err
 	}
-	fmt.Fprintf(&b, "AS $handfast$\n%s$handfast$;\n", t.body())
-	fmt.Fprintf(&b, "REVOKE EXECUTE ON FUNCTION handfast.row_%d() FROM PUBLIC;\n", t.id)
-	trigger := quote(captureTrigger)
-	fmt.Fprintf(&b, "CREATE OR REPLACE TRIGGER %s AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION handfast.row_%d();\n", trigger, t.name, t.id)
-	fmt.Fprintf(&b, "DROP TRIGGER IF EXISTS handfast_refuse ON %s;\n", t.name)
-	fmt.Fprintf(&b, "CREATE OR REPLACE TRIGGER %s BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION handfast.refuse_truncate();\n", truncateTrigger, t.name)
-	return b.String()
+	tmpl, err := template.New(name).Funcs(template.FuncMap{
+		"lit": literal, "ident": quote,
+		"comment": func(s string) string { return strings.Join(strings.Fields(s), " ") },
+	}).Parse(string(text))
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	if err := tmpl.Execute(&b, t); err != nil {
+		return "", fmt.Errorf("generate %s for %s: %w", name, t.Name, err)
+	}
+	return b.String(), nil
 }
 
-func (t *table) safe() bool {
-	for _, c := range t.columns {
+// Pins are the settings that the text form of the columns depends on, where any
+// does: each costs about a microsecond a call.
+func (t *table) Pins() string {
+	for _, c := range t.Columns {
 		if !c.safe {
-			return false
+			return t.AllPins()
 		}
 	}
-	return true
+	return ""
 }
 
-// body is the code of the trigger function. h holds the owner of a key: NULL
-// where it was free. Keys are taken in one order: primary key, then unique
-// indexes by name, before the value, then after.
-func (t *table) body() string {
-	var b strings.Builder
-	p := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	p("DECLARE")
-	p("  me    text := '';")
-	p("  gates bigint[] := '{}';")
-	p("  cols  smallint[] := '{}';")
-	p("  olds  text[] := '{}';")
-	p("  news  text[] := '{}';")
-	p("  k bigint; k2 bigint; h text;")
-	p("BEGIN")
-	p("  IF current_setting('handfast.xid', true) <> '' THEN")
-	p("    me := handfast.me();")
-	p("  END IF;")
-	p("  IF TG_OP <> 'INSERT' THEN")
-	t.takeKey(p, "k", "OLD")
-	p("  END IF;")
-	p("  IF TG_OP <> 'DELETE' THEN")
-	p("    k2 := %s;", t.hash("NEW", t.keys, 0))
-	p("    IF TG_OP = 'INSERT' OR k2 <> k THEN")
-	t.takeHashed(p, "k2", "NEW")
-	p("    END IF;")
-	p("  END IF;")
-	for i, u := range t.uniques {
-		t.guardUnique(p, u, i+1)
+// AllPins are the settings under which every image is written and read.
+func (t *table) AllPins() string {
+	return "\nSET DateStyle = 'ISO, YMD' SET IntervalStyle = 'postgres' SET extra_float_digits = 3 SET TimeZone = 'UTC'" +
+		" SET bytea_output = 'hex' SET lc_monetary = 'C' SET xmloption = 'content'"
+}
+
+// Old and New are the rows before and after, for FROM.
+func (t *table) Old() string { return t.source("o", "OLD") }
+
+// New is like Old.
+func (t *table) New() string { return t.source("n", "NEW") }
+
+func (t *table) source(transition, row string) string {
+	if t.RowPath {
+		return "(SELECT (" + row + ").* OFFSET 0)"
 	}
-	p("  IF me = '' THEN")
-	p("    RETURN NULL;")
-	p("  END IF;")
-	p("  IF TG_OP = 'INSERT' THEN")
-	p("    cols := %s; news := %s;", t.numbers(), t.images("NEW"))
-	p("  ELSIF TG_OP = 'DELETE' THEN")
-	p("    cols := %s; olds := %s;", t.numbers(), t.images("OLD"))
-	p("  ELSE")
-	for _, c := range t.columns {
-		if c.generated {
-			continue
+	return transition
+}
+
+// Only keeps to the table itself where others may inherit from it.
+func (t *table) Only() string { return only(t.partitioned) }
+
+func only(partitioned bool) string {
+	if partitioned {
+		return ""
+	}
+	return "ONLY "
+}
+
+// Stored are the columns that have a value of their own.
+func (t *table) Stored() []column {
+	var out []column
+	for _, c := range t.Columns {
+		if c.generated == "" {
+			out = append(out, c)
 		}
-		before, after := c.image("OLD"), c.image("NEW")
-		// Byte by byte: a collation may call different texts equal.
-		p("    IF %s COLLATE \"C\" IS DISTINCT FROM %s COLLATE \"C\" THEN", before, after)
-		p("      cols := cols || %d::smallint; olds := olds || %s; news := news || %s;", c.num, before, after)
-		p("    END IF;")
 	}
-	p("  END IF;")
-	p("  INSERT INTO handfast.undo (xid, branch, tab, op, was, is_now, cols, old, new, gates)")
-	p("  VALUES (me, current_setting('handfast.branch')::uuid, %d, left(TG_OP, 1)::\"char\",", t.id)
-	p("    CASE WHEN TG_OP <> 'INSERT' THEN %s END, CASE WHEN TG_OP <> 'DELETE' THEN %s END, cols, olds, news, gates);", t.keyImage("OLD"), t.keyImage("NEW"))
-	p("  RETURN NULL;")
-	p("END")
-	return b.String()
+	return out
 }
 
-func (t *table) takeKey(p func(string, ...any), v, row string) {
-	p("    %s := %s;", v, t.hash(row, t.keys, 0))
-	t.takeHashed(p, v, row)
-}
-
-func (t *table) takeHashed(p func(string, ...any), v, row string) {
-	p("    h := handfast.take(%s, me);", v)
-	p("    IF h IS NULL THEN")
-	p("      gates := gates || %s;", v)
-	p("    ELSIF h <> me THEN")
-	p("      PERFORM handfast.conflict(h, %s, %s);", literal(t.name), keyText(row, t.keys))
-	p("    END IF;")
-}
-
-// guardUnique checks the new value of a unique index and owns the old one,
-// where it changes: after a rollback that value has to be free.
-func (t *table) guardUnique(p func(string, ...any), u unique, index int) {
-	label := literal("(unique " + u.name + ")")
-	p("  -- unique index %s", strings.ReplaceAll(u.name, "\n", " "))
-	p("  k := NULL; k2 := NULL;")
-	for _, side := range []struct{ v, row, not string }{{"k", "OLD", "INSERT"}, {"k2", "NEW", "DELETE"}} {
-		p("  IF TG_OP <> '%s' THEN", side.not)
-		if u.columns != nil {
-			p("    %s := CASE WHEN %s THEN %s END;", side.v, u.complete(side.row), t.hash(side.row, u.columns, index))
-		} else {
-			where := ""
-			if u.predicate != "" {
-				where = " WHERE " + u.predicate
-			}
-			p("    SELECT CASE WHEN %s THEN hash_record_extended(ROW(%s), %d) END INTO %s FROM (SELECT (%s).*) r%s;",
-				u.completeExprs(), u.exprs, t.seed(index), side.v, side.row, where)
+// Computed are the columns that Postgres generates.
+func (t *table) Computed() []column {
+	var out []column
+	for _, c := range t.Columns {
+		if c.generated != "" {
+			out = append(out, c)
 		}
-		p("  END IF;")
 	}
-	p("  IF k IS DISTINCT FROM k2 THEN")
-	p("    IF k2 IS NOT NULL THEN")
-	// A deferrable index does not make this statement wait for a competitor:
-	// the gate has to.
-	if u.deferrable {
-		p("      h := handfast.take(k2, me);")
-		p("      IF h IS NULL AND me <> '' THEN")
-		p("        gates := gates || k2;")
-		p("      ELSIF h <> me THEN")
-	} else {
-		p("      h := handfast.probe(k2, me);")
-		p("      IF h <> me THEN")
-	}
-	p("        PERFORM handfast.conflict(h, %s, %s);", literal(t.name), label)
-	p("      END IF;")
-	p("    END IF;")
-	p("    IF k IS NOT NULL AND me <> '' THEN")
-	p("      h := handfast.take(k, me);")
-	p("      IF h IS NULL THEN")
-	p("        gates := gates || k;")
-	p("      ELSIF h <> me THEN")
-	p("        PERFORM handfast.conflict(h, %s, %s);", literal(t.name), label)
-	p("      END IF;")
-	p("    END IF;")
-	p("  END IF;")
+	return out
 }
 
-// complete tells whether the index keeps the value unique: not with a NULL.
-func (u unique) complete(row string) string {
-	if u.nullsEqual {
-		return "true"
+// each joins what f says of columns.
+func each(cols []column, sep string, f func(column) string) string {
+	parts := make([]string, len(cols))
+	for i, c := range cols {
+		parts[i] = f(c)
 	}
+	return strings.Join(parts, sep)
+}
+
+// sparse is an array with a place for each column number.
+func (t *table) sparse(f func(column) string) string {
+	parts := make([]string, t.maxNum)
+	for i := range parts {
+		parts[i] = "NULL"
+	}
+	for _, c := range t.Stored() {
+		parts[c.Num-1] = f(c)
+	}
+	return "ARRAY[" + strings.Join(parts, ", ") + "]::text[]"
+}
+
+// Images are those of all stored columns of a row.
+func (t *table) Images(row string) string {
+	return t.sparse(func(c column) string { return c.image(row) })
+}
+
+// ImagesOf are those of the columns that an array names.
+func (t *table) ImagesOf(row, nums string) string {
+	return t.sparse(func(c column) string {
+		return fmt.Sprintf("CASE WHEN %d = ANY (%s) THEN %s END", c.Num, nums, c.image(row))
+	})
+}
+
+// ChangedImages are those of the columns that Differences found.
+func (t *table) ChangedImages(row string) string {
+	return t.sparse(func(c column) string { return fmt.Sprintf("CASE WHEN d.c%d THEN %s END", c.Num, c.image(row)) })
+}
+
+// MergedImages are a row with the values of a step in place of its own.
+func (t *table) MergedImages(row, step string) string {
+	return "ARRAY[" + each(t.Stored(), ", ", func(c column) string {
+		place := fmt.Sprintf("array_position(%s.cols, %d::smallint)", step, c.Num)
+		return fmt.Sprintf("CASE WHEN %s IS NULL THEN %s ELSE %s.before[%s] END", place, c.image(row), step, place)
+	}) + "]::text[]"
+}
+
+// Numbers are those of all stored columns.
+func (t *table) Numbers() string {
+	return "ARRAY[" + each(t.Stored(), ", ", func(c column) string { return fmt.Sprint(c.Num) }) + "]::smallint[]"
+}
+
+// ChangedNumbers are those of the columns that Differences found.
+func (t *table) ChangedNumbers() string {
+	return "array_remove(ARRAY[" + each(t.Stored(), ", ", func(c column) string {
+		return fmt.Sprintf("CASE WHEN d.c%d THEN %d END", c.Num, c.Num)
+	}) + "]::smallint[], NULL)"
+}
+
+// IdentityNumbers are the columns that UPDATE may not set; empty without any.
+func (t *table) IdentityNumbers() string {
+	var nums []string
+	for _, c := range t.Stored() {
+		if c.identityAlways {
+			nums = append(nums, fmt.Sprint(c.Num))
+		}
+	}
+	if nums == nil {
+		return ""
+	}
+	return "ARRAY[" + strings.Join(nums, ", ") + "]::smallint[]"
+}
+
+// Differences compare o and n.
+func (t *table) Differences() string {
+	return each(t.Stored(), ", ", func(c column) string {
+		return fmt.Sprintf("%s AS c%d", c.differs("o", "n"), c.Num)
+	})
+}
+
+// differs compares byte by byte: a collation, or a number, may call different
+// values equal.
+func (c column) differs(a, b string) string {
+	return fmt.Sprintf("record_image_ne(ROW(%s.%s), ROW(%s.%s))", a, quote(c.Name), b, quote(c.Name))
+}
+
+func (c column) same(a, b string) string { return "NOT " + c.differs(a, b) }
+
+// SameKey is whether two rows have one primary key.
+func (t *table) SameKey(a, b string) string {
+	return each(t.Keys, " AND ", func(c column) string { return c.equal(a+"."+quote(c.Name), b+"."+quote(c.Name)) })
+}
+
+// Absent is whether the outer join found no row.
+func (t *table) Absent(row string) string { return row + "." + quote(t.Keys[0].Name) + " IS NULL" }
+
+// Present is the opposite of Absent.
+func (t *table) Present(row string) string { return row + "." + quote(t.Keys[0].Name) + " IS NOT NULL" }
+
+// KeyImage are the images of the primary key, in the order of its index.
+func (t *table) KeyImage(row string) string {
+	return "ARRAY[" + each(t.Keys, ", ", func(c column) string { return c.image(row) }) + "]::text[]"
+}
+
+// TypedKeys are the values of a key's images, named k1 and so on.
+func (t *table) TypedKeys(images string) string {
 	var parts []string
-	for _, c := range u.columns {
-		parts = append(parts, row+"."+quote(c.name)+" IS NOT NULL")
+	for i, c := range t.Keys {
+		parts = append(parts, fmt.Sprintf("%s AS k%d", c.typed(fmt.Sprintf("%s[%d]", images, i+1)), i+1))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// TypedSame compares two keys given as images.
+func (t *table) TypedSame(a, b string) string {
+	var parts []string
+	for i, c := range t.Keys {
+		parts = append(parts, c.equal(c.typed(fmt.Sprintf("%s[%d]", a, i+1)), c.typed(fmt.Sprintf("%s[%d]", b, i+1))))
 	}
 	return strings.Join(parts, " AND ")
 }
 
-func (u unique) completeExprs() string {
-	if u.nullsEqual {
-		return "true"
-	}
-	return "num_nulls(" + u.exprs + ") = 0"
-}
-
-// seed keeps the keys of tables and indexes apart.
-func (t *table) seed(index int) int64 { return int64(t.id)<<32 | int64(index) }
-
-// hash follows the equality of the types, so that 1.0 and 1.00 are one key.
-func (t *table) hash(row string, cols []column, index int) string {
+// KeyNames are the columns that TypedKeys named.
+func (t *table) KeyNames(rel string) string {
 	var parts []string
-	for _, c := range cols {
-		e := row + "." + quote(c.name)
-		if !c.hashes {
-			e += "::text"
-		}
-		parts = append(parts, e)
+	for i := range t.Keys {
+		parts = append(parts, fmt.Sprintf("%s.k%d", rel, i+1))
 	}
-	return fmt.Sprintf("hash_record_extended(ROW(%s), %d)", strings.Join(parts, ", "), t.seed(index))
+	return strings.Join(parts, ", ")
 }
+
+// KeyIs compares a row of the table with the columns of TypedKeys.
+func (t *table) KeyIs(row, rel string) string {
+	var parts []string
+	for i, c := range t.Keys {
+		parts = append(parts, c.equal(row+"."+quote(c.Name), fmt.Sprintf("%s.k%d", rel, i+1)))
+	}
+	return strings.Join(parts, " AND ")
+}
+
+// KeyTwin compares the columns of TypedKeys of two relations.
+func (t *table) KeyTwin(a, b string) string {
+	var parts []string
+	for i, c := range t.Keys {
+		parts = append(parts, c.equal(fmt.Sprintf("%s.k%d", a, i+1), fmt.Sprintf("%s.k%d", b, i+1)))
+	}
+	return strings.Join(parts, " AND ")
+}
+
+// StepIs compares a row of the table with the column key of a step or undo row.
+func (t *table) StepIs(row, step string) string {
+	var parts []string
+	for i, c := range t.Keys {
+		parts = append(parts, c.equal(row+"."+quote(c.Name), c.typed(fmt.Sprintf("%s.key[%d]", step, i+1))))
+	}
+	return strings.Join(parts, " AND ")
+}
+
+// fromStep is the value of a column in a step, or else another expression.
+func fromStep(c column, step, otherwise string) string {
+	place := fmt.Sprintf("array_position(%s.cols, %d::smallint)", step, c.Num)
+	return fmt.Sprintf("CASE WHEN %s IS NULL THEN %s ELSE %s END", place, otherwise, c.typed(step+".before["+place+"]"))
+}
+
+// SetBefore is the list of SET.
+func (t *table) SetBefore(row, step string) string {
+	var settable []column
+	for _, c := range t.Stored() {
+		if !c.identityAlways {
+			settable = append(settable, c)
+		}
+	}
+	return each(settable, ", ", func(c column) string {
+		return quote(c.Name) + " = " + fromStep(c, step, row+"."+quote(c.Name))
+	})
+}
+
+// FromStep is the list of VALUES for a row that is put back.
+func (t *table) FromStep(step string) string {
+	return each(t.Stored(), ", ", func(c column) string { return fromStep(c, step, "NULL") })
+}
+
+// ColumnNames are the stored columns, for INSERT.
+func (t *table) ColumnNames() string {
+	return each(t.Stored(), ", ", func(c column) string { return quote(c.Name) })
+}
+
+// AllNames are all columns of a relation.
+func (t *table) AllNames(rel string) string {
+	return each(t.Columns, ", ", func(c column) string { return rel + "." + quote(c.Name) })
+}
+
+// KeysThenRow takes the key from one relation, so that a condition on it reaches
+// the index, and the rest from the other.
+func (t *table) KeysThenRow(keys, rest string) string {
+	return each(t.Columns, ", ", func(c column) string {
+		for _, k := range t.Keys {
+			if k.Num == c.Num {
+				return keys + "." + quote(c.Name)
+			}
+		}
+		return rest + "." + quote(c.Name)
+	})
+}
+
+// ViewName is that of the view of committed rows.
+func (t *table) ViewName() string { return quote(t.schema) + "." + quote(t.relation+"_committed") }
+
+// equal compares two values with the operator of the key's index: those of an
+// extension's type are not on the search path.
+func (c column) equal(a, b string) string { return a + " OPERATOR(" + c.operator + ") " + b }
+
+// typed turns an image into a value.
+func (c column) typed(image string) string {
+	s := "(" + image + ")::" + c.kind
+	if c.collation != "" {
+		s = "((" + s + ") COLLATE " + c.collation + ")"
+	}
+	return s
+}
+
+// Typed is typed, for templates.
+func (c column) Typed(image string) string { return "(" + image + ")::" + c.kind }
+
+// Expression is that of a generated column.
+func (c column) Expression() string { return c.generated }
 
 // image is the text of a column: what its type's output function says. The cast
 // of bpchar to text drops blanks.
 func (c column) image(row string) string {
 	if c.blank {
-		return "textin(bpcharout(" + row + "." + quote(c.name) + "))"
+		return "textin(bpcharout(" + row + "." + quote(c.Name) + "))"
 	}
-	return row + "." + quote(c.name) + "::text"
+	return row + "." + quote(c.Name) + "::text"
 }
 
-// keyText is the key as a person reads it, as Postgres writes it in its errors.
-func keyText(row string, cols []column) string {
-	var names, values []string
-	for _, c := range cols {
-		names = append(names, c.name)
-		values = append(values, row+"."+quote(c.name)+"::text")
-	}
-	return fmt.Sprintf("%s || concat_ws(', ', %s) || ')'", literal("("+strings.Join(names, ", ")+")=("), strings.Join(values, ", "))
-}
+func quote(name string) string { return pgx.Identifier{name}.Sanitize() }
 
-func (t *table) keyImage(row string) string {
-	var parts []string
-	for _, c := range t.keys {
-		parts = append(parts, c.image(row))
-	}
-	return "ARRAY[" + strings.Join(parts, ", ") + "]"
-}
+func literal(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
 
-func (t *table) numbers() string {
-	var parts []string
-	for _, c := range t.columns {
-		if !c.generated {
-			parts = append(parts, fmt.Sprint(c.num))
+// triggers are the statements that put the functions on the table.
+func (t *table) triggers() string {
+	var b strings.Builder
+	if t.Capture {
+		for _, e := range []struct{ suffix, event, tables string }{
+			{"_d", "DELETE", "OLD TABLE AS o"}, {"_i", "INSERT", "NEW TABLE AS n"}, {"_u", "UPDATE", "OLD TABLE AS o NEW TABLE AS n"},
+		} {
+			if t.RowPath {
+				fmt.Fprintf(&b, "CREATE TRIGGER %s AFTER %s ON %s FOR EACH ROW EXECUTE FUNCTION handfast.row_%d();\n",
+					quote(captureTrigger+e.suffix), e.event, t.Name, t.ID)
+			} else {
+				fmt.Fprintf(&b, "CREATE TRIGGER %s AFTER %s ON %s REFERENCING %s FOR EACH STATEMENT EXECUTE FUNCTION handfast.row_%d();\n",
+					quote(captureTrigger+e.suffix), e.event, t.Name, e.tables, t.ID)
+			}
 		}
 	}
-	return "ARRAY[" + strings.Join(parts, ", ") + "]::smallint[]"
+	if events := t.guardEvents(); events != "" {
+		fmt.Fprintf(&b, "CREATE TRIGGER %s AFTER %s ON %s FOR EACH ROW EXECUTE FUNCTION handfast.fk_%d();\n", quote(guardTrigger), events, t.Name, t.ID)
+	}
+	return b.String()
 }
 
-func (t *table) images(row string) string {
-	var parts []string
-	for _, c := range t.columns {
-		if !c.generated {
-			parts = append(parts, c.image(row))
-		}
+func (t *table) guardEvents() string {
+	var events []string
+	if len(t.ChildOf) > 0 {
+		events = append(events, "INSERT")
 	}
-	return "ARRAY[" + strings.Join(parts, ", ") + "]::text[]"
+	if len(t.References) > 0 {
+		events = append(events, "DELETE")
+	}
+	if events != nil {
+		events = append(events, "UPDATE")
+	}
+	sort.Strings(events)
+	return strings.Join(events, " OR ")
 }

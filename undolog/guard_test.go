@@ -221,7 +221,7 @@ func TestWritesThatCanNotBeUndoneAreRefused(t *testing.T) {
 func TestSealFindsWritesWhereTriggersAreMissing(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, "CREATE TABLE g (id int PRIMARY KEY, v int)", "g")
-	d.exec(d.own, "DROP EVENT TRIGGER handfast_new_table; UPDATE handfast.meta SET refusing = false; CREATE TABLE later (v int)")
+	d.exec(d.own, "DROP EVENT TRIGGER handfast_ddl; UPDATE handfast.meta SET refusing = false; CREATE TABLE later (v int)")
 	l := d.arm(newXID(), "READ COMMITTED")
 	l.exec("INSERT INTO later VALUES (1)")
 	if _, err := l.seal(); sqlState(err) != undolog.SQLStateRefused {

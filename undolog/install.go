@@ -2,19 +2,32 @@ package undolog
 
 import (
 	"context"
-	_ "embed" // the schema
+	"embed"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-//go:embed install.sql
-var installSQL string
+//go:embed sql/*.sql
+var installFS embed.FS
 
-// InstallSQL is what Install runs.
-func InstallSQL() string { return installSQL }
+// InstallSQL is what Install runs: the files in sql/, in the order of their names.
+func InstallSQL() string {
+	entries, err := installFS.ReadDir("sql")
+	if err != nil {
+		return "" // it is part of the program
+	}
+	var b strings.Builder
+	for _, e := range entries {
+		text, _ := installFS.ReadFile("sql/" + e.Name()) // the same
+		b.Write(text)
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
 
 // Install makes or upgrades the handfast schema of the database, in one
 // transaction. It may be called again, and by several processes at once. Errors,
@@ -28,7 +41,7 @@ func Install(ctx context.Context, conn *pgx.Conn) error {
 		return fmt.Errorf("install: %w", err)
 	}
 	err := locked(ctx, conn, func(tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, installSQL)
+		_, err := tx.Exec(ctx, InstallSQL())
 		return err
 	})
 	return explain("install", err)

@@ -126,20 +126,51 @@ func tableNames(cmd *cobra.Command, a []string) error {
 	return nil
 }
 
+// patterns is tableNames, where no name is fine too.
+func patterns(cmd *cobra.Command, a []string) error {
+	if len(a) == 0 {
+		return nil
+	}
+	return tableNames(cmd, a)
+}
+
 func newPgProtect(s Streams, d *database) *cobra.Command {
-	var printOnly bool
+	var printOnly, committed bool
+	var guard string
 	cmd := &cobra.Command{
-		Use:   "protect TABLE...",
-		Short: "Put capture and guard on tables; again after their columns or unique indexes changed",
+		Use:   "protect [TABLE | SCHEMA.TABLE | PATTERN]...",
+		Short: "Put capture and guard on tables; without names, renew those that were altered",
+		Long: `Puts capture and guard on tables, in one transaction; doing it again changes nothing.
+A pattern has * and ? in it: "public.*" is every table of a schema that has a primary
+key. Tables that inherit from one are protected with it, and tables that a foreign key
+joins to one get a guard. Without names it renews the tables that were altered since:
+until then global transactions are refused there.`,
 		Example: `  handfast pg protect public.stock public.account
+  handfast pg protect 'public.*'
   handfast pg protect --print public.stock`,
-		Args: tableNames,
+		Args: patterns,
 		RunE: func(cmd *cobra.Command, a []string) error {
+			var opts []undolog.ProtectOption
+			switch guard {
+			case "":
+			case "enforce", "off":
+				opts = append(opts, undolog.WithGuard(guard == "enforce"))
+			default:
+				return usagef("--guard: %q, want enforce or off", guard)
+			}
+			if committed {
+				opts = append(opts, undolog.WithCommittedView())
+			}
 			return d.installed(cmd.Context(), func(ctx context.Context, conn *pgx.Conn) error {
 				if printOnly {
-					return printProtect(ctx, s, conn, a)
+					sql, err := undolog.ProtectSQL(ctx, conn, a, opts...)
+					if err != nil {
+						return err
+					}
+					_, err = fmt.Fprintln(s.Out, strings.TrimSpace(sql))
+					return err
 				}
-				tables, err := undolog.Protect(ctx, conn, a...)
+				tables, err := undolog.ProtectTables(ctx, conn, a, opts...)
 				if err != nil {
 					return err
 				}
@@ -153,19 +184,6 @@ func newPgProtect(s Streams, d *database) *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&printOnly, "print", false, "print the triggers and functions, for reading, and change nothing")
 	return cmd
-}
-
-func printProtect(ctx context.Context, s Streams, conn *pgx.Conn, tables []string) error {
-	for _, name := range tables {
-		sql, err := undolog.ProtectSQL(ctx, conn, name)
-		if err != nil {
-			return err
-		}
-		if _, err := fmt.Fprintln(s.Out, strings.TrimSpace(sql)); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func newPgUnprotect(s Streams, d *database) *cobra.Command {

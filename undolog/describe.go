@@ -1,0 +1,256 @@
+package undolog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// table is what the templates need to know. Exported names are for them.
+type table struct {
+	ID      int
+	Name    string // as SQL
+	Capture bool   // false: only the guard of foreign keys
+	Enforce bool   // whether the guard holds for sessions without XID
+	RowPath bool   // row triggers: transition tables are not for partitions and heirs
+
+	Columns    []column
+	Keys       []column // in key order
+	Uniques    []unique
+	ChildOf    []foreignKey
+	ParentOf   []foreignKey
+	References []reference // what foreign keys of others refer to
+
+	oid              uint32
+	schema, relation string
+	partitioned      bool
+	kind             string
+	exclusion        bool
+	maxNum           int16
+}
+
+type column struct {
+	Num  int16
+	Name string
+
+	kind           string // its type, as SQL
+	base           string // the type below its domains, as SQL
+	collation      string // as SQL, where it is not the type's own
+	operator       string // for keys: that of the index
+	safe           bool   // its text form does not depend on settings
+	textual        bool   // its text form is equal exactly where its values are
+	blank          bool   // bpchar
+	hashes         bool   // its type has a hash function; known for columns of keys
+	generated      string // the expression
+	identityAlways bool
+}
+
+// unique is a unique index that is not the primary key.
+type unique struct {
+	Deferrable bool
+	name       string
+	number     int
+	columns    []column // empty: expressions or a predicate are in the way
+	exprs      string   // its columns as written, for those
+	predicate  string
+	nullsEqual bool
+}
+
+func (p *protector) describe(ctx context.Context, oid uint32) (*table, error) {
+	if t := p.tables[oid]; t != nil {
+		return t, nil
+	}
+	t := &table{oid: oid, Enforce: true}
+	var inherits bool
+	err := p.tx.QueryRow(ctx, `SELECT format('%I.%I', n.nspname, c.relname), n.nspname, c.relname, c.relkind::text,
+			EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid OR i.inhparent = c.oid),
+			EXISTS (SELECT FROM pg_constraint x WHERE x.conrelid = c.oid AND x.contype = 'x')
+		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1`, oid).
+		Scan(&t.Name, &t.schema, &t.relation, &t.kind, &inherits, &t.exclusion)
+	if err != nil {
+		return nil, err
+	}
+	t.partitioned = t.kind == "p"
+	t.RowPath = t.partitioned || inherits
+	if t.kind != "r" && t.kind != "p" {
+		return nil, &NotProtectableError{Table: t.Name, Reason: "is not an ordinary table"}
+	}
+	if err := p.columns(ctx, t); err != nil {
+		return nil, err
+	}
+	p.tables[oid] = t
+	return t, nil
+}
+
+// protectable reads what only a table with capture needs, and refuses what could
+// not be kept exact.
+func (p *protector) protectable(ctx context.Context, t *table) error {
+	switch {
+	case t.schema == "handfast" || t.schema == "information_schema" || strings.HasPrefix(t.schema, "pg_"):
+		return &NotProtectableError{Table: t.Name, Reason: "belongs to Handfast or to Postgres"}
+	case t.exclusion:
+		return &NotProtectableError{Table: t.Name, Reason: "has an exclusion constraint, which can't be guarded"}
+	}
+	if t.Keys != nil {
+		return nil // read already
+	}
+	if err := p.indexes(ctx, t); err != nil {
+		return err
+	}
+	if err := p.resolveHashes(ctx, t, t.Keys); err != nil {
+		return err
+	}
+	for _, u := range t.Uniques {
+		if err := p.resolveHashes(ctx, t, u.columns); err != nil {
+			return err
+		}
+		if u.columns != nil {
+			continue
+		}
+		err := try(ctx, p.tx, fmt.Sprintf("SELECT hash_record_extended(ROW(%s), 0) FROM (SELECT (NULL::%s).*) r", u.exprs, t.Name))
+		if isUndefined(err) {
+			return &NotProtectableError{Table: t.Name, Reason: fmt.Sprintf("has the unique index %s, which can't be guarded: %v", u.name, err)}
+		}
+	}
+	return nil
+}
+
+// safeTypes have a text form that no setting changes.
+const safeTypes = `'int2','int4','int8','text','varchar','bpchar','name','bool','uuid','numeric','jsonb','json','oid','inet','cidr','macaddr','bit','varbit','char'`
+
+// textualTypes have no hash function; their text form, and that of their
+// arrays, is equal exactly where the values are.
+const textualTypes = `'bit','varbit','money','tsvector','tsquery'`
+
+func (p *protector) columns(ctx context.Context, t *table) error {
+	rows, err := p.tx.Query(ctx, `SELECT a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), format_type(b.oid, NULL),
+			coalesce((SELECT format('%I.%I', n.nspname, c.collname) FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace
+			           WHERE c.oid = a.attcollation AND c.oid <> b.typcollation), ''),
+			b.typname IN (`+safeTypes+`) AND b.typnamespace = 'pg_catalog'::regnamespace OR b.typtype = 'e',
+			coalesce(e.typname, b.typname) IN (`+textualTypes+`) AND coalesce(e.typnamespace, b.typnamespace) = 'pg_catalog'::regnamespace,
+			b.oid = 'bpchar'::regtype, CASE WHEN a.attgenerated <> '' THEN (SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d WHERE d.adrelid = a.attrelid AND d.adnum = a.attnum) ELSE '' END,
+			a.attidentity = 'a'
+		FROM pg_attribute a JOIN pg_type b ON b.oid = handfast.base_type(a.atttypid)
+		LEFT JOIN pg_type e ON b.typcategory = 'A' AND e.oid = b.typelem
+		WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum`, t.oid)
+	if err != nil {
+		return err
+	}
+	t.Columns, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (column, error) {
+		var c column
+		err := row.Scan(&c.Num, &c.Name, &c.kind, &c.base, &c.collation, &c.safe, &c.textual, &c.blank, &c.generated, &c.identityAlways)
+		t.maxNum = max(t.maxNum, c.Num)
+		return c, err
+	})
+	return err
+}
+
+// resolveHashes finds out which columns of keys have a hash function, by trying:
+// whether an array or a row has one depends on what is in it.
+func (p *protector) resolveHashes(ctx context.Context, t *table, cols []column) error {
+	for i := range cols {
+		c := &cols[i]
+		err := try(ctx, p.tx, fmt.Sprintf("SELECT hash_record_extended(ROW(NULL::%s), 0)", c.kind))
+		if err != nil && !isUndefined(err) {
+			return err
+		}
+		if c.hashes = err == nil; !c.hashes && !c.textual {
+			return &NotProtectableError{Table: t.Name, Reason: fmt.Sprintf(
+				"has the column %s in a key, whose type %s has no hash function", c.Name, c.kind)}
+		}
+	}
+	return nil
+}
+
+// try runs a statement that may fail without harm to the transaction.
+func try(ctx context.Context, tx pgx.Tx, sql string) error {
+	return pgx.BeginFunc(ctx, tx, func(sp pgx.Tx) error {
+		_, err := sp.Exec(ctx, sql)
+		return err
+	})
+}
+
+// isUndefined tells whether a function, operator or type is missing.
+func isUndefined(err error) bool {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && (pg.Code == "42883" || pg.Code == "42704")
+}
+
+func (p *protector) indexes(ctx context.Context, t *table) error {
+	rows, err := p.tx.Query(ctx, `SELECT i.indisprimary, NOT i.indimmediate, i.indnullsnotdistinct, c.relname,
+			ARRAY(SELECT k FROM unnest(i.indkey::int2[]) WITH ORDINALITY u (k, n) WHERE n <= i.indnkeyatts ORDER BY n),
+			ARRAY(SELECT format('%I.%s', n.nspname, o.oprname)
+			        FROM unnest(i.indclass::oid[]) WITH ORDINALITY k (c, n2) JOIN pg_opclass oc ON oc.oid = k.c
+			        JOIN pg_amop m ON m.amopfamily = oc.opcfamily AND m.amopstrategy = 3 AND m.amoplefttype = oc.opcintype AND m.amoprighttype = oc.opcintype
+			        JOIN pg_operator o ON o.oid = m.amopopr JOIN pg_namespace n ON n.oid = o.oprnamespace ORDER BY k.n2),
+			(SELECT string_agg(pg_get_indexdef(i.indexrelid, n::int, true), ', ' ORDER BY n) FROM generate_series(1, i.indnkeyatts) n),
+			coalesce(pg_get_expr(i.indpred, i.indrelid, true), '')
+		FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+		WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid ORDER BY c.relname`, t.oid)
+	if err != nil {
+		return err
+	}
+	var primary, deferrable, nullsEqual bool
+	var name, exprs, predicate string
+	var nums []int16
+	var operators []string
+	_, err = pgx.ForEachRow(rows, []any{&primary, &deferrable, &nullsEqual, &name, &nums, &operators, &exprs, &predicate}, func() error {
+		var cols []column
+		plain := predicate == ""
+		for i, n := range nums {
+			j := slices.IndexFunc(t.Columns, func(c column) bool { return c.Num == n })
+			if j < 0 {
+				plain = false
+				continue
+			}
+			c := t.Columns[j]
+			c.operator = operators[i]
+			cols = append(cols, c)
+		}
+		switch {
+		case primary && deferrable:
+			return &NoKeyError{Table: t.Name, Reason: "has a deferrable primary key, which does not identify a row within a statement"}
+		case primary:
+			t.Keys = cols
+			return nil
+		}
+		u := unique{name: name, number: len(t.Uniques) + 1, Deferrable: deferrable, nullsEqual: nullsEqual}
+		if plain {
+			u.columns = cols
+		} else {
+			u.exprs, u.predicate = exprs, predicate
+		}
+		t.Uniques = append(t.Uniques, u)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if len(t.Keys) == 0 {
+		return &NoKeyError{Table: t.Name, Reason: "has no primary key; add one, rows can't be identified without"}
+	}
+	return nil
+}
+
+// named are columns by their names, which are there.
+func (t *table) named(names []string) []column {
+	var out []column
+	for _, name := range names {
+		i := slices.IndexFunc(t.Columns, func(c column) bool { return c.Name == name })
+		out = append(out, t.Columns[max(i, 0)])
+	}
+	return out
+}
+
+func (t *table) keyNames() []string {
+	var names []string
+	for _, c := range t.Keys {
+		names = append(names, c.Name)
+	}
+	return names
+}

@@ -1,0 +1,121 @@
+-- The gate: who owns a key. A key is the hash of a value with a seed that says
+-- what it is: a row, a value of a unique index, a parent that may vanish, a
+-- parent that a vanished child may need. A collision of hashes costs a needless
+-- wait, never a lost lock.
+
+-- look gives a key that another transaction owns, and its holder; NULL where
+-- there is none. A strict look inserts the keys and takes them back: it waits for
+-- owners in progress, and sees those that the snapshot does not (then Postgres
+-- answers 40001).
+CREATE OR REPLACE FUNCTION handfast.look(p_me text, p_keys bigint[], p_strict boolean, OUT k bigint, OUT holder text)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $f$
+DECLARE
+  mine bigint[];
+BEGIN
+  IF p_strict THEN
+    WITH ins AS (INSERT INTO handfast.gate (k, xid) SELECT u.k, p_me FROM unnest(p_keys) u (k) ORDER BY u.k ON CONFLICT DO NOTHING RETURNING gate.k)
+    SELECT array_agg(ins.k) INTO mine FROM ins;
+    IF cardinality(mine) > 0 THEN
+      DELETE FROM handfast.gate g WHERE g.k = ANY (mine);
+    END IF;
+    IF cardinality(mine) = cardinality(p_keys) THEN
+      RETURN;
+    END IF;
+  END IF;
+  SELECT g.k, g.xid INTO k, holder
+    FROM unnest(p_keys) u (k), LATERAL (SELECT t.k, t.xid FROM handfast.gate t WHERE t.k = u.k AND t.xid <> p_me OFFSET 0) g LIMIT 1;
+END $f$;
+
+-- take makes keys p_me's own. Where another one has one of them, it gives that
+-- key and its holder. p_seqs are of the undo rows, 0 for keys that are no row's.
+CREATE OR REPLACE FUNCTION handfast.take(p_me text, p_keys bigint[], p_seqs bigint[], OUT k bigint, OUT holder text)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $f$
+DECLARE
+  n bigint;
+BEGIN
+  FOR i IN 1 .. 3 LOOP
+    -- In one order, so that two of us wait and do not deadlock.
+    INSERT INTO handfast.gate (k, xid, seq) SELECT u.k, p_me, u.seq FROM unnest(p_keys, p_seqs) u (k, seq) ORDER BY u.k, u.seq ON CONFLICT DO NOTHING;
+    GET DIAGNOSTICS n = ROW_COUNT;
+    IF n = cardinality(p_keys) THEN
+      RETURN;
+    END IF;
+    SELECT g.k, g.xid INTO k, holder
+      FROM unnest(p_keys) u (k), LATERAL (SELECT t.k, t.xid FROM handfast.gate t WHERE t.k = u.k AND t.xid <> p_me OFFSET 0) g LIMIT 1;
+    IF FOUND THEN
+      RETURN;
+    END IF;
+    UPDATE handfast.gate g SET more = true FROM unnest(p_keys, p_seqs) u (k, seq)
+     WHERE g.k = u.k AND g.xid = p_me AND u.seq > 0 AND g.seq <> u.seq AND NOT g.more;
+    PERFORM FROM unnest(p_keys) u (k) WHERE NOT EXISTS (SELECT FROM handfast.gate g WHERE g.k = u.k AND g.xid = p_me);
+    IF NOT FOUND THEN
+      RETURN;
+    END IF;
+  END LOOP; -- gone between the two statements: once more
+  holder := '?';
+END $f$;
+
+-- need keeps parents in place while their children may come back. A parent has
+-- 64 slots, one for each undecided transaction; p_bases are their first keys. It
+-- gives a holder where all are taken.
+CREATE OR REPLACE FUNCTION handfast.need(p_me text, p_tab integer, p_bases bigint[]) RETURNS text
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $f$
+DECLARE
+  first integer := hashtext(p_me) & 63;
+  left_ bigint[];
+  taken bigint[];
+  base  bigint;
+  found_ bigint;
+  h     text;
+BEGIN
+  IF coalesce(cardinality(p_bases), 0) = 0 THEN
+    RETURN NULL;
+  END IF;
+  WITH ins AS (INSERT INTO handfast.gate (k, xid) SELECT b + first, p_me FROM unnest(p_bases) b ORDER BY b ON CONFLICT DO NOTHING RETURNING k)
+  SELECT array_agg(ins.k) INTO taken FROM ins;
+  IF coalesce(cardinality(taken), 0) < cardinality(p_bases) THEN
+    left_ := ARRAY(SELECT b FROM unnest(p_bases) b WHERE b + first <> ALL (coalesce(taken, '{}')) AND NOT EXISTS (
+      SELECT FROM handfast.gate g WHERE g.k BETWEEN b AND b + 63 AND g.xid = p_me));
+    FOREACH base IN ARRAY left_ LOOP
+      found_ := NULL;
+      FOR i IN 1 .. 63 LOOP
+        INSERT INTO handfast.gate (k, xid) VALUES (base + (first + i & 63), p_me) ON CONFLICT DO NOTHING RETURNING k INTO found_;
+        EXIT WHEN found_ IS NOT NULL;
+      END LOOP;
+      IF found_ IS NULL THEN
+        SELECT g.xid INTO h FROM handfast.gate g WHERE g.k = base;
+        RETURN coalesce(h, '?');
+      END IF;
+      taken := taken || found_;
+    END LOOP;
+  END IF;
+  IF cardinality(taken) > 0 THEN
+    INSERT INTO handfast.undo (xid, branch, tab, op, gates) VALUES (p_me, current_setting('handfast.branch')::uuid, p_tab, 'L', taken);
+  END IF;
+  RETURN NULL;
+END $f$;
+
+-- needed gives another transaction that needs the parent.
+CREATE OR REPLACE FUNCTION handfast.needed(p_me text, p_base bigint, p_strict boolean) RETURNS text
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $f$
+DECLARE
+  h text;
+BEGIN
+  IF p_strict THEN
+    SELECT l.holder INTO h FROM handfast.look(p_me, ARRAY(SELECT p_base + i FROM generate_series(0, 63) i), true) l;
+  ELSE
+    SELECT g.xid INTO h FROM handfast.gate g WHERE g.k BETWEEN p_base AND p_base + 63 AND g.xid <> p_me LIMIT 1;
+  END IF;
+  RETURN h;
+END $f$;
+
+-- conflict says who holds what. At READ COMMITTED a savepoint, a wait and a
+-- retry help; above it only a new transaction sees the settle.
+CREATE OR REPLACE FUNCTION handfast.conflict(p_holder text, p_tab text, p_key text) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $f$
+BEGIN
+  RAISE EXCEPTION '% % is held by undecided global transaction %', p_tab, p_key, p_holder USING
+    ERRCODE = CASE WHEN current_setting('transaction_isolation') = 'read committed' THEN 'HF001' ELSE '40001' END,
+    DETAIL = json_build_object('handfast', 'conflict', 'holder', p_holder, 'table', p_tab, 'key', p_key)::text,
+    HINT = 'Wait until it is decided and settled, then try again: handfast tx show ' || p_holder;
+END $f$;
