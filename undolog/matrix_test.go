@@ -50,7 +50,8 @@ func snapshot(tb testing.TB, conn *pgx.Conn) string {
 	}
 	must(begin)
 	must(`SET LOCAL DateStyle = 'ISO, YMD'; SET LOCAL IntervalStyle = 'postgres'; SET LOCAL extra_float_digits = 3; SET LOCAL TimeZone = 'UTC';
-		SET LOCAL bytea_output = 'hex'; SET LOCAL lc_monetary = 'C'; SET LOCAL search_path = pg_catalog; SET LOCAL row_security = off`)
+		SET LOCAL bytea_output = 'hex'; SET LOCAL lc_monetary = 'C'; SET LOCAL search_path = pg_catalog; SET LOCAL quote_all_identifiers = off;
+		SET LOCAL client_encoding = 'UTF8'; SET LOCAL standard_conforming_strings = on; SET LOCAL row_security = off`)
 	var query string
 	// %L of a column with NULL is NULL, of one with a text 'NULL' is 'NULL'.
 	if err := conn.QueryRow(ctx, `SELECT 'SELECT * FROM (' || coalesce(string_agg(format('SELECT %L, %s FROM ONLY %I.%I x', t.nspname || '.' || t.relname, t.columns, t.nspname, t.relname), ' UNION ALL ' ORDER BY t.nspname, t.relname), 'SELECT '''', '''' WHERE false')
@@ -143,6 +144,7 @@ func (d *stage) plainly(s script) (after string, err error) {
 	d.exec(d.worker, "BEGIN")
 	if err = s.run(d.worker); err == nil {
 		d.exec(d.worker, "SET CONSTRAINTS ALL IMMEDIATE")
+		d.exec(d.worker, "SET LOCAL ROLE NONE") // who may see everything
 		after = snapshot(d.t, d.worker)
 	}
 	d.exec(d.worker, "ROLLBACK")
