@@ -41,8 +41,9 @@ func TestAwkwardNames(t *testing.T) {
 			id := newXID()
 			l := d.work(id, "DELETE FROM "+table+" WHERE "+q+" = 1")
 			for _, off := range []string{"on", "off"} {
-				d.exec(d.worker, "SET standard_conforming_strings = "+off)
-				_, err = d.worker.Exec(context.Background(), "INSERT INTO "+table+" VALUES (1, 'z')")
+				other := d.connect() // which has not compiled anything yet
+				d.exec(other, "SET standard_conforming_strings = "+off)
+				_, err = other.Exec(context.Background(), "INSERT INTO "+table+" VALUES (1, 'z')")
 				if c, ok := undolog.AsConflict(err); !ok || c.Holder != id {
 					t.Fatalf("standard_conforming_strings %s: the conflict does not name its holder: %v", off, err)
 				}
