@@ -44,7 +44,10 @@ type column struct {
 	operator       string // for keys: that of the index
 	safe           bool   // its text form does not depend on settings
 	textual        bool   // its text form is equal exactly where its values are
-	blank          bool   // bpchar
+	output         string // the output function of the type, as SQL
+	input          string // its input function as a format, where a cast from text is something else
+	viaJSON        string // the table, where that function can't be named
+	unreadable     bool   // the type has no input
 	hashes         bool   // its type has a hash function; known for columns of keys
 	generated      string // the expression
 	identityAlways bool
@@ -69,7 +72,7 @@ func (p *protector) describe(ctx context.Context, oid uint32) (*table, error) {
 	var inherits bool
 	err := p.tx.QueryRow(ctx, `SELECT format('%I.%I', n.nspname, c.relname), n.nspname, c.relname, c.relkind::text,
 			EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid OR i.inhparent = c.oid),
-			EXISTS (SELECT FROM pg_constraint x WHERE x.conrelid = c.oid AND x.contype = 'x')
+			EXISTS (SELECT FROM pg_constraint x WHERE handfast.root(x.conrelid) = c.oid AND x.contype = 'x')
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1`, oid).
 		Scan(&t.Name, &t.schema, &t.relation, &t.kind, &inherits, &t.exclusion)
 	if err != nil {
@@ -95,6 +98,11 @@ func (p *protector) protectable(ctx context.Context, t *table) error {
 		return &NotProtectableError{Table: t.Name, Reason: "belongs to Handfast or to Postgres"}
 	case t.exclusion:
 		return &NotProtectableError{Table: t.Name, Reason: "has an exclusion constraint, which can't be guarded"}
+	}
+	for _, c := range t.Columns {
+		if c.unreadable {
+			return &NotProtectableError{Table: t.Name, Reason: fmt.Sprintf("has the column %s of the type %s, which Postgres takes no values for", c.Name, c.kind)}
+		}
 	}
 	if t.Keys != nil {
 		return nil // read already
@@ -133,17 +141,27 @@ func (p *protector) columns(ctx context.Context, t *table) error {
 			           WHERE c.oid = a.attcollation AND c.oid <> b.typcollation), ''),
 			b.typname IN (`+safeTypes+`) AND b.typnamespace = 'pg_catalog'::regnamespace OR b.typtype = 'e',
 			coalesce(e.typname, b.typname) IN (`+textualTypes+`) AND coalesce(e.typnamespace, b.typnamespace) = 'pg_catalog'::regnamespace,
-			b.oid = 'bpchar'::regtype, CASE WHEN a.attgenerated <> '' THEN (SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d WHERE d.adrelid = a.attrelid AND d.adnum = a.attnum) ELSE '' END,
+			CASE WHEN f.proargtypes[0] = b.oid OR a0.typtype = 'p' THEN format('%I.%I', fn.nspname, f.proname) ELSE '' END, CASE WHEN odd AND NOT poly THEN format('%I.%I(%%s%s)', inn.nspname, i.proname, CASE i.pronargs WHEN 3 THEN format(', %s::oid, -1', CASE WHEN b.typelem <> 0 AND b.typcategory = 'A' THEN b.typelem ELSE b.oid END) ELSE '' END) ELSE '' END,
+			odd AND poly, b.typname IN ('pg_node_tree', 'pg_ndistinct', 'pg_dependencies', 'pg_mcv_list', 'pg_brin_bloom_summary', 'pg_brin_minmax_multi_summary') AND b.typnamespace = 'pg_catalog'::regnamespace,
+			CASE WHEN a.attgenerated <> '' THEN (SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d WHERE d.adrelid = a.attrelid AND d.adnum = a.attnum) ELSE '' END,
 			a.attidentity = 'a'
 		FROM pg_attribute a JOIN pg_type b ON b.oid = handfast.base_type(a.atttypid)
 		LEFT JOIN pg_type e ON b.typcategory = 'A' AND e.oid = b.typelem
+		JOIN pg_proc f ON f.oid = b.typoutput JOIN pg_namespace fn ON fn.oid = f.pronamespace JOIN pg_type a0 ON a0.oid = f.proargtypes[0]
+		JOIN pg_proc i ON i.oid = b.typinput JOIN pg_namespace inn ON inn.oid = i.pronamespace
+		CROSS JOIN LATERAL (SELECT EXISTS (SELECT FROM pg_cast x WHERE x.castsource = 'text'::regtype AND x.casttarget = b.oid AND x.castmethod = 'f') AS odd,
+			i.prorettype <> b.oid AS poly) k
 		WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum`, t.oid)
 	if err != nil {
 		return err
 	}
 	t.Columns, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (column, error) {
 		var c column
-		err := row.Scan(&c.Num, &c.Name, &c.kind, &c.base, &c.collation, &c.safe, &c.textual, &c.blank, &c.generated, &c.identityAlways)
+		var viaJSON bool
+		err := row.Scan(&c.Num, &c.Name, &c.kind, &c.base, &c.collation, &c.safe, &c.textual, &c.output, &c.input, &viaJSON, &c.unreadable, &c.generated, &c.identityAlways)
+		if viaJSON {
+			c.viaJSON = t.Name
+		}
 		t.maxNum = max(t.maxNum, c.Num)
 		return c, err
 	})
@@ -155,7 +173,7 @@ func (p *protector) columns(ctx context.Context, t *table) error {
 func (p *protector) resolveHashes(ctx context.Context, t *table, cols []column) error {
 	for i := range cols {
 		c := &cols[i]
-		err := try(ctx, p.tx, fmt.Sprintf("SELECT hash_record_extended(ROW(NULL::%s), 0)", c.kind))
+		err := try(ctx, p.tx, fmt.Sprintf("SELECT hash_record_extended(ROW(NULL::%s), 0)", c.base))
 		if err != nil && !isUndefined(err) {
 			return err
 		}

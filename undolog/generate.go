@@ -31,7 +31,12 @@ func (t *table) generate(name string) (string, error) {
 	if err := tmpl.Execute(&b, t); err != nil {
 		return "", fmt.Errorf("generate %s for %s: %w", name, t.Name, err)
 	}
-	return b.String(), nil
+	// The quotes of the body must be nothing that a name of the user holds.
+	body, mark := b.String(), "$handfast$"
+	for strings.Contains(body, mark) {
+		mark = mark[:len(mark)-1] + "_$"
+	}
+	return strings.ReplaceAll(body, "@body@", mark), nil
 }
 
 // Pins are the settings that the text form of the columns depends on, where any
@@ -48,7 +53,7 @@ func (t *table) Pins() string {
 // AllPins are the settings under which every image is written and read.
 func (t *table) AllPins() string {
 	return "\nSET DateStyle = 'ISO, YMD' SET IntervalStyle = 'postgres' SET extra_float_digits = 3 SET TimeZone = 'UTC'" +
-		" SET bytea_output = 'hex' SET lc_monetary = 'C' SET xmloption = 'content'"
+		" SET bytea_output = 'hex' SET lc_monetary = 'C' SET xmloption = 'content' SET array_nulls = on SET quote_all_identifiers = off"
 }
 
 // Old and New are the rows before and after, for FROM.
@@ -62,6 +67,40 @@ func (t *table) source(transition, row string) string {
 		return "(SELECT (" + row + ").* OFFSET 0)"
 	}
 	return transition
+}
+
+// PairedOld and PairedNew number the rows of one key, where there can be several:
+// Postgres puts the rows of all actions of foreign keys that a statement set off
+// into the same transition tables. Which is paired with which does not matter.
+func (t *table) PairedOld() string { return t.paired(t.Old()) }
+
+// PairedNew is like PairedOld.
+func (t *table) PairedNew() string { return t.paired(t.New()) }
+
+func (t *table) paired(source string) string {
+	if t.RowPath || !t.actedOn() {
+		return source
+	}
+	return fmt.Sprintf("(SELECT t.*, row_number() OVER (PARTITION BY %s) AS hf_nth FROM %s t)",
+		each(t.Keys, ", ", func(c column) string { return "t." + quote(c.Name) }), source)
+}
+
+// SamePair is SameKey for those.
+func (t *table) SamePair(a, b string) string {
+	if t.RowPath || !t.actedOn() {
+		return t.SameKey(a, b)
+	}
+	return t.SameKey(a, b) + fmt.Sprintf(" AND %s.hf_nth = %s.hf_nth", a, b)
+}
+
+// actedOn tells whether a foreign key may change rows of the table.
+func (t *table) actedOn() bool {
+	for _, f := range t.ChildOf {
+		if f.acts {
+			return true
+		}
+	}
+	return false
 }
 
 // Only keeps to the table itself where others may inherit from it.
@@ -189,10 +228,19 @@ func (t *table) SameKey(a, b string) string {
 }
 
 // Absent is whether the outer join found no row.
-func (t *table) Absent(row string) string { return row + "." + quote(t.Keys[0].Name) + " IS NULL" }
+func (t *table) Absent(row string) string { return isNull(row, t.Keys[0]) }
+
+// isNull is not IS NULL, which is true of a row type full of NULLs.
+func isNull(row string, c column) string {
+	return row + "." + quote(c.Name) + " IS NOT DISTINCT FROM NULL"
+}
+
+func notNull(row string, c column) string {
+	return row + "." + quote(c.Name) + " IS DISTINCT FROM NULL"
+}
 
 // Present is the opposite of Absent.
-func (t *table) Present(row string) string { return row + "." + quote(t.Keys[0].Name) + " IS NOT NULL" }
+func (t *table) Present(row string) string { return notNull(row, t.Keys[0]) }
 
 // KeyImage are the images of the primary key, in the order of its index.
 func (t *table) KeyImage(row string) string {
@@ -309,31 +357,51 @@ func (c column) equal(a, b string) string { return a + " OPERATOR(" + c.operator
 
 // typed turns an image into a value.
 func (c column) typed(image string) string {
-	s := "(" + image + ")::" + c.kind
+	s := c.Typed(image)
 	if c.collation != "" {
-		s = "((" + s + ") COLLATE " + c.collation + ")"
+		s = "(" + s + " COLLATE " + c.collation + ")"
 	}
 	return s
 }
 
-// Typed is typed, for templates.
-func (c column) Typed(image string) string { return "(" + image + ")::" + c.kind }
+// Typed is typed without collation. A cast is what the input function of the
+// type makes of a text, unless there is one for text that does something else:
+// then it has to be the function itself, and where that can't be named in SQL,
+// the function that reads JSON, which calls it.
+func (c column) Typed(image string) string {
+	switch {
+	case c.input != "":
+		return "(" + fmt.Sprintf(c.input, "textout("+image+")") + ")::" + c.kind
+	case c.viaJSON != "":
+		return fmt.Sprintf("(jsonb_populate_record(NULL::%s, jsonb_build_object(%s, %s))).%s", c.viaJSON, literal(c.Name), image, quote(c.Name))
+	default:
+		return "(" + image + ")::" + c.kind
+	}
+}
 
 // Expression is that of a generated column.
 func (c column) Expression() string { return c.generated }
 
-// image is the text of a column: what its type's output function says. The cast
-// of bpchar to text drops blanks.
+// image is the text of a column: what its type's output function says. A cast
+// may say something else.
 func (c column) image(row string) string {
-	if c.blank {
-		return "textin(bpcharout(" + row + "." + quote(c.Name) + "))"
+	if c.output == "" { // borrowed from another type, and not to be called
+		return row + "." + quote(c.Name) + "::text"
 	}
-	return row + "." + quote(c.Name) + "::text"
+	return "textin(" + c.output + "(" + row + "." + quote(c.Name) + "))"
 }
 
 func quote(name string) string { return pgx.Identifier{name}.Sanitize() }
 
-func literal(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
+// literal holds whatever standard_conforming_strings is in the session that runs
+// the function.
+func literal(s string) string {
+	s = strings.ReplaceAll(s, "'", "''")
+	if strings.Contains(s, `\`) {
+		return "E'" + strings.ReplaceAll(s, `\`, `\\`) + "'"
+	}
+	return "'" + s + "'"
+}
 
 // triggers are the statements that put the functions on the table.
 func (t *table) triggers() string {

@@ -72,8 +72,10 @@ func explain(what string, err error) error {
 		switch pg.Code {
 		case "42501":
 			return fmt.Errorf("%s: %w: %w", what, ErrPrivilege, err)
-		case "3F000", "42883":
-			return fmt.Errorf("%s: %w", what, ErrNotInstalled)
+		case "3F000", "42883", "42P01":
+			if strings.Contains(pg.Message, "handfast") {
+				return fmt.Errorf("%s: %w: %w", what, ErrNotInstalled, err)
+			}
 		}
 	}
 	return fmt.Errorf("%s: %w", what, err)

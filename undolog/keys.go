@@ -56,7 +56,7 @@ func (t *table) uniqueKey(u unique, row string) string {
 	var parts, complete []string
 	for _, c := range u.columns {
 		parts = append(parts, c.hashable(row+"."+quote(c.Name)))
-		complete = append(complete, row+"."+quote(c.Name)+" IS NOT NULL")
+		complete = append(complete, notNull(row, c))
 	}
 	key := hashOf(t.ID, seedUnique+u.number, parts)
 	if u.nullsEqual {

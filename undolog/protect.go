@@ -165,7 +165,7 @@ func (p *protector) resolve(ctx context.Context, names []string) ([]uint32, erro
 
 // tableOIDs finds the tables that a name or a pattern stands for.
 func tableOIDs(ctx context.Context, tx pgx.Tx, name string) ([]uint32, error) {
-	if !strings.ContainsAny(name, "*?") {
+	if !strings.ContainsAny(name, "*?") || strings.Contains(name, `"`) {
 		var oid uint32
 		err := tx.QueryRow(ctx, "SELECT to_regclass($1)::oid", name).Scan(&oid)
 		if err != nil && ctx.Err() == nil {
@@ -271,7 +271,7 @@ func (p *protector) equip(ctx context.Context, t *table) error {
 		}
 		sql += s
 	}
-	sql += t.triggers() + fmt.Sprintf("UPDATE handfast.protected SET fingerprint = handfast.fingerprint(rel) WHERE id = %d;\n", t.ID)
+	sql += t.triggers() + fmt.Sprintf("SELECT handfast.always(%d);\n", t.ID) + fmt.Sprintf("UPDATE handfast.protected SET fingerprint = handfast.fingerprint(rel) WHERE id = %d;\n", t.ID)
 	if _, err := p.tx.Exec(ctx, sql); err != nil {
 		return fmt.Errorf("%s: %w", t.Name, err)
 	}

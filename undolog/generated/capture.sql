@@ -1,8 +1,8 @@
 {{- /* The trigger function of capture and guard for one table. o and n are its
 rows before and after: transition tables, or the one row of a row trigger. */ -}}
 CREATE OR REPLACE FUNCTION handfast.row_{{.ID}}() RETURNS trigger
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp{{.Pins}} AS $handfast$
-#variable_conflict use_variable
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp{{.Pins}} AS @body@
+#variable_conflict use_column
 DECLARE
   hf_me     text := '';
   hf_strict boolean := current_setting('transaction_isolation') <> 'read committed';
@@ -14,6 +14,9 @@ DECLARE
   hf_holder text;
   hf_label  text;
 BEGIN
+  IF current_setting('session_replication_role') = 'replica' AND handfast.settles() THEN
+    RETURN NULL;
+  END IF;
   IF current_setting('handfast.xid', true) <> '' THEN
 {{- if not .RowPath}}
     -- A statement that changes no row must not leave a fence.
@@ -73,7 +76,7 @@ BEGIN
                CASE WHEN {{.Absent "n"}} THEN NULL WHEN {{.Absent "o"}} THEN {{.Images "n"}} ELSE {{.ChangedImages "n"}} END,
                array_remove(CASE WHEN {{.Absent "o"}} THEN ARRAY[{{.InsertTakes}}] WHEN {{.Absent "n"}} THEN ARRAY[{{.DeleteTakes}}]
                                  ELSE ARRAY[{{.UpdateTakes}}] END, NULL)
-          FROM {{.Old}} o FULL JOIN {{.New}} n ON {{.SameKey "o" "n"}}
+          FROM {{.PairedOld}} o FULL JOIN {{.PairedNew}} n ON {{.SamePair "o" "n"}}
           CROSS JOIN LATERAL (SELECT {{.Differences}} OFFSET 0) d RETURNING seq, gates)
       SELECT array_agg(g.k), array_agg(CASE g.i WHEN 1 THEN ins.seq ELSE 0 END) INTO hf_takes, hf_seqs
         FROM ins, unnest(ins.gates) WITH ORDINALITY g (k, i);
@@ -106,5 +109,5 @@ BEGIN
   PERFORM handfast.conflict(hf_holder, {{lit .Name}}, coalesce(hf_label, '(the key of another row)'));
   RETURN NULL;
 END
-$handfast$;
+@body@;
 REVOKE EXECUTE ON FUNCTION handfast.row_{{.ID}}() FROM PUBLIC;

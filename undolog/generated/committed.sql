@@ -1,8 +1,8 @@
 {{- /* The committed rows of one table: those that no undecided transaction
 touched, and the others as they were before it. */ -}}
 CREATE OR REPLACE FUNCTION handfast.committed_{{.ID}}(p_xid text, p_seq bigint, p_more boolean, p_row {{.Name}}) RETURNS SETOF {{.Name}}
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp{{.AllPins}} SET row_security = off AS $handfast$
-#variable_conflict use_variable
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp{{.AllPins}} SET row_security = off AS @body@
+#variable_conflict use_column
 DECLARE
   hf_u handfast.undo;
   hf_s handfast.step;
@@ -32,7 +32,7 @@ BEGIN
 {{- end}}
   RETURN NEXT hf_r;
 END
-$handfast$;
+@body@;
 REVOKE EXECUTE ON FUNCTION handfast.committed_{{.ID}}(text, bigint, boolean, {{.Name}}) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION handfast.committed_{{.ID}}(text, bigint, boolean, {{.Name}}) TO PUBLIC;
 CREATE OR REPLACE VIEW {{.ViewName}} AS

@@ -2,13 +2,16 @@
 after those of Postgres itself: they wait for the other transaction, and only
 then is its key to be seen. */ -}}
 CREATE OR REPLACE FUNCTION handfast.fk_{{.ID}}() RETURNS trigger
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp{{.Pins}} AS $handfast$
-#variable_conflict use_variable
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp{{.Pins}} AS @body@
+#variable_conflict use_column
 DECLARE
   hf_me     text := '';
   hf_strict boolean := current_setting('transaction_isolation') <> 'read committed';
   hf_holder text;
 BEGIN
+  IF current_setting('session_replication_role') = 'replica' AND handfast.settles() THEN
+    RETURN NULL;
+  END IF;
   IF current_setting('handfast.xid', true) <> '' THEN
     hf_me := handfast.me();
 {{- if not .Enforce}}
@@ -40,5 +43,5 @@ BEGIN
 {{- end}}
   RETURN NULL;
 END
-$handfast$;
+@body@;
 REVOKE EXECUTE ON FUNCTION handfast.fk_{{.ID}}() FROM PUBLIC;

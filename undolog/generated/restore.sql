@@ -5,7 +5,7 @@ again at what restore switched off. */ -}}
 -- before its changes and the value now, without the values after its changes,
 -- are the one value from before: in whatever order the changes were captured.
 CREATE OR REPLACE FUNCTION handfast.plan_{{.ID}}(p_xid text, p_key text[]) RETURNS SETOF handfast.step
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp{{.AllPins}} SET row_security = off AS $handfast$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp{{.AllPins}} SET row_security = off AS @body@
 WITH u AS MATERIALIZED (
   SELECT {{.TypedKeys "u.key"}}, u.key, u.seq, u.op, u.cols, u.old, u.new FROM handfast.undo u
    WHERE u.xid = p_xid AND u.tab = {{.ID}} AND u.op <> 'L'
@@ -41,12 +41,12 @@ SELECT p_xid, {{.ID}}, k.key, NOT coalesce(bool_or(t.gone) FILTER (WHERE t.n = 0
        array_agg(CASE WHEN k.there THEN k.img[t.n] END ORDER BY t.n) FILTER (WHERE t.n > 0), false
   FROM cur k LEFT JOIN col t ON {{.KeyTwin "t" "k"}} LEFT JOIN seen s ON {{.KeyTwin "s" "k"}} AND s.n = t.n
  GROUP BY {{.KeyNames "k"}}, k.key, k.there, k.cols
-$handfast$;
+@body@;
 
 -- restore writes what plan says, all of a table or nothing. Values go from text
 -- to the column's type inside the server.
 CREATE OR REPLACE FUNCTION handfast.restore_{{.ID}}(p_xid text) RETURNS void
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp{{.AllPins}} SET row_security = off AS $handfast$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp{{.AllPins}} SET row_security = off AS @body@
 DECLARE
   s handfast.step;
   n bigint;
@@ -88,13 +88,13 @@ EXCEPTION
     GET STACKED DIAGNOSTICS s.xid = PG_EXCEPTION_DETAIL;
     PERFORM handfast.misfit({{lit .Name}}, coalesce(nullif(s.xid, ''), '?'), SQLERRM);
 END
-$handfast$;
+@body@;
 
 -- verify looks at what replica mode does not: foreign keys, and unique
 -- constraints that are deferrable. What the guard let through must stick here,
 -- visibly, and not become an orphan that nobody notices.
 CREATE OR REPLACE FUNCTION handfast.verify_{{.ID}}(p_xid text) RETURNS void
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp{{.AllPins}} SET row_security = off AS $handfast$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp{{.AllPins}} SET row_security = off AS @body@
 DECLARE
   bad text;
 BEGIN
@@ -126,5 +126,5 @@ BEGIN
 {{- end}}{{end}}
   RETURN;
 END
-$handfast$;
+@body@;
 REVOKE EXECUTE ON FUNCTION handfast.plan_{{.ID}}(text, text[]), handfast.restore_{{.ID}}(text), handfast.verify_{{.ID}}(text) FROM PUBLIC;

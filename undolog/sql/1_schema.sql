@@ -91,6 +91,9 @@ CREATE UNLOGGED TABLE IF NOT EXISTS handfast.step (
   PRIMARY KEY (xid, tab, key)
 );
 
+-- Local transactions that restore: no session can forge a row here.
+CREATE UNLOGGED TABLE IF NOT EXISTS handfast.settling (lxid xid8 PRIMARY KEY);
+
 -- What a person decided about rows that do not fit. It stays, with who it was.
 CREATE TABLE IF NOT EXISTS handfast.resolution (
   xid    text COLLATE "C" NOT NULL,

@@ -119,3 +119,8 @@ BEGIN
     DETAIL = json_build_object('handfast', 'conflict', 'holder', p_holder, 'table', p_tab, 'key', p_key)::text,
     HINT = 'Wait until it is decided and settled, then try again: handfast tx show ' || p_holder;
 END $f$;
+
+-- settles tells whether this local transaction is a rollback that restores.
+CREATE OR REPLACE FUNCTION handfast.settles() RETURNS boolean
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
+$f$ SELECT EXISTS (SELECT FROM handfast.settling s WHERE s.lxid = pg_current_xact_id()) $f$;

@@ -24,6 +24,7 @@ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $f$
 DECLARE
   r record;
 BEGIN
+  PERFORM set_config('handfast.arranging', pg_current_xact_id()::text, true);
   FOR r IN
     SELECT c.oid::regclass AS t,
            EXISTS (SELECT FROM handfast.protected p WHERE p.rel = handfast.root(c.oid) AND p.capture AND p.fingerprint <> '') AS captured,
@@ -38,6 +39,7 @@ BEGIN
   LOOP
     IF r.captured AND NOT r.keeps THEN
       EXECUTE format('CREATE TRIGGER handfast_truncate BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION handfast.refuse_truncate()', r.t);
+      EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER handfast_truncate', r.t);
     ELSIF r.keeps AND NOT r.captured THEN
       EXECUTE format('DROP TRIGGER handfast_truncate ON %s', r.t);
     END IF;
@@ -46,14 +48,17 @@ BEGIN
     ELSIF NOT r.captured AND NOT r.refuses THEN
       EXECUTE format('CREATE TRIGGER handfast_refuse BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON %s
         FOR EACH STATEMENT EXECUTE FUNCTION handfast.refuse_write()', r.t);
+      EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER handfast_refuse', r.t);
     END IF;
     IF r.refuses_rows AND (r.captured OR NOT r.inherits) THEN
       EXECUTE format('DROP TRIGGER handfast_refuse_row ON %s', r.t);
     ELSIF r.inherits AND NOT r.captured AND NOT r.refuses_rows THEN
       EXECUTE format('CREATE TRIGGER handfast_refuse_row AFTER INSERT OR UPDATE OR DELETE ON %s
         FOR EACH ROW EXECUTE FUNCTION handfast.refuse_write()', r.t);
+      EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER handfast_refuse_row', r.t);
     END IF;
   END LOOP;
+  PERFORM set_config('handfast.arranging', '', true);
 END $f$;
 
 CREATE OR REPLACE FUNCTION handfast.refuse_truncate() RETURNS trigger
@@ -72,21 +77,6 @@ BEGIN
   RETURN NULL;
 END $f$;
 
--- fingerprint of what the functions of a table rest on.
-CREATE OR REPLACE FUNCTION handfast.fingerprint(p_rel regclass) RETURNS text
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
-  SELECT md5(concat_ws('|', p_rel::text,
-    (SELECT string_agg(concat_ws(',', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attcollation, a.attgenerated, a.attidentity, a.attnotnull), ';' ORDER BY a.attnum)
-       FROM pg_attribute a WHERE a.attrelid = p_rel AND a.attnum > 0 AND NOT a.attisdropped),
-    (SELECT string_agg(pg_get_indexdef(i.indexrelid), ';' ORDER BY pg_get_indexdef(i.indexrelid))
-       FROM pg_index i WHERE i.indrelid = p_rel AND i.indisunique),
-    (SELECT string_agg(c.conname || ' ' || c.conrelid::regclass || ' ' || pg_get_constraintdef(c.oid), ';' ORDER BY c.conname, c.conrelid::regclass::text)
-       FROM pg_constraint c
-      WHERE c.contype <> 't' AND c.conparentid = 0 AND (c.conrelid = p_rel OR c.contype = 'f' AND handfast.root(c.conrelid) = p_rel OR c.contype = 'f' AND handfast.root(c.confrelid) = p_rel)),
-    EXISTS (SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-             WHERE NOT c.relispartition AND p_rel IN (i.inhrelid, i.inhparent))))
-$f$;
-
 -- base_type is what a domain, or a domain over domains, is made of.
 CREATE OR REPLACE FUNCTION handfast.base_type(p_type oid) RETURNS oid
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $f$
@@ -95,6 +85,38 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $f$
     UNION ALL
     SELECT t.oid, t.typbasetype FROM b JOIN pg_type t ON t.oid = b.base)
   SELECT b.oid FROM b WHERE b.base = 0
+$f$;
+
+-- type_fingerprint is what text forms and checks of a user's type rest on.
+CREATE OR REPLACE FUNCTION handfast.type_fingerprint(p_type oid) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $f$
+  WITH RECURSIVE t (oid) AS (
+    SELECT p_type WHERE p_type >= 16384
+    UNION
+    SELECT n.oid FROM t JOIN pg_type y ON y.oid = t.oid
+      CROSS JOIN LATERAL (SELECT y.typbasetype UNION SELECT y.typelem UNION SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = y.typrelid AND a.attnum > 0
+                    UNION SELECT r.rngsubtype FROM pg_range r WHERE y.oid IN (r.rngtypid, r.rngmultitypid)) n (oid)
+     WHERE n.oid >= 16384)
+  SELECT string_agg(concat_ws(',', t.oid, y.typnotnull,
+           (SELECT string_agg(pg_get_constraintdef(c.oid), ';' ORDER BY c.oid) FROM pg_constraint c WHERE c.contypid = t.oid),
+           (SELECT string_agg(e.oid || e.enumlabel, ';' ORDER BY e.oid) FROM pg_enum e WHERE e.enumtypid = t.oid),
+           (SELECT string_agg(a.attnum || a.attname || a.atttypid || a.attisdropped, ';' ORDER BY a.attnum) FROM pg_attribute a WHERE a.attrelid = y.typrelid AND a.attnum > 0)), ';' ORDER BY t.oid)
+    FROM t JOIN pg_type y ON y.oid = t.oid
+$f$;
+
+-- fingerprint of what the functions of a table rest on.
+CREATE OR REPLACE FUNCTION handfast.fingerprint(p_rel regclass) RETURNS text
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $f$
+  SELECT md5(concat_ws('|', p_rel::text,
+    (SELECT string_agg(concat_ws(',', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attcollation, a.attgenerated, a.attidentity, a.attnotnull, handfast.type_fingerprint(a.atttypid)), ';' ORDER BY a.attnum)
+       FROM pg_attribute a WHERE a.attrelid = p_rel AND a.attnum > 0 AND NOT a.attisdropped),
+    (SELECT string_agg(pg_get_indexdef(i.indexrelid), ';' ORDER BY pg_get_indexdef(i.indexrelid))
+       FROM pg_index i WHERE i.indrelid = p_rel AND i.indisunique),
+    (SELECT string_agg(c.conname || ' ' || c.conrelid::regclass || ' ' || pg_get_constraintdef(c.oid), ';' ORDER BY c.conname, c.conrelid::regclass::text)
+       FROM pg_constraint c
+      WHERE c.contype <> 't' AND c.conparentid = 0 AND (c.conrelid = p_rel OR c.contype = 'f' AND handfast.root(c.conrelid) = p_rel OR c.contype = 'f' AND handfast.root(c.confrelid) = p_rel)),
+    EXISTS (SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+             WHERE NOT c.relispartition AND p_rel IN (i.inhrelid, i.inhparent))))
 $f$;
 
 -- take_off removes our triggers from a table that is not what its functions were
@@ -112,6 +134,21 @@ BEGIN
   END LOOP;
 END $f$;
 
+-- always makes our triggers fire in sessions that apply what was replicated, and
+-- in those of superusers that have switched ordinary triggers off.
+CREATE OR REPLACE FUNCTION handfast.always(p_id integer) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
+DECLARE
+  r record;
+BEGIN
+  PERFORM set_config('handfast.arranging', pg_current_xact_id()::text, true);
+  FOR r IN SELECT t.tgname, t.tgrelid::regclass AS rel FROM pg_trigger t JOIN handfast.protected p ON p.rel = t.tgrelid
+            WHERE p.id = p_id AND t.tgparentid = 0 AND t.tgfoid IN (to_regproc(format('handfast.row_%s', p_id)), to_regproc(format('handfast.fk_%s', p_id))) LOOP
+    EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', r.rel, r.tgname);
+  END LOOP;
+  PERFORM set_config('handfast.arranging', '', true);
+END $f$;
+
 -- on_ddl runs after every DDL command. What a global transaction does there
 -- could not be undone; what anybody does to a table with intents could make
 -- their undo impossible; and what makes our functions stale takes them off.
@@ -124,6 +161,10 @@ BEGIN
       HINT = 'Run it outside of global transactions.';
   END IF;
   IF tg_tag !~ '^(ALTER|CREATE) (TABLE|INDEX|TYPE|DOMAIN|SCHEMA|EXTENSION)|^SELECT INTO|^DROP (?!TRIGGER|FUNCTION|VIEW)' THEN
+    RETURN;
+  END IF;
+  -- Not for what we do to tables ourselves.
+  IF current_setting('handfast.arranging', true) = pg_current_xact_id()::text THEN
     RETURN;
   END IF;
   PERFORM handfast.settle_ddl(tg_tag);
@@ -148,6 +189,12 @@ BEGIN
     END IF;
     DELETE FROM handfast.protected t WHERE t.id = p.id;
     PERFORM handfast.drop_functions(p.id);
+  END LOOP;
+  -- A table that had our trigger and was not protected itself was a partition.
+  FOR p IN SELECT u.xid, t.rel::text AS name FROM pg_event_trigger_dropped_objects() o, handfast.undo u JOIN handfast.protected t ON t.id = u.tab
+             JOIN pg_class c ON c.oid = t.rel AND c.relkind = 'p'
+            WHERE o.object_type = 'trigger' AND o.object_identity LIKE 'handfast\_truncate on %' AND tg_tag NOT IN ('DROP TRIGGER') LIMIT 1 LOOP
+    PERFORM handfast.conflict(p.xid, p.name, '(' || tg_tag || ' of a partition)');
   END LOOP;
 END $f$;
 
