@@ -34,6 +34,7 @@ type refPlan struct {
 var uniques = []string{
 	"",
 	"ALTER TABLE {t} ADD UNIQUE (a)",
+	"ALTER TABLE {t} ADD UNIQUE (a); CREATE UNIQUE INDEX ON {t} (p, q)",
 	"ALTER TABLE {t} ADD UNIQUE (a) DEFERRABLE INITIALLY DEFERRED",
 	"ALTER TABLE {t} ADD UNIQUE (a) DEFERRABLE",
 	"CREATE UNIQUE INDEX ON {t} (a) WHERE b > 1",
@@ -55,11 +56,11 @@ var userTriggers = []string{
 func planGen(e extent) *rapid.Generator[plan] {
 	return rapid.Custom(func(t *rapid.T) plan {
 		var p plan
-		n := rapid.IntRange(1, 3).Draw(t, "tables")
+		n := rapid.SampledFrom([]int{1, 1, 2, 3}).Draw(t, "tables")
 		for range n {
 			var tp tablePlan
 			u := rapid.IntRange(0, len(uniques)-1).Draw(t, "unique")
-			tp.unique, tp.plain = uniques[u], u == 1
+			tp.unique, tp.plain = uniques[u], u == 1 || u == 2
 			if e.triggers && n > 1 {
 				tp.trigger = rapid.SampledFrom(userTriggers).Draw(t, "trigger")
 			}
@@ -133,7 +134,7 @@ type deed struct {
 	Kind    string
 	XID     int    // of an armed transaction, or to settle
 	Level   string // of a transaction
-	SQL     string // {s} is the schema
+	SQL     string // {s} is the schema, {0} the number of a table
 	Yes     bool
 }
 
@@ -141,9 +142,9 @@ func deedGen() *rapid.Generator[deed] {
 	// Small numbers, so that they collide.
 	key := rapid.IntRange(1, 5)
 	value := rapid.SampledFrom([]string{"NULL", "1", "2", "3", "4"})
-	column := rapid.SampledFrom([]string{"a", "b", "p", "q"})
+	column := rapid.SampledFrom([]string{"a", "a", "b", "p", "q"})
 	statement := rapid.Custom(func(t *rapid.T) string {
-		table := fmt.Sprintf("{s}.t%d", rapid.IntRange(0, 2).Draw(t, "table"))
+		table := fmt.Sprintf("{s}.t{%d}", rapid.IntRange(0, 2).Draw(t, "table"))
 		k, k2, x, c := key.Draw(t, "key"), key.Draw(t, "key 2"), value.Draw(t, "value"), column.Draw(t, "column")
 		switch rapid.SampledFrom([]string{"insert", "upsert", "skip", "v", "set", "set", "set all", "key", "delete", "delete", "delete some", "lock", "move", "swap"}).Draw(t, "statement") {
 		case "insert":
@@ -175,7 +176,7 @@ func deedGen() *rapid.Generator[deed] {
 	return rapid.Custom(func(t *rapid.T) deed {
 		return deed{
 			Session: rapid.IntRange(0, 3).Draw(t, "session"),
-			Kind:    rapid.SampledFrom([]string{"write", "write", "write", "write", "write", "savepoint", "back", "commit", "commit", "commit", "immediate", "abort", "settle", "settle", "settle"}).Draw(t, "kind"),
+			Kind:    rapid.SampledFrom([]string{"whole", "whole", "whole", "whole", "whole", "write", "write", "write", "write", "savepoint", "back", "commit", "commit", "immediate", "abort", "settle"}).Draw(t, "kind"),
 			XID:     rapid.IntRange(-1, 2).Draw(t, "xid"), // -1: plain
 			Level:   rapid.SampledFrom([]string{"READ COMMITTED", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"}).Draw(t, "level"),
 			SQL:     statement.Draw(t, "sql"),

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -105,7 +106,8 @@ func (w *world) start(s *session, sql string, args ...any) (err error, back bool
 	return w.await(s)
 }
 
-// await asks Postgres whether the statement waits, until it does or is back.
+// await asks Postgres whether the statement waits, until it does or is back. A
+// deadlock is no state to leave it in: Postgres is about to end it.
 func (w *world) await(s *session) (error, bool) { //nolint:revive // as above
 	deadline := time.Now().Add(20 * time.Second)
 	for {
@@ -115,11 +117,7 @@ func (w *world) await(s *session) (error, bool) { //nolint:revive // as above
 			return err, true
 		default:
 		}
-		var waits bool
-		if err := w.d.own.QueryRow(context.Background(), "SELECT cardinality(pg_blocking_pids($1)) > 0", int32(s.conn.PgConn().PID())).Scan(&waits); err != nil {
-			w.Fatalf("ask who waits: %v", err)
-		}
-		if waits {
+		if w.waits(s, map[*session]bool{}) {
 			return nil, false
 		}
 		if time.Now().After(deadline) {
@@ -128,12 +126,28 @@ func (w *world) await(s *session) (error, bool) { //nolint:revive // as above
 	}
 }
 
+// waits tells whether a session waits for one that has a step to take, or whose
+// statement is back and was not looked at yet.
+func (w *world) waits(s *session, seen map[*session]bool) bool {
+	var pids []int32
+	if err := w.d.own.QueryRow(context.Background(), "SELECT pg_blocking_pids($1)", int32(s.conn.PgConn().PID())).Scan(&pids); err != nil {
+		w.Fatalf("ask who waits: %v", err)
+	}
+	seen[s] = true
+	for _, other := range w.sessions {
+		if slices.Contains(pids, int32(other.conn.PgConn().PID())) && !seen[other] && (other.doing == "" || len(other.done) > 0 || w.waits(other, seen)) {
+			return true
+		}
+	}
+	return false
+}
+
 // expected errors are those of a conflict or of the application's constraints.
 func expected(err error) bool {
 	code := sqlState(err)
 	return strings.HasPrefix(code, "23") || slices.Contains([]string{
 		undolog.SQLStateConflict, undolog.SQLStateDecided, "40001", "40P01", "55P03", "27000", "21000",
-	}, code)
+	}, code) || strings.Contains(err.Error(), "ON CONFLICT does not support deferrable")
 }
 
 // finish handles a statement that is back.
@@ -250,10 +264,18 @@ func (w *world) step(x deed) {
 	}
 	sql := ""
 	switch x.Kind {
+	case "whole": // a short transaction
+		for _, kind := range []string{"write", "commit"} {
+			if s.open && s.doing == "" {
+				x.Kind = kind
+				w.step(x)
+			}
+		}
+		return
 	case "write":
 		sql = strings.ReplaceAll(x.SQL, "{s}", w.schema)
-		if strings.Contains(sql, ".t") && !w.has(sql) {
-			return
+		for i := range 3 { // whatever number of tables there is
+			sql = strings.ReplaceAll(sql, fmt.Sprintf("{%d}", i), fmt.Sprint(i%w.tableCount))
 		}
 	case "savepoint":
 		sql = "SAVEPOINT s"
@@ -281,15 +303,6 @@ func (w *world) step(x deed) {
 	w.goOn()
 }
 
-func (w *world) has(sql string) bool {
-	for i := range w.tableCount {
-		if strings.Contains(sql, fmt.Sprintf("%s.t%d ", w.schema, i)) {
-			return true
-		}
-	}
-	return false
-}
-
 // begin opens a local transaction. A decided XID gets no new branch: the
 // coordinator would not register one.
 func (w *world) begin(s *session, x deed) bool {
@@ -313,24 +326,24 @@ func (w *world) begin(s *session, x deed) bool {
 	return true
 }
 
-// prepare reads what the transaction wrote, and seals it.
+// prepare reads what the transaction wrote, and seals it. It may fail as
+// statements do: a serializable transaction at any of its statements.
 func (w *world) prepare(s *session) bool {
 	ctx := context.Background()
 	rows, err := s.conn.Query(ctx, "SELECT DISTINCT tab || ' ' || id FROM pg_temp.audit")
+	if err == nil {
+		s.writes, err = pgx.CollectRows(rows, pgx.RowTo[string])
+	}
+	if err == nil && s.of != nil {
+		sql, args := undolog.Seal(witness)
+		err = s.conn.QueryRow(ctx, sql, args...).Scan(&s.wrote)
+	}
 	if err != nil {
-		w.wrong("read the audit: %v", err)
+		w.finish(s, "seal", err)
+		w.goOn()
+		return false
 	}
-	if s.writes, err = pgx.CollectRows(rows, pgx.RowTo[string]); err != nil {
-		w.wrong("read the audit: %v", err)
-	}
-	if s.of == nil {
-		return true
-	}
-	sql, args := undolog.Seal(witness)
-	if err := s.conn.QueryRow(ctx, sql, args...).Scan(&s.wrote); err != nil {
-		w.wrong("seal: %v", err)
-	}
-	if !s.wrote && len(s.writes) > 0 {
+	if s.of != nil && !s.wrote && len(s.writes) > 0 {
 		w.wrong("session %d wrote %v, and seal says that it did not", s.number, s.writes)
 	}
 	return true
@@ -379,6 +392,7 @@ func (w *world) fresh() *global {
 func (w *world) drain(last []bool) {
 	for round := range 50 {
 		busy := false
+		w.goOn()
 		for i, s := range w.sessions {
 			if !s.open {
 				continue
@@ -426,36 +440,73 @@ func (w *world) verdict() {
 
 var schemas atomic.Uint64
 
-// property is promises 2, 3 and 4 of the design over one drawn run. alter may
-// damage what was installed for the tables.
-func property(rt *rapid.T, d *database, e extent, alter func(schema string)) {
-	p := planGen(e).Draw(rt, "plan")
-	deeds := rapid.SliceOfN(deedGen(), 5, 40).Draw(rt, "deeds")
-	last := rapid.SliceOfN(rapid.Bool(), 7, 7).Draw(rt, "last")
+// rig is a database and the sessions of runs, which follow each other.
+type rig struct {
+	d     *database
+	conns []*pgx.Conn
+	alter func(schema string) error // damages what was installed for the tables
+}
+
+// connect makes the sessions anew where a run has left them in its middle.
+func (r *rig) connect(rt *rapid.T) []*session {
 	ctx := context.Background()
-	w := &world{T: rt, d: d, schema: fmt.Sprintf("s%d", schemas.Add(1)), tableCount: len(p.tables)}
-	must := func(conn *pgx.Conn, sql string) {
-		if _, err := conn.Exec(ctx, sql); err != nil {
-			rt.Fatalf("%s: %v", sql, err)
-		}
-	}
-	must(d.own, "BEGIN; "+p.ddl(w.schema)+"; COMMIT")
-	w.trace = append(w.trace, p.ddl(w.schema))
-	if _, err := undolog.Protect(ctx, d.own, p.names(w.schema)...); err != nil {
-		rt.Fatalf("%v", err)
-	}
-	if alter != nil {
-		alter(w.schema)
-	}
-	for i := range 4 {
-		conn, err := pgx.Connect(ctx, d.dsn)
+	for len(r.conns) < 4 {
+		conn, err := pgx.Connect(ctx, r.d.dsn)
 		if err != nil {
 			rt.Fatalf("%v", err)
 		}
-		defer conn.Close(ctx) //nolint:errcheck // also where a run failed in its middle
 		// Deadlocks between sessions are ordinary here, and to be found at once.
-		must(conn, "SET deadlock_timeout = '5ms'; CREATE TEMP TABLE audit (tab text, id int) ON COMMIT DELETE ROWS")
-		w.sessions = append(w.sessions, &session{number: i, conn: conn})
+		if _, err := conn.Exec(ctx, "SET deadlock_timeout = '5ms'; CREATE TEMP TABLE audit (tab text, id int) ON COMMIT DELETE ROWS"); err != nil {
+			rt.Fatalf("%v", err)
+		}
+		r.conns = append(r.conns, conn)
+	}
+	var out []*session
+	for i, conn := range r.conns {
+		out = append(out, &session{number: i, conn: conn})
+	}
+	return out
+}
+
+func (r *rig) close(sessions []*session) {
+	for _, s := range sessions {
+		if s.doing != "" {
+			// The statement has the connection for itself.
+			_ = s.conn.PgConn().CancelRequest(context.Background())
+			<-s.done
+		}
+		_ = s.conn.Close(context.Background())
+	}
+	r.conns = nil
+}
+
+// property is promises 2, 3 and 4 of the design over one drawn run.
+func (r *rig) property(rt *rapid.T, e extent) {
+	p := planGen(e).Draw(rt, "plan")
+	deeds := rapid.SliceOfN(deedGen(), 10, 50).Draw(rt, "deeds")
+	last := rapid.SliceOfN(rapid.Bool(), 7, 7).Draw(rt, "last")
+	ctx := context.Background()
+	w := &world{T: rt, d: r.d, schema: fmt.Sprintf("s%d", schemas.Add(1)), tableCount: len(p.tables), sessions: r.connect(rt)}
+	whole := false
+	defer func() {
+		if !whole {
+			r.close(w.sessions)
+		}
+	}()
+	must := func(sql string) {
+		if _, err := r.d.own.Exec(ctx, sql); err != nil {
+			rt.Fatalf("%s: %v", sql, err)
+		}
+	}
+	must("BEGIN; " + p.ddl(w.schema) + "; COMMIT")
+	w.trace = append(w.trace, p.ddl(w.schema))
+	if _, err := undolog.Protect(ctx, r.d.own, p.names(w.schema)...); err != nil {
+		rt.Fatalf("%v", err)
+	}
+	if r.alter != nil {
+		if err := r.alter(w.schema); err != nil {
+			rt.Fatalf("%v", err)
+		}
 	}
 	for range 3 {
 		w.xids = append(w.xids, w.fresh())
@@ -466,16 +517,20 @@ func property(rt *rapid.T, d *database, e extent, alter func(schema string)) {
 	}
 	w.drain(last)
 	w.verdict()
-	if err := undolog.Unprotect(ctx, d.own, p.names(w.schema)...); err != nil {
+	if err := undolog.Unprotect(ctx, r.d.own, p.names(w.schema)...); err != nil {
 		rt.Fatalf("%v", err)
 	}
-	must(d.own, "SET client_min_messages = error; DROP SCHEMA "+w.schema+" CASCADE")
+	must("SET client_min_messages = error; DROP SCHEMA " + w.schema + " CASCADE")
+	whole = true
 }
 
 // check draws runs for some seconds, or as many as -rapid.checks says.
 func check(t *testing.T, e extent) {
 	t.Helper()
-	d := newDatabase(t, "")
+	r := &rig{d: newDatabase(t, "")}
+	if name := os.Getenv(plantedEnvironment); name != "" {
+		r.alter = func(schema string) error { return faults[name].plant(r.d.own, schema) }
+	}
 	counted := false
 	flag.Visit(func(f *flag.Flag) { counted = counted || f.Name == "rapid.checks" })
 	end, runs, failed := time.Now().Add(3*time.Second), 0, false
@@ -486,7 +541,7 @@ func check(t *testing.T, e extent) {
 		runs++
 		whole := false
 		defer func() { failed = failed || !whole }() // then it is made smaller, however long that takes
-		property(rt, d, e, nil)
+		r.property(rt, e)
 		whole = true
 	})
 	t.Logf("%d runs", runs)

@@ -1,0 +1,112 @@
+package undolog_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/handfast/handfast/internal/pgtest"
+)
+
+// plantedEnvironment names the fault that the property is run with; "all" asks
+// for TestPropertyFindsPlantedFaults.
+const plantedEnvironment = "HANDFAST_PLANTED"
+
+// fault is a change to the text of installed functions.
+type fault struct {
+	in    string // names of functions, as a regular expression
+	find  string
+	nth   int // occurrence in each function; -1: all
+	put   string
+	seen  string // in what the property says
+	under string // the property that has to find it
+}
+
+var faults = map[string]fault{
+	"a primary key is not taken before a change":            {in: `^row_`, find: `handfast\.take\(k, me\)`, nth: 0, put: "NULL::text", under: "TestPropertyOfUniqueKeys"},
+	"a unique value that is given up stays free":            {in: `^row_`, find: `handfast\.take\(k, me\)`, nth: 1, put: "NULL::text", under: "TestPropertyOfUniqueKeys"},
+	"rows are restored in the order of changes":             {in: `^rollback_undo$`, find: `\bseq DESC\b`, nth: -1, put: "seq", under: "TestPropertyOfUniqueKeys"},
+	"plain sessions look where they have to ask the index":  {in: `^(take|probe)$`, find: `current_setting\('transaction_isolation'\) = 'read committed'`, nth: -1, put: "true", under: "TestPropertyOfUniqueKeys"},
+	"the gate is opened for the XID's own late branch only": {in: `^take$`, find: `IF FOUND THEN\s+RETURN owner;`, nth: 0, put: "IF FOUND THEN RETURN nullif(owner, owner);", under: "TestPropertyOfUniqueKeys"},
+}
+
+// plant changes what is installed. A fault that fits nowhere has to be rewritten.
+func (f fault) plant(conn *pgx.Conn, schema string) error {
+	ctx := context.Background()
+	rows, err := conn.Query(ctx, `SELECT pg_get_functiondef(p.oid) FROM pg_proc p WHERE p.pronamespace = 'handfast'::regnamespace AND p.prokind = 'f' AND p.proname ~ $1
+		AND (p.proname !~ '^row_' OR EXISTS (SELECT FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid WHERE t.tgfoid = p.oid AND c.relnamespace = $2::text::regnamespace))`, f.in, schema)
+	if err != nil {
+		return err
+	}
+	definitions, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return err
+	}
+	find, changed := regexp.MustCompile(f.find), false
+	for _, definition := range definitions {
+		n := -1
+		altered := find.ReplaceAllStringFunc(definition, func(s string) string {
+			if n++; f.nth >= 0 && n != f.nth {
+				return s
+			}
+			return f.put
+		})
+		if altered == definition {
+			continue
+		}
+		changed = true
+		if _, err := conn.Exec(ctx, altered); err != nil {
+			return fmt.Errorf("plant: %w", err)
+		}
+	}
+	// The functions of the whole database are changed once; those of a table
+	// may lack what is looked for, if it has no such index.
+	if !changed && len(definitions) == 0 {
+		return errors.New("this fault fits nowhere: rewrite it")
+	}
+	return nil
+}
+
+// The property is worth something only if it finds faults. Each is planted in a
+// process of its own, which has to fail within a minute.
+func TestPropertyFindsPlantedFaults(t *testing.T) {
+	if os.Getenv(plantedEnvironment) != "all" {
+		t.Skipf("set %s=all", plantedEnvironment)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, f := range faults {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			defer cancel()
+			start := time.Now()
+			cmd := exec.CommandContext(ctx, self, "-test.run=^"+f.under+"$", "-rapid.checks=100000", "-rapid.nofailfile", "-rapid.shrinktime=5s")
+			cmd.Env = append(os.Environ(), plantedEnvironment+"="+name, pgtest.Environment+"="+cluster.Server(t).DSN("postgres"))
+			var out bytes.Buffer
+			cmd.Stdout, cmd.Stderr = &out, &out
+			err := cmd.Run()
+			if ctx.Err() != nil {
+				t.Fatalf("not found in %s", time.Since(start))
+			}
+			if err == nil || !strings.Contains(out.String(), "[rapid] failed after") || strings.Contains(out.String(), "fits nowhere") {
+				t.Fatalf("%v: %.3000s", err, out.String())
+			}
+			for line := range strings.Lines(out.String()) {
+				if strings.Contains(line, "[rapid] failed after") {
+					t.Logf("found in %s: %.300s", time.Since(start).Round(time.Millisecond), strings.TrimSpace(line))
+				}
+			}
+		})
+	}
+}
