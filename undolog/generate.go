@@ -4,6 +4,7 @@ import (
 	"embed"
 	"fmt"
 	"io/fs"
+	"slices"
 	"sort"
 	"strings"
 	"text/template"
@@ -338,14 +339,31 @@ func (t *table) AllNames(rel string) string {
 // KeysThenRow takes the key from one relation, so that a condition on it reaches
 // the index, and the rest from the other.
 func (t *table) KeysThenRow(keys, rest string) string {
+	return t.keysThenRow(rest, func(_ int, c column) string { return keys + "." + quote(c.Name) })
+}
+
+// UndoKeysThenRow is the same with the images of the key, which keyIndex is on.
+func (t *table) UndoKeysThenRow(undo, rest string) string {
+	return t.keysThenRow(rest, func(i int, c column) string { return c.typed(fmt.Sprintf("%s.key[%d]", undo, i+1)) })
+}
+
+func (t *table) keysThenRow(rest string, key func(int, column) string) string {
 	return each(t.Columns, ", ", func(c column) string {
-		for _, k := range t.Keys {
-			if k.Num == c.Num {
-				return keys + "." + quote(c.Name)
-			}
+		if i := slices.IndexFunc(t.Keys, func(k column) bool { return k.Num == c.Num }); i >= 0 {
+			return key(i, t.Keys[i]) + " AS " + quote(c.Name)
 		}
 		return rest + "." + quote(c.Name)
 	})
+}
+
+// keyIndex lets the view find a deleted row by its key. It is possible for types
+// whose text form is the same under all settings.
+func (t *table) keyIndex() string {
+	var parts []string
+	for i, c := range t.Keys {
+		parts = append(parts, "("+c.typed(fmt.Sprintf("key[%d]", i+1))+")")
+	}
+	return fmt.Sprintf("CREATE INDEX IF NOT EXISTS gone_%d ON handfast.undo (%s) WHERE tab = %[1]d AND op = 'D'", t.ID, strings.Join(parts, ", "))
 }
 
 // ViewName is that of the view of committed rows.

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // captureTrigger begins the names of the triggers that capture. It sorts before
@@ -276,6 +277,16 @@ func (p *protector) equip(ctx context.Context, t *table) error {
 		return fmt.Errorf("%s: %w", t.Name, err)
 	}
 	p.script.WriteString(sql)
+	if t.Capture && p.options.committed {
+		err := try(ctx, p.tx, t.keyIndex())
+		if pg, ok := errors.AsType[*pgconn.PgError](err); ok && pg.Code == "42P17" {
+			err = nil // not IMMUTABLE: the view is then slower while many rows are deleted
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", t.Name, err)
+		}
+		p.script.WriteString(t.keyIndex() + ";\n")
+	}
 	if t.Capture {
 		p.done = append(p.done, ProtectedTable{ID: t.ID, Name: t.Name, Keys: t.keyNames()})
 	}
@@ -378,7 +389,7 @@ func (p *protector) release(ctx context.Context, oid uint32) error {
 	case intents > 0:
 		return &NotProtectableError{Table: t.Name, Reason: fmt.Sprintf("has %d intents of undecided transactions; wait until they are settled", intents)}
 	}
-	if _, err := p.tx.Exec(ctx, "DROP VIEW IF EXISTS "+t.ViewName()); err != nil {
+	if _, err := p.tx.Exec(ctx, fmt.Sprintf("DROP VIEW IF EXISTS %s; DROP INDEX IF EXISTS handfast.gone_%d", t.ViewName(), t.ID)); err != nil {
 		return err
 	}
 	_, err = p.tx.Exec(ctx, "SELECT handfast.take_off($1), handfast.drop_functions($1)", t.ID)

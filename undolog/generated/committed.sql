@@ -42,7 +42,7 @@ UNION ALL
 SELECT {{.KeysThenRow "t" "b"}} FROM {{.Only}}{{.Name}} t JOIN handfast.gate g ON g.k = {{.RowKey "t"}},
        LATERAL handfast.committed_{{.ID}}(g.xid, g.seq, g.more, t) b
 UNION ALL
-SELECT {{.AllNames "b"}} FROM handfast.undo u JOIN handfast.gate g ON g.k = u.gates[1] AND g.xid = u.xid,
+SELECT {{.UndoKeysThenRow "u" "b"}} FROM handfast.undo u JOIN handfast.gate g ON g.k = u.gates[1] AND g.xid = u.xid,
        LATERAL handfast.committed_{{.ID}}(g.xid, g.seq, g.more, NULL) b
  WHERE u.tab = {{.ID}} AND u.op = 'D' AND NOT EXISTS (SELECT FROM {{.Only}}{{.Name}} t WHERE {{.StepIs "t" "u"}})
    AND (NOT g.more OR u.seq = (SELECT max(l.seq) FROM handfast.undo l WHERE l.xid = u.xid AND l.tab = u.tab AND l.op = 'D' AND l.gates[1] = u.gates[1]));

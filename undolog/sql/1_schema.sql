@@ -71,8 +71,6 @@ CREATE TABLE IF NOT EXISTS handfast.undo (
   gates  bigint[] NOT NULL,    -- the keys that this change needs; the row's own is the first
   PRIMARY KEY (xid, seq)
 );
-CREATE INDEX IF NOT EXISTS undo_tab ON handfast.undo (tab);
-CREATE INDEX IF NOT EXISTS undo_gone ON handfast.undo (tab) WHERE op = 'D';
 
 -- What a rollback is about to write, one row for each row of the user. It lives
 -- for the length of one settle, and before that only in the eyes of people.

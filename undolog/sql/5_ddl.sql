@@ -207,6 +207,7 @@ BEGIN
              AND r.proname ~ ('^(row|fk|plan|restore|verify|committed)_' || p_id || '$') LOOP
     EXECUTE format('DROP FUNCTION %s', f);
   END LOOP;
+  EXECUTE format('DROP INDEX IF EXISTS handfast.gone_%s', p_id);
 END $f$;
 
 -- settle_ddl compares every protected table with what its functions were made for.
