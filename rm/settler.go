@@ -42,9 +42,13 @@ func newSettler(a *agent) *settler {
 		delete(c.RuntimeParams, k)
 	}
 	c.Tracer = nil
-	// Arrays of ids need the types that these two modes do not ask for.
-	if m := c.DefaultQueryExecMode; m == pgx.QueryExecModeExec || m == pgx.QueryExecModeSimpleProtocol {
-		c.DefaultQueryExecMode = pgx.QueryExecModeDescribeExec
+	// Arrays of ids need the types that exec and simple_protocol do not ask for.
+	// describe_exec asks in one round trip and runs in the next one, between which
+	// a pooler may change the connection; cache_describe does not mind.
+	switch c.DefaultQueryExecMode {
+	case pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol, pgx.QueryExecModeDescribeExec:
+		c.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+	case pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe:
 	}
 	return &settler{a: a, config: cfg}
 }
@@ -186,7 +190,7 @@ func (s *settler) try(ctx context.Context, items []*item) map[xid.ID]error {
 		list[n] = i.Settlement
 	}
 	for _, r := range undolog.Settle(ctx, conn, list, undolog.SettleOptions{LockTimeout: settleLockTimeout}) {
-		results[r.XID] = r.Err
+		results[r.XID] = explainPooler(r.Err)
 	}
 	return results
 }
