@@ -136,7 +136,7 @@ func TestPgBouncerWorkIsKeptOrUndone(t *testing.T) {
 			w, dsn := behindPgBouncer(t, mode)
 			w.pool = open(t, w.tc, dsn)
 			exec(t, w.look, payFunction)
-			for name, work := range works() { //nolint:paralleltest // one database, looked at as a whole
+			for name, work := range works() {
 				t.Run(name, func(t *testing.T) {
 					before := w.contents()
 					ctx, x := w.begin()
