@@ -318,6 +318,28 @@ func TestACancelledContextLeavesNothing(t *testing.T) {
 	w.Settled()
 }
 
+// TestACancelledTransactionKeepsItsConnection: the ROLLBACK does not share the
+// fate of the context.
+func TestACancelledTransactionKeepsItsConnection(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	db := openDB(t, w.Open(w.DSN+"&pool_max_conns=1"))
+	backend := func() (pid int) {
+		w.Check(db.QueryRowContext(w.Limited(), "SELECT pg_backend_pid()").Scan(&pid))
+		return pid
+	}
+	before := backend()
+	ctx, x := w.Begin()
+	ctx, cancel := context.WithCancel(ctx)
+	tx, err := db.BeginTx(ctx, nil)
+	w.Check(err)
+	w.Check(affected(1)(tx.ExecContext(ctx, move, 1, 1)))
+	cancel() // database/sql rolls back
+	hftest.Equal(t, "backend", backend(), before)
+	w.Commit(x)
+	hftest.Equal(t, "balance", w.balance(1), 100)
+}
+
 func TestNestedBegin(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -40,8 +40,8 @@ func (s *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driv
 	return s.c.QueryContext(ctx, s.query, args)
 }
 
-// rows is a result under an XID. It ends what was begun for it: at its end, so
-// that database/sql's Rows.Err tells of it, or when it is closed.
+// rows is a result under an XID. Closing it ends what was begun for it;
+// database/sql closes at the end of the rows, and has Rows.Err tell of it.
 type rows struct {
 	*stdlib.Rows
 	end  func(error) error
@@ -58,18 +58,10 @@ var (
 )
 
 // Next implements driver.Rows.
-func (r *rows) Next(dest []driver.Value) error {
-	if r.done {
-		return r.after()
-	}
-	return r.next(r.Rows.Next(dest))
-}
+func (r *rows) Next(dest []driver.Value) error { return r.next(r.Rows.Next(dest)) }
 
 // NextRow takes the place of Next from Go 1.27 on, where stdlib's rows have it.
 func (r *rows) NextRow() error {
-	if r.done {
-		return r.after()
-	}
 	n, ok := any(r.Rows).(interface{ NextRow() error })
 	if !ok {
 		return errors.ErrUnsupported
@@ -77,39 +69,30 @@ func (r *rows) NextRow() error {
 	return r.next(n.NextRow())
 }
 
-// next looks at how going to the next row went.
+// next gives an error in the middle of the rows its type, and rolls back what
+// was begun for them.
 func (r *rows) next(err error) error {
-	if err == nil {
-		return nil
+	if err == nil || errors.Is(err, io.EOF) {
+		return err
 	}
-	if !errors.Is(err, io.EOF) {
-		r.finish(err)
-		return r.err
-	}
-	r.finish(nil)
-	return r.after()
+	r.finish(err)
+	return r.err
 }
 
-// finish ends the result, and what was begun for it; err is why it ends early.
+// Close implements driver.Rows.
+func (r *rows) Close() error {
+	r.finish(nil)
+	return r.err
+}
+
+// finish ends the result, and what was begun for it. err is why it ends early.
 func (r *rows) finish(err error) {
+	if r.done {
+		return
+	}
 	r.done = true
 	if cerr := r.Rows.Close(); cerr != nil {
 		err = cerr
 	}
 	r.err = r.end(err)
-}
-
-func (r *rows) after() error {
-	if r.err != nil {
-		return r.err
-	}
-	return io.EOF
-}
-
-// Close implements driver.Rows.
-func (r *rows) Close() error {
-	if !r.done {
-		r.finish(nil)
-	}
-	return r.err
 }
