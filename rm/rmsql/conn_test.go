@@ -19,7 +19,7 @@ import (
 
 func TestAConflictInATransactionIsTyped(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newWorld(t, rm.WithLockTimeout(50*time.Millisecond))
 	first, holder := w.Begin()
 	_, err := w.db.ExecContext(first, move, 1, 1)
 	w.Check(err)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -45,13 +46,13 @@ func banks(t *testing.T, w *hftest.World) map[string]bank {
 	return all
 }
 
-func newWorld(t *testing.T) *hftest.World {
+func newWorld(t *testing.T, opts ...rm.Option) *hftest.World {
 	t.Helper()
 	schema, err := os.ReadFile("sqlcgen/schema.sql")
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := hftest.New(t, cluster, string(schema), []string{"accounts", "entries"})
+	w := hftest.New(t, cluster, string(schema), []string{"accounts", "entries"}, opts...)
 	w.Exec("INSERT INTO accounts (owner, balance) SELECT 'owner ' || g, 100 FROM generate_series(1, 9) g")
 	return w
 }
@@ -140,43 +141,31 @@ func reset(w *hftest.World) {
 
 func TestConflict(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newWorld(t, rm.WithLockTimeout(50*time.Millisecond))
 	before := contents(w)
 	for name, b := range banks(t, w) { //nolint:paralleltest // one database, looked at as a whole
 		t.Run(name, func(t *testing.T) {
 			first, holder := w.Begin()
 			w.Check(b.Add(first, 2, 1))
 
-			// An explicit transaction fails, typed, and leaves nothing.
+			// It is typed, and leaves nothing of what the transaction did before.
 			ctx, x := w.Begin()
 			err := b.Transfer(ctx, 1, 2, 10, done)
 			w.Conflict(err, holder)
 			if pg, ok := errors.AsType[*pgconn.PgError](err); !ok || pg.Code != "HF001" {
 				t.Errorf("no Postgres error in %v", err)
 			}
+			w.Conflict(b.Add(ctx, 2, 5), holder)
 			n, err := b.Balance(ctx, 1)
 			w.Check(err)
 			hftest.Equal(t, "balance", n, 100)
 
-			// A plain one, too.
+			// Without an XID, too.
 			err = b.Transfer(w.Limited(), 1, 2, 10, done)
 			if pg, ok := errors.AsType[*pgconn.PgError](err); !ok || pg.Code != "HF001" {
 				t.Errorf("got %v", err)
 			}
-
-			// A single statement waits for the holder.
-			came := make(chan error, 1)
-			branches := w.Branches(x)
-			go func() { came <- b.Add(ctx, 2, 5) }()
-			for w.Branches(x) == branches {
-				select {
-				case err := <-came:
-					t.Fatalf("it did not wait: %v", err)
-				default:
-				}
-			}
 			w.Rollback(holder)
-			w.Check(<-came)
 			w.Rollback(x)
 			hftest.Equal(t, "contents", contents(w), before)
 			w.Settled()
@@ -189,6 +178,35 @@ func TestConflict(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 			hftest.Equal(t, "contents", contents(w), before)
+		})
+	}
+}
+
+func TestASingleStatementWaitsForTheHolder(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for name, b := range banks(t, w) { //nolint:paralleltest // they share the row
+		t.Run(name, func(t *testing.T) {
+			first, holder := w.Begin()
+			w.Check(b.Add(first, 2, 1))
+			ctx, x := w.Begin()
+			came := make(chan error, 1)
+			go func() { came <- b.Add(ctx, 2, 5) }()
+			// Its branch is registered, so it has met the row or is about to.
+			for w.Branches(x) == 0 {
+				select {
+				case err := <-came:
+					t.Fatalf("it did not wait: %v", err)
+				default:
+				}
+			}
+			w.Rollback(holder)
+			w.Check(<-came)
+			w.Commit(x)
+			n, err := b.Balance(w.Limited(), 2)
+			w.Check(err)
+			hftest.Equal(t, "balance", n, 105)
+			reset(w)
 		})
 	}
 }
