@@ -151,7 +151,8 @@ func TestSettlingIsNotDisturbedBySettings(t *testing.T) {
 		cfg, err := pgxpool.ParseConfig(w.dsn + "&options=" + queryValue(text))
 		check(t, err)
 		cfg.AfterConnect = func(ctx context.Context, c *pgx.Conn) error { // the application's statements pass
-			_, err := c.Exec(ctx, "RESET ALL; SET statement_timeout = 0; SET default_transaction_read_only = off; SET lock_timeout = 0")
+			_, err := c.Exec(ctx, `SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0;
+				SET default_transaction_read_only = off; SET default_transaction_isolation = 'read committed'`)
 			return err
 		}
 		plain, err := pgxpool.NewWithConfig(limited(t), cfg)
