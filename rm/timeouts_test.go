@@ -103,7 +103,7 @@ func TestTimeoutsOfTheUser(t *testing.T) {
 // hostile settings would each break settling, which has to work whatever the
 // application's connections are told.
 var hostile = map[string]string{
-	"statement_timeout": "1", "lock_timeout": "1", "idle_in_transaction_session_timeout": "1",
+	"statement_timeout": "20", "lock_timeout": "1", "idle_in_transaction_session_timeout": "20",
 	"default_transaction_isolation": "serializable", "default_transaction_read_only": "on", "default_transaction_deferrable": "on",
 }
 
