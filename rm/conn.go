@@ -11,7 +11,8 @@ import (
 // Pool mean. It must not be used concurrently.
 type Conn struct {
 	executor
-	c *pgxpool.Conn
+	c   *pgxpool.Conn // nil for a Conn made by On
+	own *pgx.Conn     // of On
 }
 
 // Acquire takes a connection out of the pool. Release gives it back.
@@ -37,11 +38,20 @@ func (p *Pool) AcquireFunc(ctx context.Context, f func(*Conn) error) error {
 }
 
 // Release gives the connection back. Releasing again does nothing.
-func (c *Conn) Release() { c.c.Release() }
+func (c *Conn) Release() {
+	if c.c != nil {
+		c.c.Release()
+	}
+}
 
 // Ping checks that the database answers.
-func (c *Conn) Ping(ctx context.Context) error { return c.c.Ping(ctx) }
+func (c *Conn) Ping(ctx context.Context) error { return c.Conn().Ping(ctx) }
 
 // Conn is the connection underneath. What is done with it is not part of a
 // global transaction, unless inside a Tx of it.
-func (c *Conn) Conn() *pgx.Conn { return c.c.Conn() }
+func (c *Conn) Conn() *pgx.Conn {
+	if c.c != nil {
+		return c.c.Conn()
+	}
+	return c.own
+}

@@ -5,6 +5,8 @@
 //	...
 //	_, err = pool.Exec(ctx, "UPDATE stock SET n = n - $1 WHERE id = $2", 1, id)
 //
+// Package rmsql, below this one, makes a *sql.DB of it.
+//
 // Where the context carries no XID the pool is the plain pool. Where it carries
 // one, each local transaction becomes a branch of that global transaction:
 //

@@ -118,5 +118,16 @@ func mapError(id xid.ID, err error) error {
 	if pg, ok := errors.AsType[*pgconn.PgError](err); ok && pg.Code == undolog.SQLStateDecided {
 		return &decidedError{id: id, err: err}
 	}
-	return err
+	return explainPooler(err)
+}
+
+// explainPooler says what to do where a prepared statement was lost, or found
+// where nobody expected it, because a pooler gave another connection.
+func explainPooler(err error) error {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok || (pg.Code != "26000" && pg.Code != "42P05") { // invalid_sql_statement_name, duplicate_prepared_statement
+		return err
+	}
+	return fmt.Errorf("%w (behind PgBouncer in transaction mode prepared statements need its version 1.21 with max_prepared_statements set; "+
+		"with any version default_query_exec_mode=cache_describe, exec or simple_protocol in the DSN works)", err)
 }

@@ -85,11 +85,11 @@ func New(ctx context.Context, c *client.Client, plain *pgxpool.Pool, opts ...Opt
 		return nil, fmt.Errorf("handfast: database %s is not prepared; run: handfast pg install --dsn DSN: %w", name, err)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("handfast: database %s: %w", name, err)
+		return nil, fmt.Errorf("handfast: database %s: %w", name, explainPooler(err))
 	}
 	witnesses, err := undolog.Witnesses(ctx, plain)
 	if err != nil {
-		return nil, fmt.Errorf("handfast: database %s: %w", name, err)
+		return nil, fmt.Errorf("handfast: database %s: %w", name, explainPooler(err))
 	}
 	p := &Pool{cfg: cfg, log: cfg.log, client: c, plain: plain, resource: info.Resource.String()}
 	p.executor = executor{p: p, plain: plain, acquire: p.acquire}

@@ -2,10 +2,13 @@ package rm
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/handfast/handfast/undolog"
@@ -29,22 +32,21 @@ type settler struct {
 	a      *agent
 	config *pgxpool.Config
 	conn   *pgx.Conn
+	pooled bool // something in between refuses settings
 }
 
 func newSettler(a *agent) *settler {
 	cfg := a.p.plain.Config()
 	c := cfg.ConnConfig
-	// What the application sets for its own statements must not cut settling short.
-	for _, k := range []string{
-		"statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "transaction_timeout",
-		"default_transaction_isolation", "default_transaction_read_only",
-	} {
-		delete(c.RuntimeParams, k)
-	}
 	c.Tracer = nil
-	// Arrays of ids need the types that these two modes do not ask for.
-	if m := c.DefaultQueryExecMode; m == pgx.QueryExecModeExec || m == pgx.QueryExecModeSimpleProtocol {
-		c.DefaultQueryExecMode = pgx.QueryExecModeDescribeExec
+	// Arrays of ids need the types that exec and simple_protocol do not ask for.
+	// describe_exec asks in one round trip and runs in the next one, between which
+	// a pooler may change the connection; cache_describe does not mind.
+	switch c.DefaultQueryExecMode {
+	case pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol, pgx.QueryExecModeDescribeExec:
+		c.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+		c.DescriptionCacheCapacity = max(c.DescriptionCacheCapacity, 64)
+	case pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe:
 	}
 	return &settler{a: a, config: cfg}
 }
@@ -186,7 +188,7 @@ func (s *settler) try(ctx context.Context, items []*item) map[xid.ID]error {
 		list[n] = i.Settlement
 	}
 	for _, r := range undolog.Settle(ctx, conn, list, undolog.SettleOptions{LockTimeout: settleLockTimeout}) {
-		results[r.XID] = r.Err
+		results[r.XID] = explainPooler(r.Err)
 	}
 	return results
 }
@@ -205,11 +207,50 @@ func (s *settler) connect(ctx context.Context) (*pgx.Conn, error) {
 			return nil, fmt.Errorf("connecting to settle: %w", err)
 		}
 	}
-	conn, err := pgx.ConnectConfig(ctx, cfg)
+	conn, err := s.open(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to settle: %w", err)
 	}
 	s.conn = conn
+	return conn, nil
+}
+
+// undisturbed are settings that win over those of the role, of the database and
+// of the DSN: what the application sets for its own statements must not cut
+// settling short.
+var undisturbed = map[string]string{
+	"statement_timeout": "0", "lock_timeout": "0", "idle_in_transaction_session_timeout": "0",
+	"default_transaction_isolation": "read committed", "default_transaction_read_only": "off",
+	"default_transaction_deferrable": "off",
+}
+
+// open connects with undisturbed settings. PgBouncer takes none at the start of
+// a connection, and later ones would stay with whom it gives the connection next;
+// there the settings of the role count.
+func (s *settler) open(ctx context.Context, cfg *pgx.ConnConfig) (*pgx.Conn, error) {
+	for k := range undisturbed {
+		delete(cfg.RuntimeParams, k)
+	}
+	delete(cfg.RuntimeParams, "transaction_timeout")
+	if s.pooled {
+		return pgx.ConnectConfig(ctx, cfg)
+	}
+	own := cfg.Copy()
+	maps.Copy(own.RuntimeParams, undisturbed)
+	conn, err := pgx.ConnectConfig(ctx, own)
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok && pg.Code == "08P01" { // protocol_violation
+		if conn, err = pgx.ConnectConfig(ctx, cfg); err == nil {
+			s.pooled = true
+		}
+		return conn, err
+	}
+	if err != nil {
+		return nil, err
+	}
+	// This one came with Postgres 17; others refuse to start with it.
+	if _, err := conn.Exec(ctx, "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout' AND setting <> '0'"); err != nil {
+		return nil, errors.Join(err, conn.Close(ctx))
+	}
 	return conn, nil
 }
 
