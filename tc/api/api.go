@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -116,7 +117,15 @@ type answer struct {
 }
 
 // unary waits for the reply to one request.
-type unary struct{ ch chan answer }
+type unary struct {
+	ch   chan answer
+	quit atomic.Bool
+}
+
+var _ engine.Quitter = (*unary)(nil)
+
+// Quit implements engine.Quitter.
+func (u *unary) Quit() bool { return u.quit.Load() }
 
 // Reply implements engine.Waiter.
 func (u *unary) Reply(r core.Reply, durable uint64) { u.ch <- answer{r, durable} }
@@ -146,9 +155,10 @@ func (a *API) call(ctx context.Context, id func() string, build func(core.Ref) (
 }
 
 // cancel takes a request back that nobody waits for any more.
-func (a *API) cancel(ref core.Ref, text string) {
+func (a *API) cancel(u *unary, text string) {
+	u.quit.Store(true)
 	if id, err := xid.Parse(text); err == nil {
-		a.eng.Post(core.Cancel{Ref: ref, XID: id})
+		a.eng.Post(core.Cancel{Ref: u, XID: id})
 	}
 }
 
@@ -172,5 +182,5 @@ func rolledBack(r *core.Reply) *pb.RollbackResponse {
 }
 
 func waited(r *core.Reply) *pb.WaitForResponse {
-	return &pb.WaitForResponse{Outcome: wireOutcome(r.Tx.Outcome), Settled: r.Settled}
+	return &pb.WaitForResponse{Outcome: wireOutcome(r.Tx.Outcome), Settled: r.Settled, AheadXid: r.Ahead.String()}
 }
