@@ -22,12 +22,13 @@ func TestCommitAnsweredWithRolledBack(t *testing.T) {
 	for _, tt := range []struct {
 		reason pb.RollbackReason
 		name   string // as the details of an error name it
-		timed  bool
+		is     error
 	}{
-		{pb.RollbackReason_ROLLBACK_REASON_TIMEOUT, "TIMEOUT", true},
-		{pb.RollbackReason_ROLLBACK_REASON_VOTED_NO, "ROLLBACK_REASON_VOTED_NO", false},
-		{pb.RollbackReason_ROLLBACK_REASON_OPERATOR, "OPERATOR", false},
-		{pb.RollbackReason_ROLLBACK_REASON_REQUESTED, "REQUESTED", false},
+		{pb.RollbackReason_ROLLBACK_REASON_TIMEOUT, "TIMEOUT", tm.ErrTimedOut},
+		{pb.RollbackReason_ROLLBACK_REASON_VOTED_NO, "ROLLBACK_REASON_VOTED_NO", nil},
+		{pb.RollbackReason_ROLLBACK_REASON_OPERATOR, "OPERATOR", nil},
+		{pb.RollbackReason_ROLLBACK_REASON_REQUESTED, "REQUESTED", nil},
+		{pb.RollbackReason_ROLLBACK_REASON_DEADLOCK, "DEADLOCK", tm.ErrDeadlock},
 	} {
 		for _, asError := range []bool{false, true} {
 			t.Run(tt.name, func(t *testing.T) {
@@ -50,7 +51,8 @@ func TestCommitAnsweredWithRolledBack(t *testing.T) {
 				})
 				err := b.Do(t.Context(), func(context.Context) error { return nil })
 				r, ok := errors.AsType[*tm.RolledBackError](err)
-				if !ok || r.Reason != tt.reason || !errors.Is(err, tm.ErrRolledBack) || errors.Is(err, tm.ErrTimedOut) != tt.timed {
+				if !ok || r.Reason != tt.reason || !errors.Is(err, tm.ErrRolledBack) ||
+					errors.Is(err, tm.ErrTimedOut) != (tt.is == tm.ErrTimedOut) || errors.Is(err, tm.ErrDeadlock) != (tt.is == tm.ErrDeadlock) {
 					t.Errorf("got %#v", err)
 				}
 				if !strings.Contains(err.Error(), "as the stock said") || !strings.Contains(err.Error(), r.XID.String()) {

@@ -22,9 +22,9 @@ const (
 	defaultWait       = 5 * time.Second
 	maxWait           = 5 * time.Minute
 	maxWaited         = 10 * time.Minute // that counts for the place in line
-	maxFrames         = 1024 // in one message of a client
-	maxAttached       = 1024 // resources in one Attach
-	maxWitnesses      = 64   // of one resource
+	maxFrames         = 1024             // in one message of a client
+	maxAttached       = 1024             // resources in one Attach
+	maxWitnesses      = 64               // of one resource
 	maxListPage       = 1000
 	defaultListPage   = 50
 	maxResourceDetach = 1024

@@ -2,8 +2,8 @@
 // shards, services and databases of one coordinator, and finds those that wait
 // for each other.
 //
-//	   X ── a WaitFor of X that is unanswered ──► its holder
-//	   P ── P began C, and is called back ──────► its child C
+//	X ── a WaitFor of X that is unanswered ──► its holder
+//	P ── P began C, and is called back ──────► its child C
 //
 // It is pure: no goroutine, no clock, no I/O. The engine owns it under a mutex
 // and carries out what it says. Nothing in it is durable. After a restart the
