@@ -1,0 +1,363 @@
+package rm_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	pb "github.com/handfast/handfast/proto/handfast/v1"
+	"github.com/handfast/handfast/rm"
+	"github.com/handfast/handfast/tm"
+	"github.com/handfast/handfast/xid"
+)
+
+// long is a lock timeout that no test waits for: what ends earlier was found.
+const long = 5 * patience
+
+// beside gives another database, with a service that uses the same coordinator.
+func (w *world) beside(opts ...rm.Option) *world {
+	w.t.Helper()
+	o := &world{t: w.t, tc: w.tc, dsn: database(w.t)}
+	o.pool = open(w.t, w.tc, o.dsn, opts...)
+	o.look = connect(w.t, o.dsn)
+	return o
+}
+
+// execer is a pool or a local transaction.
+type execer interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+}
+
+const addOne = "UPDATE account SET balance = balance + 1 WHERE id = $1"
+
+// TestACycleIsBrokenByItsYoungest: n transactions, each with a row that the one
+// before wants, over one or more databases.
+func TestACycleIsBrokenByItsYoungest(t *testing.T) {
+	t.Parallel()
+	first := newWorld(t, rm.WithLockTimeout(long))
+	second := first.beside(rm.WithLockTimeout(long))
+	for _, tt := range []struct {
+		name     string
+		n        int
+		dbs      []*world
+		explicit bool
+	}{
+		{"two in one database", 2, []*world{first}, false},
+		{"two in one database, explicit", 2, []*world{first}, true},
+		{"two over two databases", 2, []*world{first, second}, false},
+		{"three over two databases", 3, []*world{first, second}, false},
+		{"three over two databases, explicit", 3, []*world{first, second}, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) { //nolint:paralleltest // they share the rows
+			db := func(i int) *world { return tt.dbs[i%tt.n%len(tt.dbs)] }
+			var all sync.WaitGroup // until everybody has a row
+			all.Add(tt.n)
+			ids, errs := make([]xid.ID, tt.n), make([]error, tt.n)
+			var ends sync.WaitGroup
+			for i := range tt.n {
+				ends.Go(func() {
+					errs[i] = tm.New(first.tc).Do(limited(t), func(ctx context.Context) error {
+						ids[i], _ = xid.FromContext(ctx)
+						_, err := db(i).pool.Exec(ctx, addOne, i+1)
+						all.Done()
+						if err != nil {
+							return err
+						}
+						all.Wait()
+						want := (i+1)%tt.n + 1
+						if !tt.explicit {
+							_, err = db(i+1).pool.Exec(ctx, addOne, want)
+							return err
+						}
+						return pgx.BeginFunc(ctx, db(i+1).pool, func(tx pgx.Tx) error {
+							if _, err := tx.Exec(ctx, addOne, 50+i); err != nil {
+								return err
+							}
+							_, err := tx.Exec(ctx, addOne, want)
+							return err
+						})
+					}, tm.WithWaitSettled())
+				})
+			}
+			ends.Wait()
+			youngest := 0
+			for i := range ids {
+				if ids[i].String() > ids[youngest].String() {
+					youngest = i
+				}
+			}
+			for i, err := range errs {
+				if i != youngest {
+					check(t, err)
+					continue
+				}
+				wantError(t, err, tm.ErrDeadlock)
+				wantError(t, err, tm.ErrRolledBack)
+				wantError(t, err, rm.ErrDeadlock)
+				wantError(t, err, rm.ErrDecided)
+				for _, id := range ids {
+					if !strings.Contains(err.Error(), id.String()) {
+						t.Errorf("%s is not named in: %v", id, err)
+					}
+				}
+			}
+		})
+	}
+	for _, w := range []*world{first, second} {
+		w.settled()
+	}
+}
+
+// settled waits until nothing is undecided.
+func (w *world) settled() {
+	w.t.Helper()
+	ctx := limited(w.t)
+	for w.intents() > 0 {
+		check(w.t, ctx.Err())
+	}
+}
+
+// TestANewTransactionThatNeedsARowOfItsParent can never get it: the parent waits
+// for its call to return.
+func TestANewTransactionThatNeedsARowOfItsParent(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, rm.WithLockTimeout(long))
+	var outer, inner xid.ID
+	check(t, tm.New(w.tc).Do(limited(t), func(ctx context.Context) error {
+		outer, _ = xid.FromContext(ctx)
+		if _, err := w.pool.Exec(ctx, addOne, 1); err != nil {
+			return err
+		}
+		err := tm.New(w.tc).Do(ctx, func(ctx context.Context) error {
+			inner, _ = xid.FromContext(ctx)
+			_, err := w.pool.Exec(ctx, addOne, 1)
+			return err
+		}, tm.RequiresNew())
+		wantError(t, err, tm.ErrDeadlock)
+		if !strings.Contains(err.Error(), fmt.Sprintf("%s waits for its child %s, which waits for %s", outer, inner, outer)) {
+			t.Errorf("got %v", err)
+		}
+		return nil // the outer one may go on without
+	}, tm.WithWaitSettled()))
+	equal(t, "balance", value[int](w, "SELECT balance FROM account WHERE id = 1"), 101)
+	w.settled()
+}
+
+// wantGaveWay checks the error of a statement whose transaction held up the
+// one that it waited for.
+func wantGaveWay(t *testing.T, err error, waiter, holder xid.ID) {
+	t.Helper()
+	wantError(t, err, rm.ErrDeadlock)
+	var c *rm.LockConflictError
+	if !errors.As(err, &c) || c.Holder != holder || !strings.Contains(c.Deadlock, waiter.String()) || !strings.Contains(c.Deadlock, holder.String()) {
+		t.Errorf("got %v", err)
+	}
+	if f, ok := tm.FindLockConflict(err); !ok || !errors.Is(f, tm.ErrDeadlock) {
+		t.Errorf("tm finds %v", f)
+	}
+}
+
+// TestAWaiterWhoseRowLockHoldsUpARollbackGivesWay (protocol H1): the holder is
+// rolled back, and putting its row back waits for the row lock of the waiter.
+func TestAWaiterWhoseRowLockHoldsUpARollbackGivesWay(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, rm.WithLockTimeout(long))
+	before := w.contents()
+	first, holder := w.begin()
+	_, err := w.pool.Exec(first, addOne, 1)
+	check(t, err)
+
+	ctx, x := w.begin()
+	tx, err := w.pool.Begin(ctx)
+	check(t, err)
+	_, err = tx.Exec(ctx, "SELECT FROM account WHERE id = 1 FOR UPDATE") // no trigger sees that
+	check(t, err)
+	done := make(chan error, 1)
+	go func() {
+		_, err := tx.Exec(ctx, addOne, 1)
+		done <- err
+	}()
+	w.waitsInside()
+	w.rollback(holder) // returns when it is settled
+	wantGaveWay(t, <-done, x, holder)
+	// Its own transaction is not decided; only the local one is over.
+	_, err = tx.Exec(ctx, "SELECT 1")
+	wantError(t, err, rm.ErrDeadlock)
+	wantError(t, tx.Commit(ctx), pgx.ErrTxCommitRollback)
+	_, err = w.pool.Exec(ctx, addOne, 1)
+	check(t, err)
+	w.rollback(x)
+	equal(t, "contents", w.contents(), before)
+}
+
+// waitsInside waits until a local transaction has gone back to its savepoint
+// and does nothing: it waits at the coordinator.
+func (w *world) waitsInside() {
+	w.t.Helper()
+	w.waits("idle in transaction", "rollback to savepoint %")
+}
+
+// waitsOutside is the same for one that has gone back to before BEGIN.
+func (w *world) waitsOutside() { w.t.Helper(); w.waits("idle", "rollback") }
+
+func (w *world) waits(state, query string) {
+	w.t.Helper()
+	ctx := limited(w.t)
+	for value[int](w, `SELECT count(*)::int FROM pg_stat_activity
+		WHERE datname = current_database() AND state = $1 AND query LIKE $2`, state, query) == 0 {
+		check(w.t, ctx.Err())
+	}
+}
+
+// blocked waits until so many sessions wait for a lock inside Postgres.
+func (w *world) blocked(n int) {
+	w.t.Helper()
+	ctx := limited(w.t)
+	for value[int](w, `SELECT count(*)::int FROM pg_stat_activity
+		WHERE datname = current_database() AND wait_event_type = 'Lock'`) < n {
+		check(w.t, ctx.Err())
+	}
+}
+
+// TestACycleThroughARowLockIsFound: A waits at the coordinator for B, and B
+// inside Postgres for A.
+func TestACycleThroughARowLockIsFound(t *testing.T) {
+	t.Parallel()
+	for _, between := range []bool{false, true} {
+		t.Run(fmt.Sprintf("with a plain session between=%v", between), func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, rm.WithLockTimeout(long))
+			ctxB, b := w.begin()
+			_, err := w.pool.Exec(ctxB, addOne, 1)
+			check(t, err)
+			ctxA, a := w.begin()
+			tx, err := w.pool.Begin(ctxA)
+			check(t, err)
+			_, err = tx.Exec(ctxA, addOne, 2)
+			check(t, err)
+
+			others, rowOfB := make(chan error, 2), 2
+			if between {
+				rowOfB = 3
+				plain := connect(t, w.dsn)
+				exec(t, plain, "BEGIN; SELECT FROM account WHERE id = 3 FOR UPDATE")
+				go func() {
+					// Only locks it: writing is refused, which ends the wait for no one.
+					_, err := plain.Exec(limited(t), "SELECT FROM account WHERE id = 2 FOR UPDATE; COMMIT")
+					others <- err
+				}()
+				w.blocked(1)
+			}
+			go func() {
+				_, err := w.pool.Exec(ctxB, addOne, rowOfB)
+				others <- err
+			}()
+			if between {
+				w.blocked(2)
+			} else {
+				w.blocked(1)
+			}
+			_, err = tx.Exec(ctxA, addOne, 1)
+			wantGaveWay(t, err, a, b)
+			check(t, <-others) // B goes on before A's Tx is even closed
+			if between {
+				check(t, <-others)
+			}
+			check(t, tx.Rollback(ctxA))
+			equal(t, "outcome", w.commit(b), pb.Outcome_OUTCOME_COMMITTED)
+			equal(t, "outcome", w.commit(a), pb.Outcome_OUTCOME_COMMITTED) // of nothing
+		})
+	}
+}
+
+// TestALongerCycleThroughARowLockIsBounded: A waits at the coordinator for C, C
+// for B in another database, and B inside Postgres for A. Nobody sees all of it,
+// so the lock timeout ends it.
+func TestALongerCycleThroughARowLockIsBounded(t *testing.T) {
+	t.Parallel()
+	first := newWorld(t, rm.WithLockTimeout(400*time.Millisecond))
+	second := first.beside(rm.WithLockTimeout(400 * time.Millisecond))
+	ctxA, a := first.begin()
+	ctxB, b := first.begin()
+	ctxC, c := first.begin()
+	_, err := first.pool.Exec(ctxC, addOne, 1)
+	check(t, err)
+	_, err = second.pool.Exec(ctxB, addOne, 1)
+	check(t, err)
+	tx, err := first.pool.Begin(ctxA)
+	check(t, err)
+	_, err = tx.Exec(ctxA, addOne, 2)
+	check(t, err)
+	errs := make(chan error, 3)
+	go func() { _, err := first.pool.Exec(ctxB, addOne, 2); errs <- err }()
+	go func() { _, err := second.pool.Exec(ctxC, addOne, 1); errs <- err }()
+	go func() {
+		_, err := tx.Exec(ctxA, addOne, 1)
+		errs <- errors.Join(err, tx.Rollback(ctxA))
+	}()
+	failed := 0
+	for range 3 {
+		if err := <-errs; err != nil {
+			failed++
+			t.Logf("ended with: %v", err)
+		}
+	}
+	if failed == 0 {
+		t.Error("there was no cycle")
+	}
+	for _, id := range []xid.ID{a, b, c} {
+		first.rollback(id)
+	}
+}
+
+// TestFirstComeFirstServed: whoever began to wait first gets the row first,
+// also when somebody else had it in between.
+func TestFirstComeFirstServed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, rm.WithLockTimeout(long))
+	exec(t, w.look, "UPDATE account SET owner = '' WHERE id = 1")
+	first, holder := w.begin()
+	_, err := w.pool.Exec(first, addOne, 1)
+	check(t, err)
+	const n = 5
+	errs := make(chan error, n)
+	for i := range n {
+		ctx, x := w.begin()
+		go func() {
+			_, err := w.pool.Exec(ctx, "UPDATE account SET owner = owner || $1 WHERE id = 1", fmt.Sprint(i))
+			if err == nil {
+				_, err = w.tc.Commit(ctx, &pb.CommitRequest{Xid: x.String()})
+			}
+			errs <- err
+		}()
+		// Its branch is withdrawn: it has met the row, and waits.
+		check(t, poll(t, func() bool {
+			bs := w.branches(x)
+			return len(bs) == 1 && bs[0].GetVote() == pb.Vote_VOTE_WITHDRAWN
+		}))
+	}
+	w.rollback(holder)
+	for range n {
+		check(t, <-errs)
+	}
+	w.settled()
+	equal(t, "order", value[string](w, "SELECT owner FROM account WHERE id = 1"), "01234")
+}
+
+// poll asks until the answer is yes.
+func poll(t *testing.T, yes func() bool) error {
+	t.Helper()
+	for ctx := limited(t); !yes(); {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	return nil
+}
