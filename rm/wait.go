@@ -16,9 +16,10 @@ import (
 )
 
 const (
-	// turn is how long the one that was let go just before may take to get the
-	// row: then this one looks for itself.
-	turn = 50 * time.Millisecond
+	// turn is how long each of those that were let go before may take to get the
+	// row and to be done with it: then this one looks for itself.
+	turn    = 50 * time.Millisecond
+	turnMax = time.Second
 	// A waiter with an open local transaction looks whether that holds up the
 	// holder: first after firstLook, then after twice as long each time.
 	firstLook = 100 * time.Millisecond
@@ -107,7 +108,7 @@ func (w *waiter) wait(ctx context.Context, c *LockConflictError) error {
 		// First come, first served: it gets a moment to take the row. If it has
 		// taken it this statement meets it, and waits for it in earnest.
 		_, _ = w.p.client.WaitFor(limited, &pb.WaitForRequest{
-			Xid: ahead, ResourceId: w.p.resource, Timeout: durationpb.New(min(turn, left)),
+			Xid: ahead, ResourceId: w.p.resource, Timeout: durationpb.New(min(turn*time.Duration(a.GetAheadCount()), turnMax, left)),
 		})
 	}
 	return nil

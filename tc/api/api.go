@@ -182,5 +182,5 @@ func rolledBack(r *core.Reply) *pb.RollbackResponse {
 }
 
 func waited(r *core.Reply) *pb.WaitForResponse {
-	return &pb.WaitForResponse{Outcome: wireOutcome(r.Tx.Outcome), Settled: r.Settled, AheadXid: r.Ahead.String()}
+	return &pb.WaitForResponse{Outcome: wireOutcome(r.Tx.Outcome), Settled: r.Settled, AheadXid: r.Ahead.String(), AheadCount: uint32(r.Count)}
 }

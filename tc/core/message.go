@@ -143,9 +143,9 @@ type Body interface{ body() }
 type (
 	// Reply answers the request that carried Ref: with Err, or with the
 	// transaction's state; Branches and Settlements are there for Get only. For
-	// Wait, Settled tells that the resource asked for is settled, and Ahead who
-	// was let go for the same row just before. For RetryNow, Count tells how
-	// many were made due.
+	// Wait, Settled tells that the resource asked for is settled, Ahead who
+	// was let go for the same row just before, and Count how many were. For
+	// RetryNow, Count tells how many were made due.
 	Reply struct {
 		Ref     Ref
 		Tx      Transaction

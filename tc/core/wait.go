@@ -44,7 +44,7 @@ func (m *Machine) wait(in Wait) {
 // replyWhenDecided answers now or puts the waiter in line.
 func (m *Machine) replyWhenDecided(tx *txn, w waiter) {
 	if m.satisfied(tx, w) || (!w.until.IsZero() && !m.now.Before(w.until)) {
-		m.replyTo(tx, w, xid.ID{})
+		m.replyTo(tx, w, place{})
 		return
 	}
 	if len(tx.waiters) >= maxWaiters {
@@ -97,8 +97,10 @@ func (m *Machine) settledIn(tx *txn, r xid.ResourceID) bool {
 	return s == nil || s.Done
 }
 
-func (m *Machine) replyTo(tx *txn, w waiter, ahead xid.ID) {
-	m.send(tx.lsn, Reply{Ref: w.ref, Tx: tx.summary(), Settled: m.settledIn(tx, w.resource), Ahead: ahead})
+func (m *Machine) replyTo(tx *txn, w waiter, p place) {
+	m.send(tx.lsn, Reply{
+		Ref: w.ref, Tx: tx.summary(), Settled: m.settledIn(tx, w.resource), Ahead: p.ahead, Count: p.count,
+	})
 }
 
 // line is those who wait for one row.
@@ -107,30 +109,38 @@ type line struct {
 	row      string
 }
 
+// place is a place in a line: who is next before it, and how many are.
+type place struct {
+	ahead xid.ID
+	count int
+}
+
 // answerWaiters answers everybody who has waited for what is now true, in the
 // order in which they began to wait.
 func (m *Machine) answerWaiters(tx *txn) {
-	var last map[line]xid.ID
+	var lines map[line]place
 	m.dropWaiters(tx, func(w waiter) bool { return m.satisfied(tx, w) }, func(w waiter) {
-		var ahead xid.ID
-		if w.row != "" && !w.who.IsZero() {
-			if last == nil {
-				last = make(map[line]xid.ID)
-			}
-			l := line{w.resource, w.row}
-			if ahead = last[l]; ahead == w.who {
-				ahead = xid.ID{}
-			}
-			last[l] = w.who
+		if w.row == "" || w.who.IsZero() {
+			m.replyTo(tx, w, place{})
+			return
 		}
-		m.replyTo(tx, w, ahead)
+		if lines == nil {
+			lines = make(map[line]place)
+		}
+		l := line{w.resource, w.row}
+		p := lines[l]
+		lines[l] = place{ahead: w.who, count: p.count + 1}
+		if p.ahead == w.who {
+			p = place{} // nobody waits for itself
+		}
+		m.replyTo(tx, w, p)
 	})
 }
 
 // expireWaiters answers those whose time is up with what is known.
 func (m *Machine) expireWaiters(tx *txn) {
 	m.dropWaiters(tx, func(w waiter) bool { return !w.until.IsZero() && !m.now.Before(w.until) },
-		func(w waiter) { m.replyTo(tx, w, xid.ID{}) })
+		func(w waiter) { m.replyTo(tx, w, place{}) })
 }
 
 func (m *Machine) cancel(in Cancel) {

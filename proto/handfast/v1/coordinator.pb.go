@@ -846,7 +846,9 @@ type WaitForResponse struct {
 	Settled bool `protobuf:"varint,2,opt,name=settled,proto3" json:"settled,omitempty"`
 	// The transaction that waited for the same row and was let go just before.
 	// Whoever gives it a moment keeps the order.
-	AheadXid      string `protobuf:"bytes,3,opt,name=ahead_xid,json=aheadXid,proto3" json:"ahead_xid,omitempty"`
+	AheadXid string `protobuf:"bytes,3,opt,name=ahead_xid,json=aheadXid,proto3" json:"ahead_xid,omitempty"`
+	// How many were let go before, at the same moment and for the same row.
+	AheadCount    uint32 `protobuf:"varint,4,opt,name=ahead_count,json=aheadCount,proto3" json:"ahead_count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -900,6 +902,13 @@ func (x *WaitForResponse) GetAheadXid() string {
 		return x.AheadXid
 	}
 	return ""
+}
+
+func (x *WaitForResponse) GetAheadCount() uint32 {
+	if x != nil {
+		return x.AheadCount
+	}
+	return 0
 }
 
 // ClientMessage carries one or more frames, so that a busy client pays the
@@ -2557,11 +2566,13 @@ const file_handfast_v1_coordinator_proto_rawDesc = "" +
 	"waiter_xid\x18\x03 \x01(\tR\twaiterXid\x123\n" +
 	"\atimeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12\x10\n" +
 	"\x03row\x18\x05 \x01(\tR\x03row\x121\n" +
-	"\x06waited\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x06waited\"x\n" +
+	"\x06waited\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x06waited\"\x99\x01\n" +
 	"\x0fWaitForResponse\x12.\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2\x14.handfast.v1.OutcomeR\aoutcome\x12\x18\n" +
 	"\asettled\x18\x02 \x01(\bR\asettled\x12\x1b\n" +
-	"\tahead_xid\x18\x03 \x01(\tR\baheadXid\"A\n" +
+	"\tahead_xid\x18\x03 \x01(\tR\baheadXid\x12\x1f\n" +
+	"\vahead_count\x18\x04 \x01(\rR\n" +
+	"aheadCount\"A\n" +
 	"\rClientMessage\x120\n" +
 	"\x06frames\x18\x01 \x03(\v2\x18.handfast.v1.ClientFrameR\x06frames\"A\n" +
 	"\rServerMessage\x120\n" +
