@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	pb "github.com/handfast/handfast/proto/handfast/v1"
 	"github.com/handfast/handfast/rm"
@@ -30,11 +29,6 @@ func (w *world) beside(opts ...rm.Option) *world {
 	return o
 }
 
-// execer is a pool or a local transaction.
-type execer interface {
-	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
-}
-
 const addOne = "UPDATE account SET balance = balance + 1 WHERE id = $1"
 
 // TestACycleIsBrokenByItsYoungest: n transactions, each with a row that the one
@@ -43,7 +37,7 @@ func TestACycleIsBrokenByItsYoungest(t *testing.T) {
 	t.Parallel()
 	first := newWorld(t, rm.WithLockTimeout(long))
 	second := first.beside(rm.WithLockTimeout(long))
-	for _, tt := range []struct {
+	for _, tt := range []struct { //nolint:paralleltest // they share the rows
 		name     string
 		n        int
 		dbs      []*world
@@ -55,7 +49,7 @@ func TestACycleIsBrokenByItsYoungest(t *testing.T) {
 		{"three over two databases", 3, []*world{first, second}, false},
 		{"three over two databases, explicit", 3, []*world{first, second}, true},
 	} {
-		t.Run(tt.name, func(t *testing.T) { //nolint:paralleltest // they share the rows
+		t.Run(tt.name, func(t *testing.T) {
 			db := func(i int) *world { return tt.dbs[i%tt.n%len(tt.dbs)] }
 			var all sync.WaitGroup // until everybody has a row
 			all.Add(tt.n)
@@ -110,9 +104,8 @@ func TestACycleIsBrokenByItsYoungest(t *testing.T) {
 			}
 		})
 	}
-	for _, w := range []*world{first, second} {
-		w.settled()
-	}
+	first.settled()
+	second.settled()
 }
 
 // settled waits until nothing is undecided.

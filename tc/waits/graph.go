@@ -8,7 +8,7 @@ import (
 	"github.com/handfast/handfast/xid"
 )
 
-// ErrFull: as many waits as the graph may hold.
+// ErrFull means: there are as many waits as the graph may hold.
 var ErrFull = errors.New("waits: too many")
 
 // Token names one wait; it must be comparable and is used once at a time.
