@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	pb "github.com/handfast/handfast/proto/handfast/v1"
 	"github.com/handfast/handfast/rm"
@@ -141,6 +142,30 @@ func TestANewTransactionThatNeedsARowOfItsParent(t *testing.T) {
 	}, tm.WithWaitSettled()))
 	equal(t, "balance", value[int](w, "SELECT balance FROM account WHERE id = 1"), 101)
 	w.settled()
+}
+
+// TestANewTransactionThatNeedsARowThatItsParentHasLocked waits inside Postgres,
+// where only the lock timeout ends it: the parent's local transaction is open.
+func TestANewTransactionThatNeedsARowThatItsParentHasLocked(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, rm.WithLockTimeout(100*time.Millisecond))
+	check(t, tm.New(w.tc).Do(limited(t), func(ctx context.Context) error {
+		return pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) error {
+			if _, err := tx.Exec(ctx, addOne, 1); err != nil {
+				return err
+			}
+			err := tm.New(w.tc).Do(ctx, func(ctx context.Context) error {
+				_, err := w.pool.Exec(ctx, addOne, 1)
+				return err
+			}, tm.RequiresNew())
+			var pg *pgconn.PgError
+			if !errors.As(err, &pg) || pg.Code != "55P03" {
+				t.Errorf("got %v", err)
+			}
+			return nil
+		})
+	}, tm.WithWaitSettled()))
+	equal(t, "balance", value[int](w, "SELECT balance FROM account WHERE id = 1"), 101)
 }
 
 // wantGaveWay checks the error of a statement whose transaction held up the

@@ -22,8 +22,9 @@ const (
 	turnMax = time.Second
 	// A waiter with an open local transaction looks whether that holds up the
 	// holder: first after firstLook, then after twice as long each time.
-	firstLook = 100 * time.Millisecond
-	lookMax   = time.Second
+	firstLook   = 100 * time.Millisecond
+	lookMax     = time.Second
+	lookTimeout = 2 * time.Second
 )
 
 // errExpired: the time is up, or nobody could be asked to wait for.
@@ -202,6 +203,10 @@ func (w *waiter) holdsUp(ctx context.Context, holder xid.ID) bool {
 		}
 		found := false
 		err := w.p.agent.do(ctx, func(ctx context.Context, s *settler) error {
+			// The end of the wait must not cut through the question: that would
+			// cost the connection.
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTimeout)
+			defer cancel()
 			conn, err := s.connect(ctx)
 			if err != nil {
 				return err

@@ -30,7 +30,8 @@ type BeginRequest struct {
 	// How long until the transaction is rolled back by itself.
 	// Unset: the coordinator's default (60 s). At most 12 h.
 	Timeout *durationpb.Duration `protobuf:"bytes,2,opt,name=timeout,proto3" json:"timeout,omitempty"`
-	// The transaction that this one runs inside of and does not join.
+	// The transaction that this one runs inside of and does not join. It counts
+	// as waiting for this one until this one is decided.
 	ParentXid     string `protobuf:"bytes,3,opt,name=parent_xid,json=parentXid,proto3" json:"parent_xid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
