@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"testing"
@@ -378,4 +379,90 @@ func poll(t *testing.T, yes func() bool) error {
 		}
 	}
 	return nil
+}
+
+// TestTransfersInAnyOrderAllGetThrough: many transactions go for few rows in two
+// databases, each in its own order. Whatever waits for each other is found, or
+// ended by the lock timeout, and run anew; and no money is lost.
+func TestTransfersInAnyOrderAllGetThrough(t *testing.T) {
+	t.Parallel()
+	const workers, transfers, rows = 6, 8, 3
+	first := newWorld(t)
+	second := first.beside()
+	var pools []*rm.Pool
+	for _, w := range []*world{first, second} {
+		// Who waits in a transaction keeps its connection, so there is one for each.
+		pools = append(pools, open(t, first.tc, w.dsn+"&pool_max_conns=12", rm.WithLockTimeout(700*time.Millisecond)))
+	}
+	manager := tm.New(first.tc)
+	var mu sync.Mutex
+	found, expired, other := 0, 0, []error(nil)
+	var work sync.WaitGroup
+	for worker := range workers {
+		rng := rand.New(rand.NewPCG(uint64(worker), 5))
+		work.Go(func() {
+			for range transfers {
+				from, to := rng.IntN(2*rows), rng.IntN(2*rows)
+				explicit := rng.IntN(2) == 0
+				for {
+					err := manager.Do(limited(t), func(ctx context.Context) error {
+						return errors.Join(
+							transfer(ctx, pools[from%2], 1+from/2, -1, explicit),
+							transfer(ctx, pools[to%2], 1+to/2, 1, explicit))
+					})
+					if err == nil {
+						break
+					}
+					mu.Lock()
+					switch {
+					case errors.Is(err, tm.ErrDeadlock), hasState(err, "40P01"):
+						found++
+					case errors.Is(err, tm.ErrLockConflict), hasState(err, "55P03"):
+						expired++
+					default:
+						other = append(other, err)
+					}
+					stop := len(other) > 0
+					mu.Unlock()
+					if stop {
+						return
+					}
+				}
+			}
+		})
+	}
+	work.Wait()
+	for _, err := range other {
+		t.Error(err)
+	}
+	first.settled()
+	second.settled()
+	const sum = "SELECT sum(balance)::int FROM account"
+	equal(t, "money", value[int](first, sum)+value[int](second, sum), 2*100*100)
+	t.Logf("%d transfers; %d deadlocks were found, %d waits expired", workers*transfers, found, expired)
+}
+
+// transfer changes one account, and another that only this database has to itself.
+func transfer(ctx context.Context, p *rm.Pool, id, by int, explicit bool) error {
+	const change = "UPDATE account SET balance = balance + $1 WHERE id = $2"
+	if !explicit {
+		_, err := p.Exec(ctx, change, by, id)
+		return err
+	}
+	return pgx.BeginFunc(ctx, p, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, change, by, id); err != nil {
+			return err
+		}
+		// Two more rows that others want, in the order of the day.
+		if _, err := tx.Exec(ctx, change, 0, 1+(id+1)%3); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, change, 0, 1+(id+2)%3)
+		return err
+	})
+}
+
+func hasState(err error, state string) bool {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && pg.Code == state
 }

@@ -39,6 +39,10 @@
 //	a later one                a savepoint, which travels in its flush; what the
 //	                           transaction did before stays done and locked
 //
+// An explicit transaction keeps its connection while it waits. A pool that is
+// full of those that wait has none for the one that they wait for, if that is in
+// the same process: then only the lock timeout helps. Let the pool be larger.
+//
 // Some statements of an explicit transaction are not tried again and fail with
 // the conflict at once: at REPEATABLE READ and SERIALIZABLE, where only a new
 // transaction can see what the holder left (SQLSTATE 40001); CopyFrom; batches
