@@ -296,13 +296,12 @@ func TestACycleThroughARowLockIsFound(t *testing.T) {
 	}
 }
 
-// TestALongerCycleThroughARowLockIsBounded: A waits at the coordinator for C, C
-// for B in another database, and B inside Postgres for A. Nobody sees all of it,
-// so the lock timeout ends it.
-func TestALongerCycleThroughARowLockIsBounded(t *testing.T) {
+// TestALongerCycleThroughARowLockIsFound: A waits at the coordinator for C, C for
+// B in another database, and B inside Postgres for A.
+func TestALongerCycleThroughARowLockIsFound(t *testing.T) {
 	t.Parallel()
-	first := newWorld(t, rm.WithLockTimeout(400*time.Millisecond))
-	second := first.beside(rm.WithLockTimeout(400 * time.Millisecond))
+	first := newWorld(t, rm.WithLockTimeout(long))
+	second := first.beside(rm.WithLockTimeout(long))
 	ctxA, a := first.begin()
 	ctxB, b := first.begin()
 	ctxC, c := first.begin()
@@ -314,24 +313,64 @@ func TestALongerCycleThroughARowLockIsBounded(t *testing.T) {
 	check(t, err)
 	_, err = tx.Exec(ctxA, addOne, 2)
 	check(t, err)
-	errs := make(chan error, 3)
-	go func() { _, err := first.pool.Exec(ctxB, addOne, 2); errs <- err }()
-	go func() { _, err := second.pool.Exec(ctxC, addOne, 1); errs <- err }()
-	go func() {
-		_, err := tx.Exec(ctxA, addOne, 1)
-		errs <- errors.Join(err, tx.Rollback(ctxA))
-	}()
+	endB, endC := make(chan error, 1), make(chan error, 1)
+	go func() { _, err := first.pool.Exec(ctxB, addOne, 2); endB <- err }()
+	first.blocked(1)
+	go func() { _, err := second.pool.Exec(ctxC, addOne, 1); endC <- err }()
+	_, err = tx.Exec(ctxA, addOne, 1)
+	wantGaveWay(t, err, a, c)
+	if !strings.Contains(err.Error(), b.String()) {
+		t.Errorf("B is not named: %v", err)
+	}
+	check(t, <-endB)
+	equal(t, "outcome", first.commit(b), pb.Outcome_OUTCOME_COMMITTED)
+	check(t, <-endC)
+	equal(t, "outcome", first.commit(c), pb.Outcome_OUTCOME_COMMITTED)
+	check(t, tx.Rollback(ctxA))
+	first.rollback(a)
+}
+
+// TestACycleThroughTwoRowLocksIsBounded: A waits at the coordinator for B, which
+// waits inside Postgres for C, which waits at the coordinator of the other
+// database for D, which waits inside Postgres for A. Nobody sees all of that, so
+// the lock timeout ends it.
+func TestACycleThroughTwoRowLocksIsBounded(t *testing.T) {
+	t.Parallel()
+	first := newWorld(t, rm.WithLockTimeout(500*time.Millisecond))
+	second := first.beside(rm.WithLockTimeout(500 * time.Millisecond))
+	ctxA, a := first.begin()
+	ctxB, b := first.begin()
+	ctxC, c := first.begin()
+	ctxD, d := first.begin()
+	_, err := first.pool.Exec(ctxB, addOne, 1)
+	check(t, err)
+	_, err = second.pool.Exec(ctxD, addOne, 1)
+	check(t, err)
+	inA, err := first.pool.Begin(ctxA)
+	check(t, err)
+	_, err = inA.Exec(ctxA, addOne, 2)
+	check(t, err)
+	inC, err := second.pool.Begin(ctxC)
+	check(t, err)
+	_, err = inC.Exec(ctxC, addOne, 2)
+	check(t, err)
+	errs := make(chan error, 4)
+	go func() { _, err := second.pool.Exec(ctxB, addOne, 2); errs <- err }()
+	go func() { _, err := first.pool.Exec(ctxD, addOne, 2); errs <- err }()
+	first.blocked(1)
+	second.blocked(1)
+	go func() { _, err := inA.Exec(ctxA, addOne, 1); errs <- errors.Join(err, inA.Rollback(ctxA)) }()
+	go func() { _, err := inC.Exec(ctxC, addOne, 1); errs <- errors.Join(err, inC.Rollback(ctxC)) }()
 	failed := 0
-	for range 3 {
+	for range 4 {
 		if err := <-errs; err != nil {
 			failed++
-			t.Logf("ended with: %v", err)
 		}
 	}
 	if failed == 0 {
 		t.Error("there was no cycle")
 	}
-	for _, id := range []xid.ID{a, b, c} {
+	for _, id := range []xid.ID{a, b, c, d} {
 		first.rollback(id)
 	}
 }

@@ -58,11 +58,11 @@
 // its statement fails with an error that Is [ErrDeadlock] and names the cycle.
 //
 // While an explicit transaction waits, its row locks may hold up the holder
-// inside Postgres: a statement of the holder, or the settling of its rollback.
-// The waiter looks for that, first after 0.1 s, and gives way with the same
-// error; its local transaction is rolled back then. A longer cycle that runs
-// partly through a row lock, over a third transaction or another database, is
-// seen by nobody; the lock timeout ends it.
+// inside Postgres, or anybody that the holder waits for: a statement, or the
+// settling of a rollback. The waiter looks for that, first after 0.1 s, and gives
+// way with the same error; its local transaction is rolled back then. A cycle
+// that runs through row locks in two places is seen by nobody; the lock timeout
+// ends it.
 //
 // Waiters are let go in the order in which they began to wait, and each has a
 // moment to take the row before the next goes for it.

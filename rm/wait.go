@@ -129,7 +129,7 @@ func (w *waiter) ended(ctx context.Context, c *LockConflictError) error {
 // can be asked.
 func (w *waiter) refused(c *LockConflictError, err error) error {
 	w.over = true
-	if _, gaveWay := errors.AsType[*blocksHolderError](err); gaveWay {
+	if _, gaveWay := errors.AsType[*heldUpError](err); gaveWay {
 		return c.with(err.Error(), nil)
 	}
 	e, ok := client.AsError(err)
@@ -160,19 +160,25 @@ func (w *waiter) pause(ctx context.Context) bool {
 	}
 }
 
-// blocksHolderError: the holder can't get on before the waiter's own local
-// transaction ends. No other place sees that: one half of this cycle is at the
-// coordinator, the other inside Postgres.
-type blocksHolderError struct{ waiter, holder xid.ID }
+// heldUpError: the holder can't get on before the waiter's own local transaction
+// ends. No other place sees that: one half of this cycle is at the coordinator,
+// the other inside Postgres.
+type heldUpError struct{ waiter, holder, blocked xid.ID }
 
-// Error names both.
-func (e *blocksHolderError) Error() string {
-	return fmt.Sprintf("%s waits for %s, which waits inside Postgres for a row that %s has locked", e.waiter, e.holder, e.waiter)
+// Error names the cycle.
+func (e *heldUpError) Error() string {
+	through := ""
+	if e.blocked != e.holder {
+		through = fmt.Sprintf("waits, directly or through others, for %s, which ", e.blocked)
+	}
+	return fmt.Sprintf("%s waits for %s, which %swaits inside Postgres for a row that %s has locked",
+		e.waiter, e.holder, through, e.waiter)
 }
 
 // watched runs a wait. While it lasts, and a local transaction is open, it looks
-// from time to time whether that transaction's row locks hold up the holder, and
-// then ends the wait: the holder can't give way, for it waits inside Postgres.
+// from time to time whether that transaction's row locks hold up the holder, or
+// one that the holder waits for. It then ends the wait: the other one can't give
+// way, for it waits inside Postgres.
 func (w *waiter) watched(ctx context.Context, holder xid.ID, wait func(context.Context) (*pb.WaitForResponse, error)) (*pb.WaitForResponse, error) {
 	if !w.open {
 		return wait(ctx)
@@ -181,8 +187,8 @@ func (w *waiter) watched(ctx context.Context, holder xid.ID, wait func(context.C
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if w.holdsUp(ctx, holder) {
-			cancel(&blocksHolderError{waiter: w.x, holder: holder})
+		if blocked := w.holdsUp(ctx, holder); !blocked.IsZero() {
+			cancel(&heldUpError{waiter: w.x, holder: holder, blocked: blocked})
 		}
 	}()
 	a, err := wait(ctx)
@@ -191,31 +197,55 @@ func (w *waiter) watched(ctx context.Context, holder xid.ID, wait func(context.C
 	return a, err
 }
 
-// holdsUp looks until the context ends or it has found something.
-func (w *waiter) holdsUp(ctx context.Context, holder xid.ID) bool {
+// holdsUp looks until the context ends or it has found somebody.
+func (w *waiter) holdsUp(ctx context.Context, holder xid.ID) (blocked xid.ID) {
 	for pause := firstLook; ; pause = min(2*pause, lookMax) {
 		t := time.NewTimer(pause)
 		select {
 		case <-t.C:
 		case <-ctx.Done():
 			t.Stop()
-			return false
+			return xid.ID{}
 		}
-		found := false
-		err := w.p.agent.do(ctx, func(ctx context.Context, s *settler) error {
-			// The end of the wait must not cut through the question: that would
-			// cost the connection.
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTimeout)
-			defer cancel()
-			conn, err := s.connect(ctx)
-			if err != nil {
-				return err
-			}
-			found, err = undolog.Blocks(ctx, conn, w.x, holder)
-			return err
-		})
-		if err == nil && found {
-			return true
+		// A look that fails is made again.
+		if blocked, err := w.look(ctx, w.waitsFor(ctx, holder)); err == nil && !blocked.IsZero() {
+			return blocked
 		}
 	}
+}
+
+// waitsFor is the holder and all that it waits for, in whatever database.
+func (w *waiter) waitsFor(ctx context.Context, holder xid.ID) []xid.ID {
+	all := []xid.ID{holder}
+	a, err := w.p.client.Get(ctx, &pb.GetRequest{Xid: holder.String(), Waits: true})
+	if err != nil {
+		return all
+	}
+	for _, s := range a.GetWaitsFor() {
+		if id, err := xid.Parse(s); err == nil && id != w.x {
+			all = append(all, id)
+		}
+	}
+	return all
+}
+
+// look asks the database whom the waiter holds up.
+func (w *waiter) look(ctx context.Context, others []xid.ID) (xid.ID, error) {
+	var found xid.ID
+	err := w.p.agent.do(ctx, func(ctx context.Context, s *settler) error {
+		// The end of the wait must not cut through the question: that would
+		// cost the connection.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTimeout)
+		defer cancel()
+		conn, err := s.connect(ctx)
+		if err != nil {
+			return err
+		}
+		found, err = undolog.Blocks(ctx, conn, w.x, others)
+		return err
+	})
+	if err != nil {
+		return xid.ID{}, err
+	}
+	return found, nil
 }

@@ -181,6 +181,19 @@ func rolledBack(r *core.Reply) *pb.RollbackResponse {
 	}
 }
 
+// maxWaitsFor bounds the transactions of GetResponse.waits_for.
+const maxWaitsFor = 100
+
+func (a *API) got(r *core.Reply, waits bool) *pb.GetResponse {
+	resp := &pb.GetResponse{Transaction: wireTransaction(&r.Tx)}
+	if waits {
+		for _, id := range a.eng.WaitsFor(r.Tx.XID, maxWaitsFor) {
+			resp.WaitsFor = append(resp.WaitsFor, id.String())
+		}
+	}
+	return resp
+}
+
 func waited(r *core.Reply) *pb.WaitForResponse {
 	return &pb.WaitForResponse{Outcome: wireOutcome(r.Tx.Outcome), Settled: r.Settled, AheadXid: r.Ahead.String(), AheadCount: uint32(r.Count)}
 }

@@ -66,7 +66,9 @@ type call struct {
 	id   uint64
 	xid  xid.ID
 	kind callKind
-	quit atomic.Bool // nobody waits for the answer
+
+	waits bool        // a Get that asks whom the transaction waits for
+	quit  atomic.Bool // nobody waits for the answer
 }
 
 var _ engine.Quitter = (*call)(nil)
@@ -283,7 +285,7 @@ func (c *call) input(f *pb.ClientFrame) (in core.Input, err error) {
 		}
 		return in, err
 	case *pb.ClientFrame_Get:
-		c.kind = callGet
+		c.kind, c.waits = callGet, k.Get.GetWaits()
 		return get(c, k.Get)
 	case *pb.ClientFrame_WaitFor:
 		c.kind = callWaitFor
@@ -343,7 +345,7 @@ func (c *call) Reply(r core.Reply, durable uint64) {
 	case c.kind == callRollback:
 		f.Kind = &pb.ServerFrame_Rollback{Rollback: rolledBack(&r)}
 	case c.kind == callGet:
-		f.Kind = &pb.ServerFrame_Get{Get: &pb.GetResponse{Transaction: wireTransaction(&r.Tx)}}
+		f.Kind = &pb.ServerFrame_Get{Get: c.s.a.got(&r, c.waits)}
 		size = messageSize(f)
 	case c.kind == callWaitFor:
 		f.Kind = &pb.ServerFrame_WaitFor{WaitFor: waited(&r)}

@@ -46,6 +46,14 @@ func (w *waitGraph) start() {
 	w.parents = nil
 }
 
+// WaitsFor gives at most limit transactions that one waits for at this moment,
+// directly and through others, the nearest first.
+func (e *Engine) WaitsFor(id xid.ID, limit int) []xid.ID {
+	e.waits.mu.Lock()
+	defer e.waits.mu.Unlock()
+	return e.waits.g.Reach(id, limit)
+}
+
 // collect takes in what a step says of waits. What is decided but not durable
 // yet holds up nobody any more, which nobody can see from outside.
 func (w *waitGraph) collect(out core.Output) {

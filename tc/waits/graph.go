@@ -122,6 +122,36 @@ func (g *Graph) Of(id xid.ID) []Wait {
 	return nil
 }
 
+// Reach gives at most limit transactions that hold one up, directly and through
+// others, the nearest first.
+func (g *Graph) Reach(id xid.ID, limit int) []xid.ID {
+	found := []xid.ID{id}
+	seen := map[xid.ID]bool{id: true}
+	for i := 0; i < len(found) && len(found) <= limit; i++ {
+		g.each(found[i], func(next xid.ID) {
+			if !seen[next] && len(found) <= limit {
+				seen[next] = true
+				found = append(found, next)
+			}
+		})
+	}
+	return found[1:]
+}
+
+// each calls f for everybody who holds up a transaction.
+func (g *Graph) each(id xid.ID, f func(xid.ID)) {
+	n := g.nodes[id]
+	if n == nil || n.gone {
+		return
+	}
+	for _, w := range n.waits {
+		f(w.Holder)
+	}
+	for _, c := range n.children {
+		f(c)
+	}
+}
+
 func (g *Graph) node(id xid.ID) *node {
 	n := g.nodes[id]
 	if n == nil {
@@ -152,22 +182,12 @@ func (g *Graph) path(from, to xid.ID) []xid.ID {
 			slices.Reverse(path)
 			return path
 		}
-		n := g.nodes[id]
-		if n == nil || n.gone {
-			continue
-		}
-		step := func(next xid.ID) {
+		g.each(id, func(next xid.ID) {
 			if _, seen := came[next]; !seen {
 				came[next] = id
 				queue = append(queue, next)
 			}
-		}
-		for _, w := range n.waits {
-			step(w.Holder)
-		}
-		for _, c := range n.children {
-			step(c)
-		}
+		})
 	}
 	return nil
 }

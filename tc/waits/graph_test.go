@@ -94,6 +94,31 @@ func TestALongCycleHasABoundedText(t *testing.T) {
 	}
 }
 
+func TestReachGivesTheNearestFirst(t *testing.T) {
+	t.Parallel()
+	g := waits.New(10)
+	begin(t, g, 1, 2)
+	begin(t, g, 1, 3)
+	begin(t, g, 2, 4)
+	g.Child(id(3), id(5))
+	begin(t, g, 5, 4)
+	begin(t, g, 4, 6)
+	for limit, want := range map[int][]xid.ID{
+		100: {id(2), id(3), id(4), id(5), id(6)}, 3: {id(2), id(3), id(4)}, 1: {id(2)},
+	} {
+		if got := g.Reach(id(1), limit); !slices.Equal(got, want) {
+			t.Errorf("up to %d: got %v, want %v", limit, got, want)
+		}
+	}
+	g.Decided(id(4))
+	if got := g.Reach(id(5), 100); !slices.Equal(got, []xid.ID{id(4)}) {
+		t.Errorf("it waits for those of a decided one, too: %v", got)
+	}
+	if got := g.Reach(id(9), 100); len(got) > 0 {
+		t.Errorf("got %v", got)
+	}
+}
+
 func TestTheGraphIsBounded(t *testing.T) {
 	t.Parallel()
 	g := waits.New(2)

@@ -659,8 +659,10 @@ func (x *RollbackResponse) GetRollbackCause() string {
 }
 
 type GetRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Xid           string                 `protobuf:"bytes,1,opt,name=xid,proto3" json:"xid,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Xid   string                 `protobuf:"bytes,1,opt,name=xid,proto3" json:"xid,omitempty"`
+	// Tell also whom it waits for.
+	Waits         bool `protobuf:"varint,2,opt,name=waits,proto3" json:"waits,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -702,9 +704,19 @@ func (x *GetRequest) GetXid() string {
 	return ""
 }
 
+func (x *GetRequest) GetWaits() bool {
+	if x != nil {
+		return x.Waits
+	}
+	return false
+}
+
 type GetResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Transaction   *Transaction           `protobuf:"bytes,1,opt,name=transaction,proto3" json:"transaction,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Transaction *Transaction           `protobuf:"bytes,1,opt,name=transaction,proto3" json:"transaction,omitempty"`
+	// The transactions that it waits for at this moment, directly and through
+	// others, the nearest first. At most 100.
+	WaitsFor      []string `protobuf:"bytes,2,rep,name=waits_for,json=waitsFor,proto3" json:"waits_for,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -742,6 +754,13 @@ func (*GetResponse) Descriptor() ([]byte, []int) {
 func (x *GetResponse) GetTransaction() *Transaction {
 	if x != nil {
 		return x.Transaction
+	}
+	return nil
+}
+
+func (x *GetResponse) GetWaitsFor() []string {
+	if x != nil {
+		return x.WaitsFor
 	}
 	return nil
 }
@@ -2553,12 +2572,14 @@ const file_handfast_v1_coordinator_proto_rawDesc = "" +
 	"\x10RollbackResponse\x12.\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2\x14.handfast.v1.OutcomeR\aoutcome\x12D\n" +
 	"\x0frollback_reason\x18\x02 \x01(\x0e2\x1b.handfast.v1.RollbackReasonR\x0erollbackReason\x12%\n" +
-	"\x0erollback_cause\x18\x03 \x01(\tR\rrollbackCause\"\x1e\n" +
+	"\x0erollback_cause\x18\x03 \x01(\tR\rrollbackCause\"4\n" +
 	"\n" +
 	"GetRequest\x12\x10\n" +
-	"\x03xid\x18\x01 \x01(\tR\x03xid\"I\n" +
+	"\x03xid\x18\x01 \x01(\tR\x03xid\x12\x14\n" +
+	"\x05waits\x18\x02 \x01(\bR\x05waits\"f\n" +
 	"\vGetResponse\x12:\n" +
-	"\vtransaction\x18\x01 \x01(\v2\x18.handfast.v1.TransactionR\vtransaction\"\xdc\x01\n" +
+	"\vtransaction\x18\x01 \x01(\v2\x18.handfast.v1.TransactionR\vtransaction\x12\x1b\n" +
+	"\twaits_for\x18\x02 \x03(\tR\bwaitsFor\"\xdc\x01\n" +
 	"\x0eWaitForRequest\x12\x10\n" +
 	"\x03xid\x18\x01 \x01(\tR\x03xid\x12\x1f\n" +
 	"\vresource_id\x18\x02 \x01(\tR\n" +
