@@ -118,15 +118,21 @@ func (c *Client) giveUp(k *call, cause error) reply {
 		return <-k.done
 	}
 	delete(c.calls, k.id)
-	sent := k.sent
+	sent, inFlight := k.sent, false
 	switch {
 	case k.queued:
 		c.bury(k)
 	case c.session != nil && k.epoch == c.session.epoch:
+		inFlight = true
 		c.session.unanswered--
 		c.session.checkDrained()
 	}
 	c.mu.Unlock()
+	if inFlight && k.op == opWaitFor {
+		// Or it would count as waiting until its time is up, and could be taken
+		// for a part of a deadlock.
+		c.post("CancelWait", &pb.ClientFrame{Kind: &pb.ClientFrame_CancelWait{CancelWait: &pb.CancelWait{WaitId: k.id}}})
+	}
 	return reply{err: c.interrupted(k.op, sent, cause)}
 }
 

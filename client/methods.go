@@ -12,6 +12,8 @@ import (
 	pb "github.com/handfast/handfast/proto/handfast/v1"
 )
 
+const opWaitFor = "WaitFor"
+
 // maxText bounds causes and reasons in words.
 const maxText = 1024
 
@@ -66,10 +68,10 @@ func (c *Client) Get(ctx context.Context, r *pb.GetRequest) (*pb.GetResponse, er
 
 // WaitFor waits, for as long as the request says, until a transaction is
 // decided and, if the request names a resource, settled there. After a broken
-// session the time starts anew.
+// session the time starts anew. When ctx ends the wait is taken back.
 func (c *Client) WaitFor(ctx context.Context, r *pb.WaitForRequest) (*pb.WaitForResponse, error) {
-	f, err := c.do(ctx, "WaitFor", &pb.ClientFrame{Kind: &pb.ClientFrame_WaitFor{WaitFor: r}})
-	return answer("WaitFor", f, err, (*pb.ServerFrame).GetWaitFor)
+	f, err := c.do(ctx, opWaitFor, &pb.ClientFrame{Kind: &pb.ClientFrame_WaitFor{WaitFor: r}})
+	return answer(opWaitFor, f, err, (*pb.ServerFrame).GetWaitFor)
 }
 
 // answer picks the answer out of a frame.

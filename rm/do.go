@@ -2,6 +2,7 @@ package rm
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -40,30 +41,51 @@ func (c *Conn) Do(ctx context.Context, sql string, run func(context.Context) err
 			return end, err
 		}
 	}
-	for w := c.p.newWaiter(x); ; {
-		tx, err := c.begin(ctx, x, pgx.TxOptions{})
-		if err != nil {
-			return nil, err
-		}
-		if err = tx.do(ctx, sql, run); err == nil {
-			return func(err error) error { return tx.finish(ctx, tx.after(err)) }, nil
-		}
-		if err = tx.finish(ctx, err); !w.again(ctx, err) {
-			return nil, err
-		}
+	tx, err := c.begin(ctx, x, pgx.TxOptions{})
+	if err != nil {
+		return nil, err
 	}
+	if err := tx.do(ctx, sql, run); err != nil {
+		return nil, tx.finish(ctx, err)
+	}
+	return func(err error) error { return tx.finish(ctx, tx.after(err)) }, nil
 }
 
+// do is Exec for Do. What goes before the statement needs a round trip of its own:
+// only run knows what is sent.
 func (tx *Tx) do(ctx context.Context, sql string, run func(context.Context) error) error {
 	if err := tx.check(ctx, sql); err != nil {
 		return err
 	}
-	if tx.state == txIdle {
-		if err := tx.open(ctx); err != nil {
+	if err := tx.unmark(ctx, sql); err != nil {
+		return tx.after(err)
+	}
+	for a := tx.attempt(sql, nil); ; {
+		if err := tx.prepare(ctx, a.next()); err != nil {
+			return err
+		}
+		err := tx.after(run(ctx))
+		if err == nil {
+			return nil
+		}
+		if err = a.back(ctx, err); err != nil {
 			return err
 		}
 	}
-	return tx.after(run(ctx))
+}
+
+func (tx *Tx) prepare(ctx context.Context, h how) error {
+	switch h {
+	case beginning:
+		return tx.open(ctx)
+	case marking:
+		if _, err := tx.conn.Exec(ctx, strings.Join(tx.markSQL(), "; ")); err != nil {
+			return tx.after(err)
+		}
+		tx.marked = true
+	case plainly:
+	}
+	return nil
 }
 
 // doRead is read for Do. Nothing can go in one flush with what run sends.

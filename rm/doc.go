@@ -29,11 +29,45 @@
 //
 // # Conflicts
 //
-// A statement that meets a row of another undecided transaction fails with
-// *[LockConflictError]. A single statement outside of an explicit transaction
-// waits for the holder and runs again, until the lock timeout; a statement in an
-// explicit transaction returns the error, and the transaction has to be rolled
-// back and run anew.
+// A statement that meets a row of another undecided transaction waits, through
+// the coordinator, until that one is settled in this database, and runs again;
+// after the lock timeout it fails with *[LockConflictError]. What it goes back to
+// before it waits:
+//
+//	a statement of its own     its whole local transaction; the connection is
+//	                           back in the pool while it waits
+//	the first of an explicit   before BEGIN: the waiter holds no lock
+//	transaction
+//	a later one                a savepoint, which travels in its flush; what the
+//	                           transaction did before stays done and locked
+//
+// An explicit transaction keeps its connection while it waits. A pool that is
+// full of those that wait has none for the one that they wait for, if that is in
+// the same process: then only the lock timeout helps. Let the pool be larger.
+//
+// Some statements of an explicit transaction are not tried again and fail with
+// the conflict at once: at REPEATABLE READ and SERIALIZABLE, where only a new
+// transaction can see what the holder left (SQLSTATE 40001); CopyFrom; batches
+// with callbacks, or of which a result was given out; statements with pgx
+// options such as QueryExecModeExec; all of a transaction whose Conn was
+// called; all but the first with [WithSavepoints](false). As in Postgres, a
+// failed statement leaves the transaction failed.
+//
+// # Deadlocks
+//
+// The coordinator knows who waits for whom over all services and databases. A
+// cycle is broken at once by rolling back its youngest transaction that waits:
+// its statement fails with an error that Is [ErrDeadlock] and names the cycle.
+//
+// While an explicit transaction waits, its row locks may hold up the holder
+// inside Postgres, or anybody that the holder waits for: a statement, or the
+// settling of a rollback. The waiter looks for that, first after 0.1 s, and gives
+// way with the same error; its local transaction is rolled back then. A cycle
+// that runs through row locks in two places is seen by nobody; the lock timeout
+// ends it.
+//
+// Waiters are let go in the order in which they began to wait, and each has a
+// moment to take the row before the next goes for it.
 //
 // # Single statements
 //

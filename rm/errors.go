@@ -29,6 +29,10 @@ var (
 	// ErrOtherTransaction means: the context of a statement carries another XID than
 	// the local transaction it was to run in.
 	ErrOtherTransaction = errors.New("the context belongs to another global transaction")
+	// ErrDeadlock means: waiting for the holder of a row could not help, because
+	// it waits, directly or through others, for this transaction. See
+	// LockConflictError. Roll back the global transaction and run it anew.
+	ErrDeadlock = errors.New("deadlock")
 	// ErrClosed means: the pool is closed.
 	ErrClosed = errors.New("handfast: pool is closed")
 )
@@ -39,13 +43,43 @@ type LockConflictError struct {
 	Holder xid.ID // zero where the database did not say
 	Table  string
 	Key    string
-	err    error
+	// Deadlock says who waits for whom, where waiting for the holder could not
+	// help. The error then Is ErrDeadlock.
+	Deadlock string
+	state    string // SQLSTATE
+	err      error
 }
 
-// Error names the row and its holder.
+// Error names the row and its holder, and why waiting ended early.
 func (e *LockConflictError) Error() string {
-	return fmt.Sprintf("handfast: row %s of %s is held by undecided transaction %s", e.Key, e.Table, e.Holder)
+	s := fmt.Sprintf("handfast: row %s of %s is held by undecided transaction %s", e.Key, e.Table, e.Holder)
+	if e.Deadlock != "" {
+		return s + ": deadlock: " + e.Deadlock
+	}
+	if early, ok := errors.AsType[*waitError](e.err); ok {
+		return s + ": " + early.why.Error()
+	}
+	return s
 }
+
+// Is matches ErrDeadlock where it was one.
+func (e *LockConflictError) Is(target error) bool { return target == ErrDeadlock && e.Deadlock != "" }
+
+// with adds why the wait for the holder ended early; the arguments may be zero.
+func (e *LockConflictError) with(deadlock string, why error) *LockConflictError {
+	c := *e
+	c.Deadlock = deadlock
+	if why != nil {
+		c.err = &waitError{conflict: e.err, why: why}
+	}
+	return &c
+}
+
+// waitError is a conflict in Postgres and why the wait ended early.
+type waitError struct{ conflict, why error }
+
+func (e *waitError) Error() string   { return fmt.Sprintf("%v: %v", e.conflict, e.why) }
+func (e *waitError) Unwrap() []error { return []error{e.conflict, e.why} }
 
 // Unwrap gives the error of Postgres.
 func (e *LockConflictError) Unwrap() error { return e.err }
@@ -55,12 +89,18 @@ func (e *LockConflictError) LockConflict() (holder xid.ID, table, key string) {
 	return e.Holder, e.Table, e.Key
 }
 
+// DeadlockCycle is Deadlock, for packages that do not import this one.
+func (e *LockConflictError) DeadlockCycle() string { return e.Deadlock }
+
 // GRPCStatus lets the conflict cross services when a gRPC handler returns an
 // error that wraps it: ABORTED, with the reason LOCK_CONFLICT.
 func (e *LockConflictError) GRPCStatus() *status.Status {
+	meta := map[string]string{"holder": e.Holder.String(), "table": e.Table, "key": e.Key}
+	if e.Deadlock != "" {
+		meta["deadlock"] = e.Deadlock
+	}
 	return (&client.Error{
-		Reason: pb.ErrorReason_ERROR_REASON_LOCK_CONFLICT, Code: codes.Aborted, Message: e.Error(),
-		Metadata: map[string]string{"holder": e.Holder.String(), "table": e.Table, "key": e.Key},
+		Reason: pb.ErrorReason_ERROR_REASON_LOCK_CONFLICT, Code: codes.Aborted, Message: e.Error(), Metadata: meta,
 	}).GRPCStatus()
 }
 
@@ -113,7 +153,7 @@ func mapError(id xid.ID, err error) error {
 		return err
 	}
 	if c, ok := undolog.AsConflict(err); ok {
-		return &LockConflictError{Holder: c.Holder, Table: c.Table, Key: c.Key, err: err}
+		return &LockConflictError{Holder: c.Holder, Table: c.Table, Key: c.Key, state: c.SQLState, err: err}
 	}
 	if pg, ok := errors.AsType[*pgconn.PgError](err); ok && pg.Code == undolog.SQLStateDecided {
 		return &decidedError{id: id, err: err}

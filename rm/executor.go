@@ -89,7 +89,11 @@ func (e executor) Exec(ctx context.Context, sql string, args ...any) (pgconn.Com
 	}
 	for w := e.p.newWaiter(x); ; {
 		tag, err := e.execOnce(ctx, x, sql, args)
-		if err == nil || !w.again(ctx, err) {
+		if err == nil {
+			return tag, nil
+		}
+		again, err := w.again(ctx, err)
+		if !again {
 			return tag, err
 		}
 	}
@@ -100,7 +104,11 @@ func (e executor) execOnce(ctx context.Context, x xid.ID, sql string, args []any
 	if err != nil {
 		return pgconn.CommandTag{}, err
 	}
-	tag, err := tx.Exec(ctx, sql, args...)
+	// Not tx.Exec: while it waits, a statement of its own needs no connection.
+	if err := tx.check(ctx, sql); err != nil {
+		return pgconn.CommandTag{}, tx.finish(ctx, err)
+	}
+	tag, err := tx.exec(ctx, beginning, sql, args)
 	return tag, tx.finish(ctx, err)
 }
 
@@ -156,7 +164,7 @@ func (e executor) query(ctx context.Context, w *waiter, sql string, args []any) 
 			return nil, false
 		}
 		r, _ := e.queryBranch(ctx, w, sql, args) // Err gives the error
-		return r, true
+		return r, false                          // it tries again by itself
 	}}, err
 }
 
@@ -165,15 +173,17 @@ func (e executor) queryBranch(ctx context.Context, w *waiter, sql string, args [
 		r, err := e.queryOnce(ctx, w.x, sql, args)
 		if err == nil {
 			return &retryRows{Rows: r, again: func(err error) (pgx.Rows, bool) {
-				if !w.again(ctx, err) {
-					return nil, false
+				again, err := w.again(ctx, err)
+				if !again {
+					return failedRows(err), false
 				}
 				r, _ := e.queryBranch(ctx, w, sql, args) // Err gives the error
-				return r, true
+				return r, false                          // it tries again by itself
 			}}, nil
 		}
-		if !w.again(ctx, err) {
-			return r, err
+		again, err := w.again(ctx, err)
+		if !again {
+			return failedRows(err), err
 		}
 	}
 }
@@ -183,7 +193,11 @@ func (e executor) queryOnce(ctx context.Context, x xid.ID, sql string, args []an
 	if err != nil {
 		return failedRows(err), err
 	}
-	r, err := tx.query(ctx, sql, args)
+	if err := tx.check(ctx, sql); err != nil {
+		err = tx.finish(ctx, err)
+		return failedRows(err), err
+	}
+	r, err := tx.query(ctx, beginning, sql, args)
 	if err != nil {
 		r.err = tx.finish(ctx, err)
 		return r, r.err
@@ -242,32 +256,4 @@ func (r *ownResults) Close() error {
 		r.err = r.end(r.BatchResults.Close())
 	}
 	return r.err
-}
-
-// retryRows run their query again after a lock conflict, as long as no row was
-// given out.
-type retryRows struct {
-	pgx.Rows
-	again func(error) (pgx.Rows, bool)
-	given bool
-}
-
-// Next implements pgx.Rows.
-func (r *retryRows) Next() bool {
-	for !r.Rows.Next() {
-		if r.given {
-			return false
-		}
-		err := r.Err()
-		if err == nil {
-			return false
-		}
-		next, ok := r.again(err)
-		if !ok {
-			return false
-		}
-		r.Rows = next
-	}
-	r.given = true
-	return true
 }

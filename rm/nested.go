@@ -16,7 +16,12 @@ func (tx *Tx) Begin(ctx context.Context) (pgx.Tx, error) {
 	}
 	tx.savepoint++
 	n := &nested{tx: tx, name: "handfast_sp_" + strconv.Itoa(tx.savepoint)}
-	if _, err := tx.exec(ctx, "savepoint "+n.name, nil); err != nil {
+	sql := "savepoint " + n.name
+	if tx.marked {
+		// It would lie inside of ours, and go with it.
+		sql, tx.marked = "release savepoint "+mark+";"+sql, false
+	}
+	if _, err := tx.exec(ctx, tx.how(sql, nil), sql, nil); err != nil {
 		return nil, err
 	}
 	return n, nil
@@ -44,14 +49,15 @@ func (n *nested) Commit(ctx context.Context) error { return n.end(ctx, "release 
 // Rollback goes back to the savepoint.
 func (n *nested) Rollback(ctx context.Context) error { return n.end(ctx, "rollback to savepoint ") }
 
-func (n *nested) end(ctx context.Context, how string) error {
+func (n *nested) end(ctx context.Context, does string) error {
 	if n.closed {
 		return pgx.ErrTxClosed
 	}
 	if err := n.tx.check(ctx); err != nil {
 		return err
 	}
-	_, err := n.tx.exec(ctx, how+n.name, nil)
+	n.tx.marked = false // ours lies inside of it
+	_, err := n.tx.exec(ctx, plainly, does+n.name, nil)
 	n.closed = true
 	return err
 }

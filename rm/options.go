@@ -10,6 +10,7 @@ type config struct {
 	log             *slog.Logger
 	name            string
 	lockTimeout     time.Duration
+	savepoints      bool
 	registerTimeout time.Duration
 	janitorInterval time.Duration
 	janitorAge      time.Duration
@@ -23,6 +24,7 @@ func defaults() config {
 	return config{
 		log:             slog.Default(),
 		lockTimeout:     5 * time.Second,
+		savepoints:      true,
 		registerTimeout: 10 * time.Second,
 		janitorInterval: 15 * time.Second,
 		janitorAge:      30 * time.Second,
@@ -69,6 +71,27 @@ func WithLockTimeout(d time.Duration) Option {
 			return fmt.Errorf("handfast: WithLockTimeout: %v, want 1 ms to 10 min", d)
 		}
 		c.lockTimeout = d
+		return nil
+	}
+}
+
+// WithSavepoints sets whether a statement of an explicit transaction gets a
+// savepoint before it. With one, a statement that meets a row of another global
+// transaction goes back to it, waits, and runs again, and what the transaction
+// did before is kept; without one, the statement fails at once, and the
+// transaction has to be rolled back and run anew. The first statement needs no
+// savepoint, and a plain read gets none.
+//
+// It travels in the same flush as the statement, so it costs no round trip.
+// Inside Postgres it is a subtransaction, which uses up a transaction id for
+// each statement that writes: nothing that can be measured in a transaction of
+// up to 20 statements, and about 70 µs each in one of 100. Switch it off where
+// local transactions have many more writes than that, as every snapshot on the
+// server gets dearer while one has over 64. The default is true, for losing a
+// transaction's work to a short wait costs its caller far more.
+func WithSavepoints(on bool) Option {
+	return func(c *config) error {
+		c.savepoints = on
 		return nil
 	}
 }

@@ -9,12 +9,12 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// rows gives the errors of a result their types. For the first statement of a
-// transaction it also reads the flush to its end before it is done.
+// rows gives the errors of a result their types. Where something went before the
+// statement it also reads the flush to its end before it is done.
 type rows struct {
 	pgx.Rows
 	tx     *Tx
-	first  *firstResults     // nil but for the first statement
+	flush  *flushResults     // nil where the query was sent alone
 	finish func(error) error // ends a transaction made for these rows
 	done   bool
 	err    error
@@ -30,8 +30,8 @@ func (r *rows) Close() {
 	r.done = true
 	r.Rows.Close()
 	err := r.Rows.Err()
-	if r.first != nil {
-		if cerr := r.first.Close(); err == nil {
+	if r.flush != nil {
+		if cerr := r.flush.Close(); err == nil {
 			err = cerr
 		}
 		r.err = mapError(r.tx.x, err)
@@ -119,26 +119,28 @@ func (errRows) RawValues() [][]byte                          { return nil }
 func (errRows) Conn() *pgx.Conn                              { return nil }
 func (errRows) TypeMap() *pgtype.Map                         { return nil }
 
-// firstResults are the results of the flush that began a transaction. It hides
-// those of BEGIN and of arming.
-type firstResults struct {
+// flushResults are the results of a flush in which something went before what
+// the user sent. It hides the results of that.
+type flushResults struct {
 	pgx.BatchResults
 	tx     *Tx
-	ready  bool // BEGIN and arming are read
+	how    how  // what goes before
+	hidden int  // of how many statements that is
+	ready  bool // they are read
 	err    error
 	closed bool
 }
 
 // prepare reads the results that the user did not ask for.
-func (r *firstResults) prepare() error {
+func (r *flushResults) prepare() error {
 	if r.ready {
 		return r.err
 	}
 	r.ready = true
-	for _, what := range []string{"beginning", "arming"} {
+	for i := range r.hidden {
 		if _, err := r.BatchResults.Exec(); err != nil {
 			if _, early := errors.AsType[pgx.ErrPreprocessingBatch](err); !early {
-				err = fmt.Errorf("handfast: %s the local transaction: %w", what, err)
+				err = fmt.Errorf("handfast: %s: %w", r.how.part(i), err)
 			}
 			r.err = err
 			return err
@@ -148,7 +150,7 @@ func (r *firstResults) prepare() error {
 }
 
 // Exec implements pgx.BatchResults.
-func (r *firstResults) Exec() (pgconn.CommandTag, error) {
+func (r *flushResults) Exec() (pgconn.CommandTag, error) {
 	if err := r.prepare(); err != nil {
 		return pgconn.CommandTag{}, mapError(r.tx.x, err)
 	}
@@ -157,7 +159,7 @@ func (r *firstResults) Exec() (pgconn.CommandTag, error) {
 }
 
 // Query implements pgx.BatchResults.
-func (r *firstResults) Query() (pgx.Rows, error) {
+func (r *flushResults) Query() (pgx.Rows, error) {
 	if err := r.prepare(); err != nil {
 		err = mapError(r.tx.x, err)
 		return errRows{err}, err
@@ -167,13 +169,13 @@ func (r *firstResults) Query() (pgx.Rows, error) {
 }
 
 // QueryRow implements pgx.BatchResults.
-func (r *firstResults) QueryRow() pgx.Row {
+func (r *flushResults) QueryRow() pgx.Row {
 	q, _ := r.Query() // Scan gives the error
 	return row{q}
 }
 
 // Close implements pgx.BatchResults.
-func (r *firstResults) Close() error {
+func (r *flushResults) Close() error {
 	if r.closed {
 		return r.err
 	}
@@ -182,11 +184,15 @@ func (r *firstResults) Close() error {
 	if cerr := r.BatchResults.Close(); err == nil {
 		err = cerr
 	}
-	r.err = r.tx.first(err)
+	if r.how == beginning {
+		r.err = r.tx.first(err)
+	} else {
+		r.err = r.tx.after(err)
+	}
 	return r.err
 }
 
-// laterResults are those of a batch that is not the first statement.
+// laterResults are those of a batch that was sent alone.
 type laterResults struct {
 	pgx.BatchResults
 	tx     *Tx

@@ -136,7 +136,6 @@ func (s *settler) job(j *job) {
 
 // batch settles commits together and rollbacks one by one.
 func (s *settler) batch(batch []*item) {
-	defer s.a.unqueue(batch)
 	var commits []*item
 	for _, i := range batch {
 		if i.Commit {
@@ -162,6 +161,9 @@ func (s *settler) settle(items []*item) {
 		// It had died while it lay idle. Settling again does no harm.
 		results = s.try(ctx, items)
 	}
+	// Before the answers: a command that comes because of one must not be taken
+	// for the one that was answered.
+	s.a.unqueue(items)
 	if s.a.p.ctx.Err() != nil {
 		return // the pool is closing: whoever comes next settles it
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -22,7 +23,7 @@ type txState int
 const (
 	txIdle   txState = iota // BEGIN is not sent yet; it goes with the first statement
 	txOpen                  // begun and armed, or failed and waiting for its ROLLBACK
-	txDead                  // the first statement failed before BEGIN took effect
+	txDead                  // its first statement failed before BEGIN took effect, or it was rolled back
 	txLost                  // it ended behind our back
 	txClosed                // committed or rolled back
 )
@@ -43,7 +44,9 @@ type Tx struct {
 	branch    *branch // nil while idle
 	state     txState
 	cause     error // why it is dead
-	savepoint int
+	savepoint int   // of those of the user, the number
+	marked    bool  // our own savepoint is there, innermost
+	raw       bool  // the connection was given out, so nobody knows
 }
 
 var _ pgx.Tx = (*Tx)(nil)
@@ -68,7 +71,7 @@ func (tx *Tx) check(ctx context.Context, sql ...string) error {
 	case txClosed:
 		return pgx.ErrTxClosed
 	case txDead:
-		return fmt.Errorf("handfast: %w (its first statement failed: %w)", errAborted, tx.cause)
+		return fmt.Errorf("handfast: %w (an earlier statement failed: %w)", errAborted, tx.cause)
 	case txLost:
 		return ErrTransactionLost
 	case txIdle, txOpen:
@@ -139,51 +142,54 @@ func (tx *Tx) after(err error) error {
 	return mapError(tx.x, err)
 }
 
-// send queues BEGIN and arm before queries and sends all in one flush. The
-// results of the first two are read when the first of the others is asked for.
-func (tx *Tx) send(ctx context.Context, queries ...*pgx.QueuedQuery) (*firstResults, error) {
-	begin, arm, args, err := tx.prologue()
-	if err != nil {
-		return nil, err
-	}
+// send sends queries in one flush, behind what is to go before them. The results
+// of that are read when the first of the others is asked for.
+func (tx *Tx) send(ctx context.Context, h how, queries ...*pgx.QueuedQuery) (*flushResults, error) {
 	b := &pgx.Batch{QueuedQueries: make([]*pgx.QueuedQuery, 0, 2+len(queries))}
-	b.Queue(begin)
-	b.Queue(arm, args...)
+	r := &flushResults{tx: tx, how: h}
+	if h == beginning {
+		begin, arm, args, err := tx.prologue()
+		if err != nil {
+			return nil, err
+		}
+		b.Queue(begin)
+		b.Queue(arm, args...)
+	} else {
+		for _, sql := range tx.markSQL() {
+			b.Queue(sql)
+		}
+		tx.marked = true
+	}
+	r.hidden = b.Len()
 	b.QueuedQueries = append(b.QueuedQueries, queries...)
-	return &firstResults{BatchResults: tx.conn.SendBatch(ctx, b), tx: tx}, nil
+	r.BatchResults = tx.conn.SendBatch(ctx, b)
+	return r, nil
 }
 
 // open sends BEGIN and arm alone.
 func (tx *Tx) open(ctx context.Context) error {
-	br, err := tx.send(ctx)
+	br, err := tx.send(ctx, beginning)
 	if err != nil {
 		return err
 	}
 	return br.Close()
 }
 
-// Exec implements pgx.Tx.
-func (tx *Tx) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
-	if err := tx.check(ctx, sql); err != nil {
-		return pgconn.CommandTag{}, err
-	}
-	return tx.exec(ctx, sql, args)
-}
-
-func (tx *Tx) exec(ctx context.Context, sql string, args []any) (pgconn.CommandTag, error) {
+// exec sends a statement once.
+func (tx *Tx) exec(ctx context.Context, h how, sql string, args []any) (pgconn.CommandTag, error) {
 	switch {
-	case tx.state != txIdle:
+	case h == plainly:
 		tag, err := tx.conn.Exec(ctx, sql, args...)
 		return tag, tx.after(err)
 	case len(args) == 0 && !isName(sql):
-		return tx.execText(ctx, sql)
+		return tx.execText(ctx, h, sql)
 	case hasOptions(args):
 		if err := tx.open(ctx); err != nil {
 			return pgconn.CommandTag{}, err
 		}
-		return tx.exec(ctx, sql, args)
+		return tx.exec(ctx, plainly, sql, args)
 	}
-	br, err := tx.send(ctx, &pgx.QueuedQuery{SQL: sql, Arguments: args})
+	br, err := tx.send(ctx, h, &pgx.QueuedQuery{SQL: sql, Arguments: args})
 	if err != nil {
 		return pgconn.CommandTag{}, err
 	}
@@ -194,9 +200,15 @@ func (tx *Tx) exec(ctx context.Context, sql string, args []any) (pgconn.CommandT
 	return tag, mapError(tx.x, err)
 }
 
-// execText sends a first statement without arguments. pgx sends such a one as
-// plain text, which may hold several statements; BEGIN and arm become part of it.
-func (tx *Tx) execText(ctx context.Context, sql string) (pgconn.CommandTag, error) {
+// execText sends a statement without arguments. pgx sends such a one as plain
+// text, which may hold several statements; what goes before becomes part of it.
+func (tx *Tx) execText(ctx context.Context, h how, sql string) (pgconn.CommandTag, error) {
+	if h == marking {
+		before := strings.Join(tx.markSQL(), ";") + ";\n"
+		tx.marked = true
+		tag, err := tx.conn.Exec(ctx, before+sql)
+		return tag, tx.after(shifted(err, len(before)))
+	}
 	begin, arm, args, err := tx.prologue()
 	if err != nil {
 		return pgconn.CommandTag{}, err
@@ -207,10 +219,15 @@ func (tx *Tx) execText(ctx context.Context, sql string) (pgconn.CommandTag, erro
 	}
 	before := begin + "\n;" + arm + ";\n"
 	tag, err := tx.conn.Exec(ctx, before+sql)
-	if pg, ok := errors.AsType[*pgconn.PgError](err); ok && int(pg.Position) > len(before) {
-		pg.Position -= int32(len(before))
+	return tag, tx.first(shifted(err, len(before)))
+}
+
+// shifted makes the position in an error that of the user's own text.
+func shifted(err error, before int) error {
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok && int(pg.Position) > before {
+		pg.Position -= int32(before)
 	}
-	return tag, tx.first(err)
+	return err
 }
 
 // hasOptions tells whether arguments begin with what a pgx.Batch can't carry.
@@ -227,29 +244,22 @@ func hasOptions(args []any) bool {
 	return false
 }
 
-// Query implements pgx.Tx.
-func (tx *Tx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	return tx.query(ctx, sql, args)
-}
-
-// query never returns a nil *rows.
-func (tx *Tx) query(ctx context.Context, sql string, args []any) (*rows, error) {
-	if err := tx.check(ctx, sql); err != nil {
-		return failedRows(err), err
-	}
-	if tx.state == txIdle && (hasOptions(args) || sql == "") {
+// query sends a query once. It never returns a nil *rows.
+func (tx *Tx) query(ctx context.Context, h how, sql string, args []any) (*rows, error) {
+	if h == beginning && (hasOptions(args) || sql == "") {
 		if err := tx.open(ctx); err != nil {
 			return failedRows(err), err
 		}
+		h = plainly
 	}
-	if tx.state != txIdle {
+	if h == plainly {
 		r, err := tx.conn.Query(ctx, sql, args...)
 		if err != nil {
 			err = tx.after(err)
 		}
 		return &rows{Rows: r, tx: tx, err: err, done: err != nil}, err
 	}
-	br, err := tx.send(ctx, &pgx.QueuedQuery{SQL: sql, Arguments: args})
+	br, err := tx.send(ctx, h, &pgx.QueuedQuery{SQL: sql, Arguments: args})
 	if err != nil {
 		return failedRows(err), err
 	}
@@ -259,29 +269,15 @@ func (tx *Tx) query(ctx context.Context, sql string, args []any) (*rows, error) 
 		err = mapError(tx.x, err)
 		return &rows{Rows: r, tx: tx, err: err, done: true}, err
 	}
-	return &rows{Rows: r, tx: tx, first: br}, nil
+	return &rows{Rows: r, tx: tx, flush: br}, nil
 }
 
-// QueryRow implements pgx.Tx.
-func (tx *Tx) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
-	r, _ := tx.query(ctx, sql, args) // Scan gives the error
-	return row{r}
-}
-
-// SendBatch implements pgx.Tx.
-func (tx *Tx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
-	for _, q := range b.QueuedQueries {
-		if err := tx.check(ctx, q.SQL); err != nil {
-			return pgx.FailedBatchResults(b, err)
-		}
-	}
-	if tx.state != txIdle {
-		if err := tx.check(ctx); err != nil {
-			return pgx.FailedBatchResults(b, err)
-		}
+// sendBatch sends a batch once.
+func (tx *Tx) sendBatch(ctx context.Context, h how, b *pgx.Batch) pgx.BatchResults {
+	if h == plainly {
 		return &laterResults{BatchResults: tx.conn.SendBatch(ctx, b), tx: tx}
 	}
-	br, err := tx.send(ctx, b.QueuedQueries...)
+	br, err := tx.send(ctx, h, b.QueuedQueries...)
 	if err != nil {
 		return pgx.FailedBatchResults(b, err)
 	}
@@ -289,7 +285,8 @@ func (tx *Tx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 }
 
 // CopyFrom implements pgx.Tx. As a first statement it costs a round trip more:
-// COPY can't follow another statement in one flush.
+// COPY can't follow another statement in one flush. It is never tried again
+// after a conflict: its source can't be read twice.
 func (tx *Tx) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, src pgx.CopyFromSource) (int64, error) {
 	if err := tx.check(ctx); err != nil {
 		return 0, err
@@ -327,8 +324,10 @@ func (tx *Tx) LargeObjects() pgx.LargeObjects {
 
 // Conn implements pgx.Tx. The connection is in the armed transaction; when that
 // can't be begun it is closed. What ends the transaction through it makes
-// Commit and Rollback fail with ErrTransactionLost.
+// Commit and Rollback fail with ErrTransactionLost. From then on no statement is
+// tried again after a conflict, for nobody knows which savepoints there are.
 func (tx *Tx) Conn() *pgx.Conn {
+	tx.raw = true
 	if tx.state != txIdle {
 		return tx.conn
 	}

@@ -21,7 +21,7 @@ import (
 
 func TestAConflictInATransactionNamesTheHolder(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newWorld(t, rm.WithLockTimeout(20*time.Millisecond))
 	first, holder := w.begin()
 	_, err := w.pool.Exec(first, "UPDATE account SET balance = 0 WHERE id = 1")
 	check(t, err)

@@ -70,6 +70,8 @@ func TestABadFieldIsNamedInBothForms(t *testing.T) {
 		{"wait without xid", &pb.WaitForRequest{}, "xid"},
 		{"wait for a malformed resource", &pb.WaitForRequest{Xid: good, ResourceId: "x"}, "resource_id"},
 		{"wait on behalf of nonsense", &pb.WaitForRequest{Xid: good, WaiterXid: "x"}, "waiter_xid"},
+		{"wait for itself", &pb.WaitForRequest{Xid: good, WaiterXid: good}, "waiter_xid"},
+		{"wait since the future", &pb.WaitForRequest{Xid: good, Waited: durationpb.New(-1)}, "waited"},
 		{"wait for a negative time", &pb.WaitForRequest{Xid: good, Timeout: durationpb.New(-1)}, "timeout"},
 		{"wait for too long", &pb.WaitForRequest{Xid: good, Timeout: durationpb.New(6 * time.Minute)}, "timeout"},
 	}

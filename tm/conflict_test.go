@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"testing"
 
 	"google.golang.org/grpc"
@@ -13,6 +14,8 @@ import (
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 
+	"github.com/handfast/handfast/internal/faketc"
+	pb "github.com/handfast/handfast/proto/handfast/v1"
 	"github.com/handfast/handfast/tm"
 	"github.com/handfast/handfast/xid"
 )
@@ -95,5 +98,48 @@ func TestOtherErrorsAreNoLockConflict(t *testing.T) {
 		if c, ok := tm.FindLockConflict(err); ok {
 			t.Errorf("%v: got %v", err, c)
 		}
+	}
+}
+
+// rmDeadlock is rmConflict where waiting could not help.
+type rmDeadlock struct{ rmConflict }
+
+func (*rmDeadlock) DeadlockCycle() string { return "a waits for b, which waits for a" }
+
+func TestADeadlockIsNamedAlsoAcrossServices(t *testing.T) {
+	t.Parallel()
+	here := error(&rmDeadlock{})
+	there := acrossTheWire(t, &tm.LockConflictError{Table: "t", Deadlock: "a waits for b, which waits for a"})
+	for _, err := range []error{here, there, fmt.Errorf("order: %w", there)} {
+		b := start(t, nil)
+		err := b.Do(t.Context(), func(context.Context) error { return err })
+		if !errors.Is(err, tm.ErrDeadlock) || !errors.Is(err, tm.ErrRolledBack) || !errors.Is(err, tm.ErrLockConflict) {
+			t.Errorf("got %v", err)
+		}
+	}
+	if c, ok := tm.FindLockConflict(there); !ok || c.Deadlock == "" {
+		t.Errorf("got %+v", c)
+	}
+	if c, ok := tm.FindLockConflict(&rmConflict{}); !ok || c.Deadlock != "" || errors.Is(c, tm.ErrDeadlock) {
+		t.Errorf("got %+v", c)
+	}
+}
+
+// TestTheVictimLearnsTheCycle, although its own error only says that it failed.
+func TestTheVictimLearnsTheCycle(t *testing.T) {
+	t.Parallel()
+	b := start(t, func(n *faketc.Session, f *pb.ClientFrame) bool {
+		if f.GetRollback() == nil {
+			return false
+		}
+		n.Send(&pb.ServerFrame{Id: f.GetId(), Kind: &pb.ServerFrame_Rollback{Rollback: &pb.RollbackResponse{
+			Outcome: pb.Outcome_OUTCOME_ROLLED_BACK, RollbackReason: pb.RollbackReason_ROLLBACK_REASON_DEADLOCK,
+			RollbackCause: "a waits for b, which waits for a",
+		}}})
+		return true
+	})
+	err := b.Do(t.Context(), func(context.Context) error { return errors.New("409 Conflict") })
+	if !errors.Is(err, tm.ErrDeadlock) || !strings.Contains(err.Error(), "deadlock: a waits for b, which waits for a") || !strings.Contains(err.Error(), "409") {
+		t.Errorf("got %v", err)
 	}
 }

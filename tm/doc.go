@@ -15,6 +15,7 @@
 //	nil                   committed
 //	ErrRolledBack         rolled back, with the reason and the cause
 //	ErrTimedOut           the same, because the deadline passed
+//	ErrDeadlock           the same, because transactions waited for each other
 //	ErrRollbackPending    fn failed and the coordinator was not reached; the
 //	                      deadline rolls back
 //	ErrOutcomeUnknown     the answer to Commit was lost; ask later with the XID

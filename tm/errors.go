@@ -28,6 +28,10 @@ var (
 	// ErrLockConflict: a row was held by another transaction. See
 	// LockConflictError.
 	ErrLockConflict = errors.New("lock conflict")
+	// ErrDeadlock: transactions waited for each other, and this one was rolled
+	// back to let the others go on. The error names them. Running fn again, in
+	// a new transaction, is the way to go on.
+	ErrDeadlock = errors.New("deadlock")
 	// ErrNotSettled: committed, but phase two was not awaited to its end. See
 	// NotSettledError.
 	ErrNotSettled = errors.New("not settled yet")
@@ -37,25 +41,34 @@ var (
 )
 
 // RolledBackError is a transaction that was rolled back. It Is ErrRolledBack,
-// and ErrTimedOut where that was the reason.
+// and ErrTimedOut or ErrDeadlock where that was the reason.
 type RolledBackError struct {
 	XID    xid.ID
 	Reason pb.RollbackReason
 	// Cause is the error of fn; where fn had none, what the coordinator said.
 	Cause error
+	// Decision is what the coordinator recorded as the cause, where the
+	// decision was not made because fn failed. For a deadlock it names the cycle.
+	Decision string
 	// Conflict is the lock conflict in Cause, nil where there is none.
 	Conflict *LockConflictError
 }
 
 // Error names the transaction, the reason and the cause.
 func (e *RolledBackError) Error() string {
-	return fmt.Sprintf("transaction %s: rolled back (%s)%s", e.XID, reasonName(e.Reason), suffix(e.Cause))
+	why, cause := reasonName(e.Reason), suffix(e.Cause)
+	if e.Decision != "" && !strings.Contains(cause, e.Decision) {
+		why += ": " + e.Decision
+	}
+	return fmt.Sprintf("transaction %s: rolled back (%s)%s", e.XID, why, cause)
 }
 
-// Is matches ErrRolledBack, and ErrTimedOut where the deadline passed.
+// Is matches ErrRolledBack, ErrTimedOut where the deadline passed, and
+// ErrDeadlock where it was rolled back to break one.
 func (e *RolledBackError) Is(target error) bool {
 	return target == ErrRolledBack ||
-		(target == ErrTimedOut && e.Reason == pb.RollbackReason_ROLLBACK_REASON_TIMEOUT)
+		(target == ErrTimedOut && e.Reason == pb.RollbackReason_ROLLBACK_REASON_TIMEOUT) ||
+		(target == ErrDeadlock && e.Reason == pb.RollbackReason_ROLLBACK_REASON_DEADLOCK)
 }
 
 // Unwrap gives Cause and Conflict.
@@ -153,15 +166,23 @@ type LockConflictError struct {
 	Holder xid.ID // the transaction that holds the row
 	Table  string
 	Key    string
+	// Deadlock says who waited for whom, where waiting could not have helped.
+	Deadlock string
 }
 
-// Error names the row and its holder.
+// Error names the row and its holder, and the deadlock if there was one.
 func (e *LockConflictError) Error() string {
-	return fmt.Sprintf("lock conflict: %s %s is held by transaction %s", e.Table, e.Key, e.Holder)
+	s := fmt.Sprintf("lock conflict: %s %s is held by transaction %s", e.Table, e.Key, e.Holder)
+	if e.Deadlock != "" {
+		s += ": deadlock: " + e.Deadlock
+	}
+	return s
 }
 
-// Is matches ErrLockConflict.
-func (e *LockConflictError) Is(target error) bool { return target == ErrLockConflict }
+// Is matches ErrLockConflict, and ErrDeadlock where it was one.
+func (e *LockConflictError) Is(target error) bool {
+	return target == ErrLockConflict || (target == ErrDeadlock && e.Deadlock != "")
+}
 
 // LockConflict gives the fields; errors of other packages have this method, too.
 func (e *LockConflictError) LockConflict() (holder xid.ID, table, key string) {
@@ -170,15 +191,19 @@ func (e *LockConflictError) LockConflict() (holder xid.ID, table, key string) {
 
 // GRPCStatus is ABORTED with an ErrorInfo of the domain "handfast".
 func (e *LockConflictError) GRPCStatus() *status.Status {
+	meta := map[string]string{"holder": e.Holder.String(), "table": e.Table, "key": e.Key}
+	if e.Deadlock != "" {
+		meta["deadlock"] = e.Deadlock
+	}
 	return (&client.Error{
-		Reason: pb.ErrorReason_ERROR_REASON_LOCK_CONFLICT, Code: codes.Aborted, Message: e.Error(),
-		Metadata: map[string]string{"holder": e.Holder.String(), "table": e.Table, "key": e.Key},
+		Reason: pb.ErrorReason_ERROR_REASON_LOCK_CONFLICT, Code: codes.Aborted, Message: e.Error(), Metadata: meta,
 	}).GRPCStatus()
 }
 
 // FindLockConflict finds a lock conflict in an error: any error in its tree with
 // a method LockConflict() (holder xid.ID, table, key string), as that of package
-// rm, or the gRPC status of a service that met one.
+// rm, or the gRPC status of a service that met one. A method DeadlockCycle()
+// string beside it tells of a deadlock.
 func FindLockConflict(err error) (*LockConflictError, bool) {
 	if c, ok := errors.AsType[*LockConflictError](err); ok {
 		return c, true
@@ -188,7 +213,11 @@ func FindLockConflict(err error) (*LockConflictError, bool) {
 		LockConflict() (holder xid.ID, table, key string)
 	}](err); ok {
 		holder, table, key := c.LockConflict()
-		return &LockConflictError{Holder: holder, Table: table, Key: key}, true
+		found := &LockConflictError{Holder: holder, Table: table, Key: key}
+		if d, ok := c.(interface{ DeadlockCycle() string }); ok {
+			found.Deadlock = d.DeadlockCycle()
+		}
+		return found, true
 	}
 	e, ok := client.AsError(err)
 	if !ok || e.Reason != pb.ErrorReason_ERROR_REASON_LOCK_CONFLICT {
@@ -196,7 +225,9 @@ func FindLockConflict(err error) (*LockConflictError, bool) {
 	}
 	// A holder that can't be read stays zero: the conflict itself is certain.
 	holder, _ := xid.Parse(e.Metadata["holder"])
-	return &LockConflictError{Holder: holder, Table: e.Metadata["table"], Key: e.Metadata["key"]}, true
+	return &LockConflictError{
+		Holder: holder, Table: e.Metadata["table"], Key: e.Metadata["key"], Deadlock: e.Metadata["deadlock"],
+	}, true
 }
 
 func reasonName(r pb.RollbackReason) string {

@@ -23,11 +23,13 @@ func TestCommitAnsweredWithRolledBack(t *testing.T) {
 		reason pb.RollbackReason
 		name   string // as the details of an error name it
 		timed  bool
+		dead   bool
 	}{
-		{pb.RollbackReason_ROLLBACK_REASON_TIMEOUT, "TIMEOUT", true},
-		{pb.RollbackReason_ROLLBACK_REASON_VOTED_NO, "ROLLBACK_REASON_VOTED_NO", false},
-		{pb.RollbackReason_ROLLBACK_REASON_OPERATOR, "OPERATOR", false},
-		{pb.RollbackReason_ROLLBACK_REASON_REQUESTED, "REQUESTED", false},
+		{pb.RollbackReason_ROLLBACK_REASON_TIMEOUT, "TIMEOUT", true, false},
+		{pb.RollbackReason_ROLLBACK_REASON_VOTED_NO, "ROLLBACK_REASON_VOTED_NO", false, false},
+		{pb.RollbackReason_ROLLBACK_REASON_OPERATOR, "OPERATOR", false, false},
+		{pb.RollbackReason_ROLLBACK_REASON_REQUESTED, "REQUESTED", false, false},
+		{pb.RollbackReason_ROLLBACK_REASON_DEADLOCK, "DEADLOCK", false, true},
 	} {
 		for _, asError := range []bool{false, true} {
 			t.Run(tt.name, func(t *testing.T) {
@@ -50,7 +52,8 @@ func TestCommitAnsweredWithRolledBack(t *testing.T) {
 				})
 				err := b.Do(t.Context(), func(context.Context) error { return nil })
 				r, ok := errors.AsType[*tm.RolledBackError](err)
-				if !ok || r.Reason != tt.reason || !errors.Is(err, tm.ErrRolledBack) || errors.Is(err, tm.ErrTimedOut) != tt.timed {
+				if !ok || r.Reason != tt.reason || !errors.Is(err, tm.ErrRolledBack) ||
+					errors.Is(err, tm.ErrTimedOut) != tt.timed || errors.Is(err, tm.ErrDeadlock) != tt.dead {
 					t.Errorf("got %#v", err)
 				}
 				if !strings.Contains(err.Error(), "as the stock said") || !strings.Contains(err.Error(), r.XID.String()) {

@@ -106,7 +106,7 @@ func (m *Manager) run(ctx context.Context, t Tx, fn func(context.Context) error)
 	defer func() {
 		if !returned {
 			// There is nobody to hand an error to; the deadline is the fallback.
-			_, _ = m.rollback(ctx, t, "fn did not return: it panicked or ended its goroutine")
+			_, _, _ = m.rollback(ctx, t, "fn did not return: it panicked or ended its goroutine")
 		}
 	}()
 	err := fn(inner)
@@ -120,10 +120,15 @@ func (m *Manager) run(ctx context.Context, t Tx, fn func(context.Context) error)
 // abort rolls back because of cause, and says how that went.
 func (m *Manager) abort(ctx context.Context, t Tx, cause error) error {
 	conflict, _ := FindLockConflict(cause)
-	told, err := m.rollback(ctx, t, cause.Error())
+	told, decision, err := m.rollback(ctx, t, cause.Error())
 	switch {
 	case err == nil, client.ReasonOf(err) == pb.ErrorReason_ERROR_REASON_ROLLED_BACK:
-		return &RolledBackError{XID: t.XID, Reason: t.reason(told, cause, err), Cause: cause, Conflict: conflict}
+		if told == pb.RollbackReason_ROLLBACK_REASON_REQUESTED {
+			decision = "" // it was this request, or one that failed like it
+		}
+		return &RolledBackError{
+			XID: t.XID, Reason: t.reason(told, cause, err), Cause: cause, Decision: decision, Conflict: conflict,
+		}
 	case client.ReasonOf(err) == pb.ErrorReason_ERROR_REASON_COMMITTED:
 		return &CommittedError{XID: t.XID, Cause: cause}
 	default:
@@ -311,7 +316,7 @@ func (m *Manager) Rollback(ctx context.Context, t Tx, cause error) error {
 	if cause != nil {
 		text = cause.Error()
 	}
-	_, err := m.rollback(ctx, t, text)
+	_, _, err := m.rollback(ctx, t, text)
 	if client.ReasonOf(err) == pb.ErrorReason_ERROR_REASON_ROLLED_BACK {
 		return nil
 	}
@@ -321,14 +326,15 @@ func (m *Manager) Rollback(ctx context.Context, t Tx, cause error) error {
 	return nil
 }
 
-// rollback gives the reason of the decision, which may have been made before.
-func (m *Manager) rollback(ctx context.Context, t Tx, cause string) (reason pb.RollbackReason, err error) {
+// rollback gives the reason and the cause of the decision, which may have been
+// made before.
+func (m *Manager) rollback(ctx context.Context, t Tx, cause string) (reason pb.RollbackReason, decision string, err error) {
 	err = whileFull(context.WithoutCancel(ctx), t.limit(), func(ctx context.Context) error {
 		resp, err := m.c.Rollback(ctx, &pb.RollbackRequest{Xid: t.XID.String(), Cause: cause})
-		reason = resp.GetRollbackReason()
+		reason, decision = resp.GetRollbackReason(), resp.GetRollbackCause()
 		return err
 	})
-	return reason, err
+	return reason, decision, err
 }
 
 // Outcome asks what was decided; OUTCOME_UNDECIDED while nothing is. It is how

@@ -126,6 +126,7 @@ func rollback(ctx context.Context, conn *pgx.Conn, s Settlement, o SettleOptions
 	var err error
 	for range 2 {
 		err = inTx(ctx, conn, o, "on", func(b *pgx.Batch) {
+			b.Queue(markSettling, s.XID.String())
 			b.Queue("SELECT handfast.rollback_lock($1, $2)", s.XID.String(), branches)
 			b.Queue("SELECT handfast.rollback_undo($1, $2)", s.XID.String(), branches)
 		})

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -116,7 +117,15 @@ type answer struct {
 }
 
 // unary waits for the reply to one request.
-type unary struct{ ch chan answer }
+type unary struct {
+	ch   chan answer
+	quit atomic.Bool
+}
+
+var _ engine.Quitter = (*unary)(nil)
+
+// Quit implements engine.Quitter.
+func (u *unary) Quit() bool { return u.quit.Load() }
 
 // Reply implements engine.Waiter.
 func (u *unary) Reply(r core.Reply, durable uint64) { u.ch <- answer{r, durable} }
@@ -146,9 +155,10 @@ func (a *API) call(ctx context.Context, id func() string, build func(core.Ref) (
 }
 
 // cancel takes a request back that nobody waits for any more.
-func (a *API) cancel(ref core.Ref, text string) {
+func (a *API) cancel(u *unary, text string) {
+	u.quit.Store(true)
 	if id, err := xid.Parse(text); err == nil {
-		a.eng.Post(core.Cancel{Ref: ref, XID: id})
+		a.eng.Post(core.Cancel{Ref: u, XID: id})
 	}
 }
 
@@ -171,6 +181,19 @@ func rolledBack(r *core.Reply) *pb.RollbackResponse {
 	}
 }
 
+// maxWaitsFor bounds the transactions of GetResponse.waits_for.
+const maxWaitsFor = 100
+
+func (a *API) got(r *core.Reply, waits bool) *pb.GetResponse {
+	resp := &pb.GetResponse{Transaction: wireTransaction(&r.Tx)}
+	if waits {
+		for _, id := range a.eng.WaitsFor(r.Tx.XID, maxWaitsFor) {
+			resp.WaitsFor = append(resp.WaitsFor, id.String())
+		}
+	}
+	return resp
+}
+
 func waited(r *core.Reply) *pb.WaitForResponse {
-	return &pb.WaitForResponse{Outcome: wireOutcome(r.Tx.Outcome), Settled: r.Settled}
+	return &pb.WaitForResponse{Outcome: wireOutcome(r.Tx.Outcome), Settled: r.Settled, AheadXid: r.Ahead.String(), AheadCount: uint32(r.Count)}
 }

@@ -43,6 +43,7 @@ func TestTheEnumsOfWireAndCoreMatch(t *testing.T) {
 		core.ReasonTimeout:   pb.RollbackReason_ROLLBACK_REASON_TIMEOUT,
 		core.ReasonVotedNo:   pb.RollbackReason_ROLLBACK_REASON_VOTED_NO,
 		core.ReasonOperator:  pb.RollbackReason_ROLLBACK_REASON_OPERATOR,
+		core.ReasonDeadlock:  pb.RollbackReason_ROLLBACK_REASON_DEADLOCK,
 	} {
 		if wireReason(c) != w {
 			t.Errorf("reason %d is %s", c, wireReason(c))

@@ -66,7 +66,7 @@ func (c *coordinator) Get(ctx context.Context, r *pb.GetRequest) (*pb.GetRespons
 	if err != nil {
 		return nil, err
 	}
-	return &pb.GetResponse{Transaction: wireTransaction(&got.reply.Tx)}, nil
+	return c.got(&got.reply, r.GetWaits()), nil
 }
 
 // WaitFor implements the service.

@@ -15,6 +15,7 @@ import (
 
 	pb "github.com/handfast/handfast/proto/handfast/v1"
 	"github.com/handfast/handfast/tc/core"
+	"github.com/handfast/handfast/tc/engine"
 	"github.com/handfast/handfast/xid"
 )
 
@@ -65,6 +66,20 @@ type call struct {
 	id   uint64
 	xid  xid.ID
 	kind callKind
+
+	waits bool        // a Get that asks whom the transaction waits for
+	quit  atomic.Bool // nobody waits for the answer
+}
+
+var _ engine.Quitter = (*call)(nil)
+
+// Quit implements engine.Quitter.
+func (c *call) Quit() bool { return c.quit.Load() }
+
+// cancel takes the request back.
+func (c *call) cancel() {
+	c.quit.Store(true)
+	c.s.a.eng.Post(core.Cancel{Ref: c, XID: c.xid})
 }
 
 type callKind uint8
@@ -143,7 +158,7 @@ func (s *session) abandon() {
 	s.mu.Unlock()
 	for _, c := range calls {
 		if c.kind == callCommit || c.kind == callRollback || c.kind == callWaitFor {
-			s.a.eng.Post(core.Cancel{Ref: c, XID: c.xid})
+			c.cancel()
 		}
 	}
 }
@@ -216,6 +231,9 @@ func (s *session) handle(f *pb.ClientFrame) error {
 		return invalid("hello", "Hello was sent before")
 	case *pb.ClientFrame_Detach:
 		return s.detach(f.GetId(), k.Detach)
+	case *pb.ClientFrame_CancelWait:
+		s.cancelWait(k.CancelWait.GetWaitId())
+		return nil
 	}
 	if f.GetId() == 0 {
 		return invalid("id", "is 0 in a frame that needs an answer (%T)", f.GetKind())
@@ -267,7 +285,7 @@ func (c *call) input(f *pb.ClientFrame) (in core.Input, err error) {
 		}
 		return in, err
 	case *pb.ClientFrame_Get:
-		c.kind = callGet
+		c.kind, c.waits = callGet, k.Get.GetWaits()
 		return get(c, k.Get)
 	case *pb.ClientFrame_WaitFor:
 		c.kind = callWaitFor
@@ -327,7 +345,7 @@ func (c *call) Reply(r core.Reply, durable uint64) {
 	case c.kind == callRollback:
 		f.Kind = &pb.ServerFrame_Rollback{Rollback: rolledBack(&r)}
 	case c.kind == callGet:
-		f.Kind = &pb.ServerFrame_Get{Get: &pb.GetResponse{Transaction: wireTransaction(&r.Tx)}}
+		f.Kind = &pb.ServerFrame_Get{Get: c.s.a.got(&r, c.waits)}
 		size = messageSize(f)
 	case c.kind == callWaitFor:
 		f.Kind = &pb.ServerFrame_WaitFor{WaitFor: waited(&r)}
@@ -348,6 +366,21 @@ func (c *call) finish(f *pb.ServerFrame, size int) {
 		s.parked--
 	}
 	s.queue(f, size)
+}
+
+// cancelWait forgets a wait. One that is answered already is none.
+func (s *session) cancelWait(id uint64) {
+	s.mu.Lock()
+	c := s.calls[id]
+	if c == nil || c.kind != callWaitFor {
+		s.mu.Unlock()
+		return
+	}
+	delete(s.calls, id)
+	s.parked--
+	s.mu.Unlock()
+	s.poke() // it may have been the last that a farewell waited for
+	c.cancel()
 }
 
 // settled hands an RM's results to the engine. It waits for room there, so a

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"math"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -20,9 +21,10 @@ const (
 	maxTimeout        = 12 * time.Hour
 	defaultWait       = 5 * time.Second
 	maxWait           = 5 * time.Minute
-	maxFrames         = 1024 // in one message of a client
-	maxAttached       = 1024 // resources in one Attach
-	maxWitnesses      = 64   // of one resource
+	maxWaited         = 10 * time.Minute // that counts for the place in line
+	maxFrames         = 1024             // in one message of a client
+	maxAttached       = 1024             // resources in one Attach
+	maxWitnesses      = 64               // of one resource
 	maxListPage       = 1000
 	defaultListPage   = 50
 	maxResourceDetach = 1024
@@ -190,16 +192,28 @@ func (a *API) waitFor(ref core.Ref, r *pb.WaitForRequest) (core.Input, error) {
 			return nil, err
 		}
 	}
+	var waiter xid.ID
 	if r.GetWaiterXid() != "" {
-		if _, err := parseXID("waiter_xid", r.GetWaiterXid()); err != nil {
+		if waiter, err = parseXID("waiter_xid", r.GetWaiterXid()); err != nil {
 			return nil, err
 		}
+		if waiter == id {
+			return nil, invalid("waiter_xid", "is the transaction that is waited for")
+		}
+	}
+	waited, err := duration("waited", r.GetWaited(), 0, 0, math.MaxInt64)
+	if err != nil {
+		return nil, err
 	}
 	timeout, err := duration("timeout", r.GetTimeout(), defaultWait, 0, maxWait)
 	if err != nil {
 		return nil, err
 	}
-	return core.Wait{Ref: ref, XID: id, Resource: resource, Until: a.eng.Now().Add(timeout)}, nil
+	now := a.eng.Now()
+	return core.Wait{
+		Ref: ref, XID: id, Resource: resource, Row: cut(r.GetRow()), Waiter: waiter,
+		Since: now.Add(-min(waited, maxWaited)), Until: now.Add(timeout),
+	}, nil
 }
 
 func parseWitness(field string, w *pb.Witness) (engine.Witness, error) {

@@ -21,7 +21,10 @@
 //     Need. LSN counts records; what LSN returns after a Step is the position
 //     of the newest record of that Step;
 //  4. evicts what is finished, or keeps it for a while;
-//  5. sends a Tick at Wake at the latest.
+//  5. sends a Tick at Wake at the latest;
+//  6. may keep account of who waits for whom by Parked, over all its machines.
+//     It then sends Waiting to the machine of each waiter, Break to that of
+//     the victim of a cycle, and, after WaiterDone, EndWait to the holders.
 //
 // Nothing that reveals state may leave before that state is durable. This is
 // the whole reason why no crash can make the coordinator tell two outcomes. A

@@ -78,6 +78,8 @@ func rollbackText(r Reason, cause string) string {
 		why = "a branch voted no"
 	case ReasonOperator:
 		why = "by an operator"
+	case ReasonDeadlock:
+		why = "deadlock"
 	case ReasonNone:
 		why = "no reason recorded"
 	}

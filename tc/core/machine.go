@@ -34,6 +34,7 @@ type txn struct {
 	ask      time.Time // when to ask for missing votes next; zero: not collecting
 	asked    uint32
 	waiters  []waiter
+	waits    bool  // it waits for another: its decision is to be told
 	legs     []leg // phase two, one per settlement; nil while undecided
 	timer    timer
 	noted    bool // in Machine.changed
@@ -99,6 +100,7 @@ func (m *Machine) Step(now time.Time, in Input) Output {
 	m.out.Records = m.out.Records[:0]
 	m.out.Finished = m.out.Finished[:0]
 	m.out.Messages = m.out.Messages[:0]
+	m.out.Parked = m.out.Parked[:0]
 	switch in := in.(type) {
 	case Begin:
 		m.begin(in)
@@ -116,6 +118,12 @@ func (m *Machine) Step(now time.Time, in Input) Output {
 		m.wait(in)
 	case Cancel:
 		m.cancel(in)
+	case EndWait:
+		m.endWait(in)
+	case Waiting:
+		m.waiting(in)
+	case Break:
+		m.breakCycle(in)
 	case Settled:
 		m.settled(in)
 	case Answered:

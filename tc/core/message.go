@@ -63,12 +63,30 @@ type (
 		Operator bool
 	}
 	// Wait asks to be told when the transaction is decided and, if Resource is
-	// not zero, settled there; at Until at the latest.
+	// not zero, settled there; at Until at the latest. Those who wait are told
+	// in the order of Since.
 	Wait struct {
 		Ref      Ref
 		XID      xid.ID
 		Resource xid.ResourceID
+		Row      string // what is waited for there; empty: nothing in particular
+		Waiter   xid.ID // on whose behalf; zero: nobody's
+		Since    time.Time
 		Until    time.Time
+	}
+	// EndWait refuses a Wait that is still unanswered.
+	EndWait struct {
+		Ref Ref
+		XID xid.ID
+		Err *Error
+	}
+	// Waiting tells that the transaction waits for another, in whatever shard,
+	// so that WaiterDone has to follow its decision.
+	Waiting struct{ XID xid.ID }
+	// Break decides to roll back a transaction that waits in a cycle.
+	Break struct {
+		XID   xid.ID
+		Cause string
 	}
 	// Cancel takes back every request of this Ref that is still unanswered.
 	// There will be no reply to it.
@@ -125,13 +143,15 @@ type Body interface{ body() }
 type (
 	// Reply answers the request that carried Ref: with Err, or with the
 	// transaction's state; Branches and Settlements are there for Get only. For
-	// Wait, Settled tells that the resource asked for is settled. For RetryNow,
-	// Count tells how many were made due.
+	// Wait, Settled tells that the resource asked for is settled, Ahead who
+	// was let go for the same row just before, and Count how many were. For
+	// RetryNow, Count tells how many were made due.
 	Reply struct {
 		Ref     Ref
 		Tx      Transaction
 		Err     *Error
 		Settled bool
+		Ahead   xid.ID
 		Count   int
 	}
 	// Settle commands an RM of the resource to settle the transaction there.
@@ -147,6 +167,12 @@ type (
 		Resource xid.ResourceID
 		Branch   xid.BranchID
 	}
+	// WaiterDone tells that a transaction of Waiting can wait no longer, because
+	// of Err: it is decided, or not known.
+	WaiterDone struct {
+		XID xid.ID
+		Err *Error
+	}
 	// Changed tells watchers about a new state. Only sent while Watch is on.
 	Changed struct{ Tx Transaction }
 )
@@ -159,7 +185,18 @@ type Output struct {
 	Records  []Record
 	Finished []Transaction
 	Messages []Message
+	Parked   []Parked
 	Wake     time.Time
+}
+
+// Parked tells of a Wait on behalf of somebody that began to wait or, if Over,
+// does not wait any more. It reveals nothing: a caller that keeps account of
+// who waits for whom may use it at once.
+type Parked struct {
+	Ref    Ref
+	Waiter xid.ID
+	Holder xid.ID
+	Over   bool
 }
 
 func (Begin) input()      {}
@@ -170,6 +207,9 @@ func (Rollback) input()   {}
 func (Get) input()        {}
 func (Wait) input()       {}
 func (Cancel) input()     {}
+func (EndWait) input()    {}
+func (Waiting) input()    {}
+func (Break) input()      {}
 func (Settled) input()    {}
 func (Answered) input()   {}
 func (Attached) input()   {}
@@ -179,7 +219,8 @@ func (Horizon) input()    {}
 func (Quarantine) input() {}
 func (Tick) input()       {}
 
-func (Reply) body()   {}
-func (Settle) body()  {}
-func (AskVote) body() {}
-func (Changed) body() {}
+func (Reply) body()      {}
+func (Settle) body()     {}
+func (AskVote) body()    {}
+func (WaiterDone) body() {}
+func (Changed) body()    {}

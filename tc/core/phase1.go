@@ -141,6 +141,14 @@ func (m *Machine) rollback(in Rollback) {
 	m.replyWhenDecided(tx, waiter{ref: in.Ref, settled: in.WaitSettled})
 }
 
+// breakCycle rolls a waiting transaction back, unless it got away meanwhile.
+func (m *Machine) breakCycle(in Break) {
+	tx := m.txs[in.XID]
+	if tx != nil && tx.t.Outcome == Undecided && !m.quarantined(in.XID) {
+		m.decide(tx, RolledBack, ReasonDeadlock, in.Cause, "")
+	}
+}
+
 func (m *Machine) decideTimeout(tx *txn) {
 	m.decide(tx, RolledBack, ReasonTimeout, fmt.Sprintf("deadline %s passed", tx.t.Deadline.UTC().Format(time.RFC3339Nano)), "")
 }
@@ -150,6 +158,9 @@ func (m *Machine) decideTimeout(tx *txn) {
 func (m *Machine) decide(tx *txn, o Outcome, why Reason, cause, operator string) {
 	m.append(tx, Record{Kind: RecordDecide, Outcome: o, Reason: why, Text: cause, Operator: operator})
 	tx.ask = time.Time{}
+	if tx.waits || !tx.t.Parent.IsZero() {
+		m.send(tx.lsn, WaiterDone{XID: tx.t.XID, Err: decidedError(tx)})
+	}
 	m.answerWaiters(tx)
 	if tx.t.Phase == Finished {
 		m.finish(tx)

@@ -82,6 +82,8 @@ func (w *world) released(b core.Body) {
 		w.toRM = append(w.toRM, b)
 	case core.Changed:
 		w.tell(b.Tx.XID, b.Tx.Outcome)
+	case core.WaiterDone:
+		w.reply(core.Reply{Ref: "waiter", Err: b.Err})
 	}
 }
 
@@ -152,7 +154,7 @@ func (w *world) run() {
 }
 
 func (w *world) fault() {
-	switch w.rng.IntN(4) {
+	switch w.rng.IntN(8) {
 	case 0:
 		w.s.restart(w.rng.IntN(5))
 	case 1:
@@ -162,6 +164,19 @@ func (w *world) fault() {
 	case 3:
 		if tx := w.pick(); tx != nil {
 			w.s.step(core.Get{Ref: "get", XID: tx.id})
+		}
+	case 4, 5:
+		if waiter, holder := w.pick(), w.pick(); waiter != nil {
+			w.s.step(core.Wait{Ref: "wait", XID: holder.id, Resource: resourceID(0), Waiter: waiter.id, Until: w.s.now.Add(5 * time.Second)})
+			w.s.step(core.Waiting{XID: waiter.id})
+		}
+	case 6:
+		if tx := w.pick(); tx != nil {
+			w.s.step(core.EndWait{Ref: "wait", XID: tx.id, Err: &core.Error{Kind: core.ErrLimit}})
+		}
+	case 7:
+		if tx := w.pick(); tx != nil {
+			w.s.step(core.Break{XID: tx.id, Cause: "a cycle"})
 		}
 	}
 }

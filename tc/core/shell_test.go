@@ -31,6 +31,8 @@ type shell struct {
 	outbox  []core.Message
 	// release is called for each message that leaves.
 	release func(core.Body)
+	// parked is called for each wait that begins or ends.
+	parked func(core.Parked)
 	// naive releases everything at once: the fault that the tests have to find.
 	naive bool
 }
@@ -47,7 +49,7 @@ type fataler interface {
 
 func newShell(t fataler, cfg core.Config) *shell {
 	cfg.Store = testStore
-	s := &shell{t: t, cfg: cfg, now: epoch, release: func(core.Body) {}}
+	s := &shell{t: t, cfg: cfg, now: epoch, release: func(core.Body) {}, parked: func(core.Parked) {}}
 	s.restart(0)
 	return s
 }
@@ -111,6 +113,9 @@ func (s *shell) step(in core.Input) {
 	for _, tx := range out.Finished {
 		s.ends = append(s.ends, finishedAt{at: len(s.log), tx: tx})
 		s.m.Evict(tx.XID)
+	}
+	for _, p := range out.Parked {
+		s.parked(p)
 	}
 	s.outbox = append(s.outbox, out.Messages...)
 	s.wake = out.Wake
@@ -211,6 +216,8 @@ func target(in core.Input) (xid.ID, bool) {
 	case core.Wait:
 		return in.XID, true
 	case core.RetryNow:
+		return in.XID, true
+	case core.Waiting:
 		return in.XID, true
 	default:
 		return xid.ID{}, false

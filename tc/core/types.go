@@ -58,6 +58,7 @@ const (
 	ReasonTimeout
 	ReasonVotedNo
 	ReasonOperator
+	ReasonDeadlock
 )
 
 // Transaction is the whole state of one global transaction. A value handed

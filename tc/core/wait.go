@@ -13,6 +13,9 @@ type waiter struct {
 	ref      Ref
 	settled  bool           // wait until all resources are settled
 	resource xid.ResourceID // or until this one is; zero: decided is enough
+	row      string         // what is waited for in the resource
+	who      xid.ID         // on whose behalf; zero: nobody's
+	since    time.Time      // its place in line
 	until    time.Time      // answer at the latest; zero: no limit of its own
 }
 
@@ -30,13 +33,18 @@ func (m *Machine) wait(in Wait) {
 	if tx == nil {
 		return
 	}
-	m.replyWhenDecided(tx, waiter{ref: in.Ref, resource: in.Resource, until: in.Until})
+	if in.Since.IsZero() || in.Since.After(m.now) {
+		in.Since = m.now
+	}
+	m.replyWhenDecided(tx, waiter{
+		ref: in.Ref, resource: in.Resource, row: in.Row, who: in.Waiter, since: in.Since, until: in.Until,
+	})
 }
 
 // replyWhenDecided answers now or puts the waiter in line.
 func (m *Machine) replyWhenDecided(tx *txn, w waiter) {
 	if m.satisfied(tx, w) || (!w.until.IsZero() && !m.now.Before(w.until)) {
-		m.replyTo(tx, w)
+		m.replyTo(tx, w, place{})
 		return
 	}
 	if len(tx.waiters) >= maxWaiters {
@@ -44,9 +52,24 @@ func (m *Machine) replyWhenDecided(tx *txn, w waiter) {
 			"%d callers wait for %s already (limit)", maxWaiters, tx.t.XID)})
 		return
 	}
-	tx.waiters = append(tx.waiters, w)
+	if w.since.IsZero() {
+		w.since = m.now
+	}
+	at := len(tx.waiters)
+	for at > 0 && tx.waiters[at-1].since.After(w.since) {
+		at--
+	}
+	tx.waiters = slices.Insert(tx.waiters, at, w)
+	m.park(tx, w, false)
 	if !w.until.IsZero() {
 		m.schedule(tx)
+	}
+}
+
+// park tells of a waiter that comes or goes.
+func (m *Machine) park(tx *txn, w waiter, over bool) {
+	if !w.who.IsZero() {
+		m.out.Parked = append(m.out.Parked, Parked{Ref: w.ref, Waiter: w.who, Holder: tx.t.XID, Over: over})
 	}
 }
 
@@ -74,17 +97,75 @@ func (m *Machine) settledIn(tx *txn, r xid.ResourceID) bool {
 	return s == nil || s.Done
 }
 
-func (m *Machine) replyTo(tx *txn, w waiter) {
-	m.send(tx.lsn, Reply{Ref: w.ref, Tx: tx.summary(), Settled: m.settledIn(tx, w.resource)})
+func (m *Machine) replyTo(tx *txn, w waiter, p place) {
+	m.send(tx.lsn, Reply{
+		Ref: w.ref, Tx: tx.summary(), Settled: m.settledIn(tx, w.resource), Ahead: p.ahead, Count: p.count,
+	})
 }
 
-// answerWaiters answers everybody who has waited for what is now true.
+// line is those who wait for one row.
+type line struct {
+	resource xid.ResourceID
+	row      string
+}
+
+// place is a place in a line: who is next before it, and how many are.
+type place struct {
+	ahead xid.ID
+	count int
+}
+
+// answerWaiters answers everybody who has waited for what is now true, in the
+// order in which they began to wait.
 func (m *Machine) answerWaiters(tx *txn) {
+	var lines map[line]place
+	m.dropWaiters(tx, func(w waiter) bool { return m.satisfied(tx, w) }, func(w waiter) {
+		if w.row == "" || w.who.IsZero() {
+			m.replyTo(tx, w, place{})
+			return
+		}
+		if lines == nil {
+			lines = make(map[line]place)
+		}
+		l := line{w.resource, w.row}
+		p := lines[l]
+		lines[l] = place{ahead: w.who, count: p.count + 1}
+		if p.ahead == w.who {
+			p = place{} // nobody waits for itself
+		}
+		m.replyTo(tx, w, p)
+	})
+}
+
+// expireWaiters answers those whose time is up with what is known.
+func (m *Machine) expireWaiters(tx *txn) {
+	m.dropWaiters(tx, func(w waiter) bool { return !w.until.IsZero() && !m.now.Before(w.until) },
+		func(w waiter) { m.replyTo(tx, w, place{}) })
+}
+
+func (m *Machine) cancel(in Cancel) {
+	if tx := m.txs[in.XID]; tx != nil {
+		m.dropWaiters(tx, func(w waiter) bool { return w.ref == in.Ref }, func(waiter) {})
+		m.schedule(tx)
+	}
+}
+
+// endWait answers with an error that is durable already.
+func (m *Machine) endWait(in EndWait) {
+	if tx := m.txs[in.XID]; tx != nil {
+		m.dropWaiters(tx, func(w waiter) bool { return w.ref == in.Ref }, func(w waiter) { m.refuse(w.ref, 0, in.Err) })
+		m.schedule(tx)
+	}
+}
+
+// dropWaiters takes waiters out of the line, with a last word to each.
+func (m *Machine) dropWaiters(tx *txn, which func(waiter) bool, last func(waiter)) {
 	tx.waiters = slices.DeleteFunc(tx.waiters, func(w waiter) bool {
-		if !m.satisfied(tx, w) {
+		if !which(w) {
 			return false
 		}
-		m.replyTo(tx, w)
+		m.park(tx, w, true)
+		last(w)
 		return true
 	})
 	if len(tx.waiters) == 0 {
@@ -92,20 +173,15 @@ func (m *Machine) answerWaiters(tx *txn) {
 	}
 }
 
-// expireWaiters answers those whose time is up with what is known.
-func (m *Machine) expireWaiters(tx *txn) {
-	tx.waiters = slices.DeleteFunc(tx.waiters, func(w waiter) bool {
-		if w.until.IsZero() || m.now.Before(w.until) {
-			return false
-		}
-		m.replyTo(tx, w)
-		return true
-	})
-}
-
-func (m *Machine) cancel(in Cancel) {
-	if tx := m.txs[in.XID]; tx != nil {
-		tx.waiters = slices.DeleteFunc(tx.waiters, func(w waiter) bool { return w.ref == in.Ref })
-		m.schedule(tx)
+// waiting answers with WaiterDone, now or when the transaction is decided.
+func (m *Machine) waiting(in Waiting) {
+	if e := m.misfit(in.XID); e != nil {
+		m.send(0, WaiterDone{XID: in.XID, Err: e})
+		return
+	}
+	tx := m.txs[in.XID]
+	tx.waits = true
+	if tx.t.Outcome != Undecided {
+		m.send(tx.lsn, WaiterDone{XID: in.XID, Err: decidedError(tx)})
 	}
 }

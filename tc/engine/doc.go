@@ -17,6 +17,13 @@
 // only when the log is durable up to its Need; the messages of a shard that
 // need the log leave in the order in which the machine sent them.
 //
+// # Waiting
+//
+// One graph over all shards knows which transaction waits for which; see
+// package waits. A shard tells it of the waits that begin and end, and it posts
+// what follows to other shards: above all the rollback of the youngest in a
+// cycle, which is a decision like any other.
+//
 // # Failure
 //
 // A failed write, or a panic, is the end of the engine: the state of the

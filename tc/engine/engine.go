@@ -42,6 +42,14 @@ type Waiter interface {
 	Reply(r core.Reply, durable uint64)
 }
 
+// Quitter is a Waiter that tells, from before its core.Cancel is posted,
+// that nobody waits for its reply any more. Then it closes no cycle, however
+// late its shard comes to it.
+type Quitter interface {
+	Waiter
+	Quit() bool
+}
+
 // Deliverer carries what the engine says unasked. Its methods are called from
 // goroutines of the engine, possibly from several at once, and must not block.
 // What can't be delivered is dropped: the machine sends it again.
@@ -68,6 +76,9 @@ type Config struct {
 	Now func() time.Time
 	// Fatal is told once, from a goroutine of its own, why the engine failed.
 	Fatal func(error)
+	// MaxWaits bounds the waits on behalf of a transaction, over all shards;
+	// 0: 262,144.
+	MaxWaits int
 	// CrashPoint is called at BeforeDecision and AfterDecision, for tests that
 	// kill the process there.
 	CrashPoint func(point string)
@@ -87,6 +98,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.ExpireEvery <= 0 {
 		c.ExpireEvery = time.Minute
+	}
+	if c.MaxWaits <= 0 {
+		c.MaxWaits = 1 << 18
 	}
 	if c.Now == nil {
 		c.Now = time.Now
@@ -112,6 +126,7 @@ type Engine struct {
 	ids      ids
 	shards   []*shard
 	flusher  *flusher
+	waits    *waitGraph
 	deliver  Deliverer
 	decided  uint64 // decisions the flusher has made durable; belongs to it
 
@@ -145,6 +160,7 @@ func New(ctx context.Context, st store.Store, cfg Config) (*Engine, error) {
 	e.ids.store, e.ids.incarnation = e.meta.Store, e.meta.Incarnation
 	e.identity = Identity{StoreText: e.meta.Store.String(), Incarnation: e.meta.Incarnation}
 	e.flusher = newFlusher(e)
+	e.waits = newWaitGraph(e, cfg.MaxWaits)
 	e.flusher.position = st.Position()
 	cc := cfg.Core
 	cc.Store, cc.Incarnation = e.meta.Store, e.meta.Incarnation
@@ -181,6 +197,7 @@ func (e *Engine) recover(ctx context.Context) error {
 	}
 	err := e.st.Recover(ctx, func(tx core.Transaction) error {
 		e.clock.raise(lastTime(&tx))
+		e.waits.restore(&tx)
 		i := shardOf(tx.XID, len(e.shards))
 		if parts[i] = append(parts[i], tx); len(parts[i]) == many {
 			feeds[i] <- parts[i]
@@ -222,6 +239,7 @@ func (e *Engine) Start(d Deliverer) {
 		e.loops.Go(s.run)
 	}
 	e.flushes.Go(func() { e.flusher.run(e.stopFlush) })
+	e.waits.start()
 	e.jobs.Go(func() { e.expire(ctx) })
 }
 
@@ -304,6 +322,8 @@ func (e *Engine) release(b core.Body) {
 		e.deliver.Settle(b)
 	case core.AskVote:
 		e.deliver.AskVote(b)
+	case core.WaiterDone:
+		e.waits.end(b)
 	case core.Changed:
 		e.deliver.Changed(b.Tx)
 	}
@@ -337,6 +357,9 @@ func (e *Engine) SubmitWait(ctx context.Context, in core.Input) error {
 // the event is about none. It never waits and is never refused while the
 // engine runs.
 func (e *Engine) Post(in core.Input) {
+	if c, ok := in.(core.Cancel); ok {
+		e.waits.cancel(c.Ref)
+	}
 	if id, _ := target(in); !id.IsZero() {
 		_ = e.shardOf(id).q.add(item{in: in}, true) // refused only when all is over
 		return

@@ -143,6 +143,7 @@ func (s *shard) collect(out core.Output) {
 	s.batch.Records = append(s.batch.Records, out.Records...)
 	s.batch.Finished = append(s.batch.Finished, out.Finished...)
 	s.msgs = append(s.msgs, out.Messages...)
+	s.e.waits.collect(out)
 	s.wake = out.Wake
 }
 
@@ -236,6 +237,12 @@ func target(in core.Input) (id xid.ID, asks bool) {
 		return in.XID, true
 	case core.RetryNow:
 		return in.XID, true
+	case core.Waiting:
+		return in.XID, true
+	case core.EndWait:
+		return in.XID, false
+	case core.Break:
+		return in.XID, false
 	case core.Cancel:
 		return in.XID, false
 	case core.Settled:

@@ -106,7 +106,7 @@ func DecodeRecord(id xid.ID, seq uint32, b []byte) (core.Record, error) {
 		case recordOutcome:
 			r.Outcome = core.Outcome(d.enum("outcome", uint64(core.RolledBack)))
 		case recordReason:
-			r.Reason = core.Reason(d.enum("reason", uint64(core.ReasonOperator)))
+			r.Reason = core.Reason(d.enum("reason", uint64(core.ReasonDeadlock)))
 		case recordText:
 			r.Text = d.text("text")
 		case recordOperator:
@@ -205,7 +205,7 @@ func DecodeFinished(id xid.ID, b []byte) (core.Transaction, error) {
 		case finishedOutcome:
 			tx.Outcome = core.Outcome(d.enum("outcome", uint64(core.RolledBack)))
 		case finishedReason:
-			tx.Reason = core.Reason(d.enum("reason", uint64(core.ReasonOperator)))
+			tx.Reason = core.Reason(d.enum("reason", uint64(core.ReasonDeadlock)))
 		case finishedCause:
 			tx.Cause = d.text("cause")
 		case finishedOperator:

@@ -30,7 +30,8 @@ type BeginRequest struct {
 	// How long until the transaction is rolled back by itself.
 	// Unset: the coordinator's default (60 s). At most 12 h.
 	Timeout *durationpb.Duration `protobuf:"bytes,2,opt,name=timeout,proto3" json:"timeout,omitempty"`
-	// The transaction that this one runs inside of and does not join.
+	// The transaction that this one runs inside of and does not join. It counts
+	// as waiting for this one until this one is decided.
 	ParentXid     string `protobuf:"bytes,3,opt,name=parent_xid,json=parentXid,proto3" json:"parent_xid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -658,8 +659,10 @@ func (x *RollbackResponse) GetRollbackCause() string {
 }
 
 type GetRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Xid           string                 `protobuf:"bytes,1,opt,name=xid,proto3" json:"xid,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Xid   string                 `protobuf:"bytes,1,opt,name=xid,proto3" json:"xid,omitempty"`
+	// Tell also whom it waits for.
+	Waits         bool `protobuf:"varint,2,opt,name=waits,proto3" json:"waits,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -701,9 +704,19 @@ func (x *GetRequest) GetXid() string {
 	return ""
 }
 
+func (x *GetRequest) GetWaits() bool {
+	if x != nil {
+		return x.Waits
+	}
+	return false
+}
+
 type GetResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Transaction   *Transaction           `protobuf:"bytes,1,opt,name=transaction,proto3" json:"transaction,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Transaction *Transaction           `protobuf:"bytes,1,opt,name=transaction,proto3" json:"transaction,omitempty"`
+	// The transactions that it waits for at this moment, directly and through
+	// others, the nearest first. At most 100.
+	WaitsFor      []string `protobuf:"bytes,2,rep,name=waits_for,json=waitsFor,proto3" json:"waits_for,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -745,15 +758,31 @@ func (x *GetResponse) GetTransaction() *Transaction {
 	return nil
 }
 
+func (x *GetResponse) GetWaitsFor() []string {
+	if x != nil {
+		return x.WaitsFor
+	}
+	return nil
+}
+
 type WaitForRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Xid   string                 `protobuf:"bytes,1,opt,name=xid,proto3" json:"xid,omitempty"`
 	// Wait until this resource is settled, too. Empty: until decided.
 	ResourceId string `protobuf:"bytes,2,opt,name=resource_id,json=resourceId,proto3" json:"resource_id,omitempty"`
-	// The transaction on whose behalf the caller waits, if any.
+	// The transaction on whose behalf the caller waits, if any. While the request
+	// is unanswered the coordinator counts it as waiting for xid, and rolls it
+	// back if that closes a cycle in which it is the youngest that waits.
 	WaiterXid string `protobuf:"bytes,3,opt,name=waiter_xid,json=waiterXid,proto3" json:"waiter_xid,omitempty"`
 	// Unset: 5 s. At most 5 min.
-	Timeout       *durationpb.Duration `protobuf:"bytes,4,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	Timeout *durationpb.Duration `protobuf:"bytes,4,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// What is waited for in the resource, such as a table and a key. Those who
+	// name the same one are told who is let go just before them. At most 1,024
+	// bytes, cut if longer.
+	Row string `protobuf:"bytes,5,opt,name=row,proto3" json:"row,omitempty"`
+	// How long the caller has waited already, for other holders of the same row:
+	// it keeps its place in line. At most 10 min counts.
+	Waited        *durationpb.Duration `protobuf:"bytes,6,opt,name=waited,proto3" json:"waited,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -816,11 +845,30 @@ func (x *WaitForRequest) GetTimeout() *durationpb.Duration {
 	return nil
 }
 
+func (x *WaitForRequest) GetRow() string {
+	if x != nil {
+		return x.Row
+	}
+	return ""
+}
+
+func (x *WaitForRequest) GetWaited() *durationpb.Duration {
+	if x != nil {
+		return x.Waited
+	}
+	return nil
+}
+
 type WaitForResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Outcome Outcome                `protobuf:"varint,1,opt,name=outcome,proto3,enum=handfast.v1.Outcome" json:"outcome,omitempty"`
 	// All branches of the XID in the named resource are settled.
-	Settled       bool `protobuf:"varint,2,opt,name=settled,proto3" json:"settled,omitempty"`
+	Settled bool `protobuf:"varint,2,opt,name=settled,proto3" json:"settled,omitempty"`
+	// The transaction that waited for the same row and was let go just before.
+	// Whoever gives it a moment keeps the order.
+	AheadXid string `protobuf:"bytes,3,opt,name=ahead_xid,json=aheadXid,proto3" json:"ahead_xid,omitempty"`
+	// How many were let go before, at the same moment and for the same row.
+	AheadCount    uint32 `protobuf:"varint,4,opt,name=ahead_count,json=aheadCount,proto3" json:"ahead_count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -867,6 +915,20 @@ func (x *WaitForResponse) GetSettled() bool {
 		return x.Settled
 	}
 	return false
+}
+
+func (x *WaitForResponse) GetAheadXid() string {
+	if x != nil {
+		return x.AheadXid
+	}
+	return ""
+}
+
+func (x *WaitForResponse) GetAheadCount() uint32 {
+	if x != nil {
+		return x.AheadCount
+	}
+	return 0
 }
 
 // ClientMessage carries one or more frames, so that a busy client pays the
@@ -979,6 +1041,7 @@ type ClientFrame struct {
 	//	*ClientFrame_Detach
 	//	*ClientFrame_SettleResult
 	//	*ClientFrame_AskVotesResult
+	//	*ClientFrame_CancelWait
 	Kind          isClientFrame_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1136,6 +1199,15 @@ func (x *ClientFrame) GetAskVotesResult() *AskVotesResult {
 	return nil
 }
 
+func (x *ClientFrame) GetCancelWait() *CancelWait {
+	if x != nil {
+		if x, ok := x.Kind.(*ClientFrame_CancelWait); ok {
+			return x.CancelWait
+		}
+	}
+	return nil
+}
+
 type isClientFrame_Kind interface {
 	isClientFrame_Kind()
 }
@@ -1188,6 +1260,10 @@ type ClientFrame_AskVotesResult struct {
 	AskVotesResult *AskVotesResult `protobuf:"bytes,13,opt,name=ask_votes_result,json=askVotesResult,proto3,oneof"`
 }
 
+type ClientFrame_CancelWait struct {
+	CancelWait *CancelWait `protobuf:"bytes,14,opt,name=cancel_wait,json=cancelWait,proto3,oneof"`
+}
+
 func (*ClientFrame_Hello) isClientFrame_Kind() {}
 
 func (*ClientFrame_Begin) isClientFrame_Kind() {}
@@ -1211,6 +1287,55 @@ func (*ClientFrame_Detach) isClientFrame_Kind() {}
 func (*ClientFrame_SettleResult) isClientFrame_Kind() {}
 
 func (*ClientFrame_AskVotesResult) isClientFrame_Kind() {}
+
+func (*ClientFrame_CancelWait) isClientFrame_Kind() {}
+
+// CancelWait takes back a WaitFor of this stream that nobody waits for any
+// more. It has no answer, and there may be none to the WaitFor.
+type CancelWait struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The id of its frame.
+	WaitId        uint64 `protobuf:"varint,1,opt,name=wait_id,json=waitId,proto3" json:"wait_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelWait) Reset() {
+	*x = CancelWait{}
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelWait) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelWait) ProtoMessage() {}
+
+func (x *CancelWait) ProtoReflect() protoreflect.Message {
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelWait.ProtoReflect.Descriptor instead.
+func (*CancelWait) Descriptor() ([]byte, []int) {
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *CancelWait) GetWaitId() uint64 {
+	if x != nil {
+		return x.WaitId
+	}
+	return 0
+}
 
 type ServerFrame struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1238,7 +1363,7 @@ type ServerFrame struct {
 
 func (x *ServerFrame) Reset() {
 	*x = ServerFrame{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[18]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1250,7 +1375,7 @@ func (x *ServerFrame) String() string {
 func (*ServerFrame) ProtoMessage() {}
 
 func (x *ServerFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[18]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1263,7 +1388,7 @@ func (x *ServerFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerFrame.ProtoReflect.Descriptor instead.
 func (*ServerFrame) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{18}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ServerFrame) GetId() uint64 {
@@ -1495,7 +1620,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[19]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1507,7 +1632,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[19]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1520,7 +1645,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{19}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Error) GetCode() int32 {
@@ -1557,7 +1682,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[20]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1569,7 +1694,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[20]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1582,7 +1707,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{20}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Hello) GetClientName() string {
@@ -1609,7 +1734,7 @@ type HelloResponse struct {
 
 func (x *HelloResponse) Reset() {
 	*x = HelloResponse{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[21]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1621,7 +1746,7 @@ func (x *HelloResponse) String() string {
 func (*HelloResponse) ProtoMessage() {}
 
 func (x *HelloResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[21]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1634,7 +1759,7 @@ func (x *HelloResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HelloResponse.ProtoReflect.Descriptor instead.
 func (*HelloResponse) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{21}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *HelloResponse) GetStoreId() string {
@@ -1662,7 +1787,7 @@ type Attach struct {
 
 func (x *Attach) Reset() {
 	*x = Attach{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[22]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1674,7 +1799,7 @@ func (x *Attach) String() string {
 func (*Attach) ProtoMessage() {}
 
 func (x *Attach) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[22]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1687,7 +1812,7 @@ func (x *Attach) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attach.ProtoReflect.Descriptor instead.
 func (*Attach) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{22}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Attach) GetResources() []*AttachedResource {
@@ -1710,7 +1835,7 @@ type AttachedResource struct {
 
 func (x *AttachedResource) Reset() {
 	*x = AttachedResource{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[23]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1722,7 +1847,7 @@ func (x *AttachedResource) String() string {
 func (*AttachedResource) ProtoMessage() {}
 
 func (x *AttachedResource) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[23]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1735,7 +1860,7 @@ func (x *AttachedResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachedResource.ProtoReflect.Descriptor instead.
 func (*AttachedResource) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{23}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *AttachedResource) GetResourceId() string {
@@ -1767,7 +1892,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[24]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1779,7 +1904,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[24]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1792,7 +1917,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{24}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{25}
 }
 
 // Detach withdraws resources; commands already sent may still be answered.
@@ -1805,7 +1930,7 @@ type Detach struct {
 
 func (x *Detach) Reset() {
 	*x = Detach{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[25]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1817,7 +1942,7 @@ func (x *Detach) String() string {
 func (*Detach) ProtoMessage() {}
 
 func (x *Detach) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[25]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1830,7 +1955,7 @@ func (x *Detach) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Detach.ProtoReflect.Descriptor instead.
 func (*Detach) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{25}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Detach) GetResourceIds() []string {
@@ -1851,7 +1976,7 @@ type Settle struct {
 
 func (x *Settle) Reset() {
 	*x = Settle{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[26]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1863,7 +1988,7 @@ func (x *Settle) String() string {
 func (*Settle) ProtoMessage() {}
 
 func (x *Settle) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[26]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1876,7 +2001,7 @@ func (x *Settle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settle.ProtoReflect.Descriptor instead.
 func (*Settle) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{26}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Settle) GetResourceId() string {
@@ -1905,7 +2030,7 @@ type SettleItem struct {
 
 func (x *SettleItem) Reset() {
 	*x = SettleItem{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[27]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1917,7 +2042,7 @@ func (x *SettleItem) String() string {
 func (*SettleItem) ProtoMessage() {}
 
 func (x *SettleItem) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[27]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1930,7 +2055,7 @@ func (x *SettleItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleItem.ProtoReflect.Descriptor instead.
 func (*SettleItem) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{27}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SettleItem) GetXid() string {
@@ -1964,7 +2089,7 @@ type SettleBranch struct {
 
 func (x *SettleBranch) Reset() {
 	*x = SettleBranch{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[28]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1976,7 +2101,7 @@ func (x *SettleBranch) String() string {
 func (*SettleBranch) ProtoMessage() {}
 
 func (x *SettleBranch) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[28]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1989,7 +2114,7 @@ func (x *SettleBranch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleBranch.ProtoReflect.Descriptor instead.
 func (*SettleBranch) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{28}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SettleBranch) GetBranchId() string {
@@ -2017,7 +2142,7 @@ type SettleResult struct {
 
 func (x *SettleResult) Reset() {
 	*x = SettleResult{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[29]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2029,7 +2154,7 @@ func (x *SettleResult) String() string {
 func (*SettleResult) ProtoMessage() {}
 
 func (x *SettleResult) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[29]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2042,7 +2167,7 @@ func (x *SettleResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleResult.ProtoReflect.Descriptor instead.
 func (*SettleResult) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{29}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SettleResult) GetResourceId() string {
@@ -2076,7 +2201,7 @@ type SettleItemResult struct {
 
 func (x *SettleItemResult) Reset() {
 	*x = SettleItemResult{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[30]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2088,7 +2213,7 @@ func (x *SettleItemResult) String() string {
 func (*SettleItemResult) ProtoMessage() {}
 
 func (x *SettleItemResult) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[30]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2101,7 +2226,7 @@ func (x *SettleItemResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleItemResult.ProtoReflect.Descriptor instead.
 func (*SettleItemResult) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{30}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SettleItemResult) GetXid() string {
@@ -2150,7 +2275,7 @@ type AskVotes struct {
 
 func (x *AskVotes) Reset() {
 	*x = AskVotes{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[31]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2162,7 +2287,7 @@ func (x *AskVotes) String() string {
 func (*AskVotes) ProtoMessage() {}
 
 func (x *AskVotes) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[31]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2175,7 +2300,7 @@ func (x *AskVotes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AskVotes.ProtoReflect.Descriptor instead.
 func (*AskVotes) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{31}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *AskVotes) GetResourceId() string {
@@ -2202,7 +2327,7 @@ type AskItem struct {
 
 func (x *AskItem) Reset() {
 	*x = AskItem{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[32]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2214,7 +2339,7 @@ func (x *AskItem) String() string {
 func (*AskItem) ProtoMessage() {}
 
 func (x *AskItem) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[32]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2227,7 +2352,7 @@ func (x *AskItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AskItem.ProtoReflect.Descriptor instead.
 func (*AskItem) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{32}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *AskItem) GetXid() string {
@@ -2254,7 +2379,7 @@ type AskVotesResult struct {
 
 func (x *AskVotesResult) Reset() {
 	*x = AskVotesResult{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[33]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2266,7 +2391,7 @@ func (x *AskVotesResult) String() string {
 func (*AskVotesResult) ProtoMessage() {}
 
 func (x *AskVotesResult) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[33]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2279,7 +2404,7 @@ func (x *AskVotesResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AskVotesResult.ProtoReflect.Descriptor instead.
 func (*AskVotesResult) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{33}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *AskVotesResult) GetResourceId() string {
@@ -2309,7 +2434,7 @@ type AskItemResult struct {
 
 func (x *AskItemResult) Reset() {
 	*x = AskItemResult{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[34]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2321,7 +2446,7 @@ func (x *AskItemResult) String() string {
 func (*AskItemResult) ProtoMessage() {}
 
 func (x *AskItemResult) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[34]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2334,7 +2459,7 @@ func (x *AskItemResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AskItemResult.ProtoReflect.Descriptor instead.
 func (*AskItemResult) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{34}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *AskItemResult) GetXid() string {
@@ -2374,7 +2499,7 @@ type Drain struct {
 
 func (x *Drain) Reset() {
 	*x = Drain{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[35]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2386,7 +2511,7 @@ func (x *Drain) String() string {
 func (*Drain) ProtoMessage() {}
 
 func (x *Drain) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[35]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2399,7 +2524,7 @@ func (x *Drain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drain.ProtoReflect.Descriptor instead.
 func (*Drain) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{35}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{36}
 }
 
 var File_handfast_v1_coordinator_proto protoreflect.FileDescriptor
@@ -2447,26 +2572,33 @@ const file_handfast_v1_coordinator_proto_rawDesc = "" +
 	"\x10RollbackResponse\x12.\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2\x14.handfast.v1.OutcomeR\aoutcome\x12D\n" +
 	"\x0frollback_reason\x18\x02 \x01(\x0e2\x1b.handfast.v1.RollbackReasonR\x0erollbackReason\x12%\n" +
-	"\x0erollback_cause\x18\x03 \x01(\tR\rrollbackCause\"\x1e\n" +
+	"\x0erollback_cause\x18\x03 \x01(\tR\rrollbackCause\"4\n" +
 	"\n" +
 	"GetRequest\x12\x10\n" +
-	"\x03xid\x18\x01 \x01(\tR\x03xid\"I\n" +
+	"\x03xid\x18\x01 \x01(\tR\x03xid\x12\x14\n" +
+	"\x05waits\x18\x02 \x01(\bR\x05waits\"f\n" +
 	"\vGetResponse\x12:\n" +
-	"\vtransaction\x18\x01 \x01(\v2\x18.handfast.v1.TransactionR\vtransaction\"\x97\x01\n" +
+	"\vtransaction\x18\x01 \x01(\v2\x18.handfast.v1.TransactionR\vtransaction\x12\x1b\n" +
+	"\twaits_for\x18\x02 \x03(\tR\bwaitsFor\"\xdc\x01\n" +
 	"\x0eWaitForRequest\x12\x10\n" +
 	"\x03xid\x18\x01 \x01(\tR\x03xid\x12\x1f\n" +
 	"\vresource_id\x18\x02 \x01(\tR\n" +
 	"resourceId\x12\x1d\n" +
 	"\n" +
 	"waiter_xid\x18\x03 \x01(\tR\twaiterXid\x123\n" +
-	"\atimeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"[\n" +
+	"\atimeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12\x10\n" +
+	"\x03row\x18\x05 \x01(\tR\x03row\x121\n" +
+	"\x06waited\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x06waited\"\x99\x01\n" +
 	"\x0fWaitForResponse\x12.\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2\x14.handfast.v1.OutcomeR\aoutcome\x12\x18\n" +
-	"\asettled\x18\x02 \x01(\bR\asettled\"A\n" +
+	"\asettled\x18\x02 \x01(\bR\asettled\x12\x1b\n" +
+	"\tahead_xid\x18\x03 \x01(\tR\baheadXid\x12\x1f\n" +
+	"\vahead_count\x18\x04 \x01(\rR\n" +
+	"aheadCount\"A\n" +
 	"\rClientMessage\x120\n" +
 	"\x06frames\x18\x01 \x03(\v2\x18.handfast.v1.ClientFrameR\x06frames\"A\n" +
 	"\rServerMessage\x120\n" +
-	"\x06frames\x18\x01 \x03(\v2\x18.handfast.v1.ServerFrameR\x06frames\"\xc5\x05\n" +
+	"\x06frames\x18\x01 \x03(\v2\x18.handfast.v1.ServerFrameR\x06frames\"\x81\x06\n" +
 	"\vClientFrame\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12*\n" +
 	"\x05hello\x18\x02 \x01(\v2\x12.handfast.v1.HelloH\x00R\x05hello\x121\n" +
@@ -2481,8 +2613,13 @@ const file_handfast_v1_coordinator_proto_rawDesc = "" +
 	" \x01(\v2\x13.handfast.v1.AttachH\x00R\x06attach\x12-\n" +
 	"\x06detach\x18\v \x01(\v2\x13.handfast.v1.DetachH\x00R\x06detach\x12@\n" +
 	"\rsettle_result\x18\f \x01(\v2\x19.handfast.v1.SettleResultH\x00R\fsettleResult\x12G\n" +
-	"\x10ask_votes_result\x18\r \x01(\v2\x1b.handfast.v1.AskVotesResultH\x00R\x0easkVotesResultB\x06\n" +
-	"\x04kind\"\xdf\x05\n" +
+	"\x10ask_votes_result\x18\r \x01(\v2\x1b.handfast.v1.AskVotesResultH\x00R\x0easkVotesResult\x12:\n" +
+	"\vcancel_wait\x18\x0e \x01(\v2\x17.handfast.v1.CancelWaitH\x00R\n" +
+	"cancelWaitB\x06\n" +
+	"\x04kind\"%\n" +
+	"\n" +
+	"CancelWait\x12\x17\n" +
+	"\await_id\x18\x01 \x01(\x04R\x06waitId\"\xdf\x05\n" +
 	"\vServerFrame\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12*\n" +
 	"\x05error\x18\x02 \x01(\v2\x12.handfast.v1.ErrorH\x00R\x05error\x122\n" +
@@ -2582,7 +2719,7 @@ func file_handfast_v1_coordinator_proto_rawDescGZIP() []byte {
 	return file_handfast_v1_coordinator_proto_rawDescData
 }
 
-var file_handfast_v1_coordinator_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_handfast_v1_coordinator_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_handfast_v1_coordinator_proto_goTypes = []any{
 	(*BeginRequest)(nil),           // 0: handfast.v1.BeginRequest
 	(*BeginResponse)(nil),          // 1: handfast.v1.BeginResponse
@@ -2602,106 +2739,109 @@ var file_handfast_v1_coordinator_proto_goTypes = []any{
 	(*ClientMessage)(nil),          // 15: handfast.v1.ClientMessage
 	(*ServerMessage)(nil),          // 16: handfast.v1.ServerMessage
 	(*ClientFrame)(nil),            // 17: handfast.v1.ClientFrame
-	(*ServerFrame)(nil),            // 18: handfast.v1.ServerFrame
-	(*Error)(nil),                  // 19: handfast.v1.Error
-	(*Hello)(nil),                  // 20: handfast.v1.Hello
-	(*HelloResponse)(nil),          // 21: handfast.v1.HelloResponse
-	(*Attach)(nil),                 // 22: handfast.v1.Attach
-	(*AttachedResource)(nil),       // 23: handfast.v1.AttachedResource
-	(*AttachResponse)(nil),         // 24: handfast.v1.AttachResponse
-	(*Detach)(nil),                 // 25: handfast.v1.Detach
-	(*Settle)(nil),                 // 26: handfast.v1.Settle
-	(*SettleItem)(nil),             // 27: handfast.v1.SettleItem
-	(*SettleBranch)(nil),           // 28: handfast.v1.SettleBranch
-	(*SettleResult)(nil),           // 29: handfast.v1.SettleResult
-	(*SettleItemResult)(nil),       // 30: handfast.v1.SettleItemResult
-	(*AskVotes)(nil),               // 31: handfast.v1.AskVotes
-	(*AskItem)(nil),                // 32: handfast.v1.AskItem
-	(*AskVotesResult)(nil),         // 33: handfast.v1.AskVotesResult
-	(*AskItemResult)(nil),          // 34: handfast.v1.AskItemResult
-	(*Drain)(nil),                  // 35: handfast.v1.Drain
-	(*durationpb.Duration)(nil),    // 36: google.protobuf.Duration
-	(Mode)(0),                      // 37: handfast.v1.Mode
-	(Vote)(0),                      // 38: handfast.v1.Vote
-	(Outcome)(0),                   // 39: handfast.v1.Outcome
-	(RollbackReason)(0),            // 40: handfast.v1.RollbackReason
-	(*Transaction)(nil),            // 41: handfast.v1.Transaction
-	(*anypb.Any)(nil),              // 42: google.protobuf.Any
+	(*CancelWait)(nil),             // 18: handfast.v1.CancelWait
+	(*ServerFrame)(nil),            // 19: handfast.v1.ServerFrame
+	(*Error)(nil),                  // 20: handfast.v1.Error
+	(*Hello)(nil),                  // 21: handfast.v1.Hello
+	(*HelloResponse)(nil),          // 22: handfast.v1.HelloResponse
+	(*Attach)(nil),                 // 23: handfast.v1.Attach
+	(*AttachedResource)(nil),       // 24: handfast.v1.AttachedResource
+	(*AttachResponse)(nil),         // 25: handfast.v1.AttachResponse
+	(*Detach)(nil),                 // 26: handfast.v1.Detach
+	(*Settle)(nil),                 // 27: handfast.v1.Settle
+	(*SettleItem)(nil),             // 28: handfast.v1.SettleItem
+	(*SettleBranch)(nil),           // 29: handfast.v1.SettleBranch
+	(*SettleResult)(nil),           // 30: handfast.v1.SettleResult
+	(*SettleItemResult)(nil),       // 31: handfast.v1.SettleItemResult
+	(*AskVotes)(nil),               // 32: handfast.v1.AskVotes
+	(*AskItem)(nil),                // 33: handfast.v1.AskItem
+	(*AskVotesResult)(nil),         // 34: handfast.v1.AskVotesResult
+	(*AskItemResult)(nil),          // 35: handfast.v1.AskItemResult
+	(*Drain)(nil),                  // 36: handfast.v1.Drain
+	(*durationpb.Duration)(nil),    // 37: google.protobuf.Duration
+	(Mode)(0),                      // 38: handfast.v1.Mode
+	(Vote)(0),                      // 39: handfast.v1.Vote
+	(Outcome)(0),                   // 40: handfast.v1.Outcome
+	(RollbackReason)(0),            // 41: handfast.v1.RollbackReason
+	(*Transaction)(nil),            // 42: handfast.v1.Transaction
+	(*anypb.Any)(nil),              // 43: google.protobuf.Any
 }
 var file_handfast_v1_coordinator_proto_depIdxs = []int32{
-	36, // 0: handfast.v1.BeginRequest.timeout:type_name -> google.protobuf.Duration
-	37, // 1: handfast.v1.RegisterBranchRequest.mode:type_name -> handfast.v1.Mode
+	37, // 0: handfast.v1.BeginRequest.timeout:type_name -> google.protobuf.Duration
+	38, // 1: handfast.v1.RegisterBranchRequest.mode:type_name -> handfast.v1.Mode
 	4,  // 2: handfast.v1.RegisterBranchResponse.witness:type_name -> handfast.v1.Witness
-	38, // 3: handfast.v1.VoteRequest.vote:type_name -> handfast.v1.Vote
-	39, // 4: handfast.v1.VoteResponse.outcome:type_name -> handfast.v1.Outcome
-	39, // 5: handfast.v1.CommitResponse.outcome:type_name -> handfast.v1.Outcome
-	40, // 6: handfast.v1.CommitResponse.rollback_reason:type_name -> handfast.v1.RollbackReason
-	39, // 7: handfast.v1.RollbackResponse.outcome:type_name -> handfast.v1.Outcome
-	40, // 8: handfast.v1.RollbackResponse.rollback_reason:type_name -> handfast.v1.RollbackReason
-	41, // 9: handfast.v1.GetResponse.transaction:type_name -> handfast.v1.Transaction
-	36, // 10: handfast.v1.WaitForRequest.timeout:type_name -> google.protobuf.Duration
-	39, // 11: handfast.v1.WaitForResponse.outcome:type_name -> handfast.v1.Outcome
-	17, // 12: handfast.v1.ClientMessage.frames:type_name -> handfast.v1.ClientFrame
-	18, // 13: handfast.v1.ServerMessage.frames:type_name -> handfast.v1.ServerFrame
-	20, // 14: handfast.v1.ClientFrame.hello:type_name -> handfast.v1.Hello
-	0,  // 15: handfast.v1.ClientFrame.begin:type_name -> handfast.v1.BeginRequest
-	2,  // 16: handfast.v1.ClientFrame.register_branch:type_name -> handfast.v1.RegisterBranchRequest
-	5,  // 17: handfast.v1.ClientFrame.vote:type_name -> handfast.v1.VoteRequest
-	7,  // 18: handfast.v1.ClientFrame.commit:type_name -> handfast.v1.CommitRequest
-	9,  // 19: handfast.v1.ClientFrame.rollback:type_name -> handfast.v1.RollbackRequest
-	11, // 20: handfast.v1.ClientFrame.get:type_name -> handfast.v1.GetRequest
-	13, // 21: handfast.v1.ClientFrame.wait_for:type_name -> handfast.v1.WaitForRequest
-	22, // 22: handfast.v1.ClientFrame.attach:type_name -> handfast.v1.Attach
-	25, // 23: handfast.v1.ClientFrame.detach:type_name -> handfast.v1.Detach
-	29, // 24: handfast.v1.ClientFrame.settle_result:type_name -> handfast.v1.SettleResult
-	33, // 25: handfast.v1.ClientFrame.ask_votes_result:type_name -> handfast.v1.AskVotesResult
-	19, // 26: handfast.v1.ServerFrame.error:type_name -> handfast.v1.Error
-	21, // 27: handfast.v1.ServerFrame.hello:type_name -> handfast.v1.HelloResponse
-	1,  // 28: handfast.v1.ServerFrame.begin:type_name -> handfast.v1.BeginResponse
-	3,  // 29: handfast.v1.ServerFrame.register_branch:type_name -> handfast.v1.RegisterBranchResponse
-	6,  // 30: handfast.v1.ServerFrame.vote:type_name -> handfast.v1.VoteResponse
-	8,  // 31: handfast.v1.ServerFrame.commit:type_name -> handfast.v1.CommitResponse
-	10, // 32: handfast.v1.ServerFrame.rollback:type_name -> handfast.v1.RollbackResponse
-	12, // 33: handfast.v1.ServerFrame.get:type_name -> handfast.v1.GetResponse
-	14, // 34: handfast.v1.ServerFrame.wait_for:type_name -> handfast.v1.WaitForResponse
-	24, // 35: handfast.v1.ServerFrame.attach:type_name -> handfast.v1.AttachResponse
-	26, // 36: handfast.v1.ServerFrame.settle:type_name -> handfast.v1.Settle
-	31, // 37: handfast.v1.ServerFrame.ask_votes:type_name -> handfast.v1.AskVotes
-	35, // 38: handfast.v1.ServerFrame.drain:type_name -> handfast.v1.Drain
-	42, // 39: handfast.v1.Error.details:type_name -> google.protobuf.Any
-	4,  // 40: handfast.v1.Hello.witness:type_name -> handfast.v1.Witness
-	23, // 41: handfast.v1.Attach.resources:type_name -> handfast.v1.AttachedResource
-	4,  // 42: handfast.v1.AttachedResource.witnesses:type_name -> handfast.v1.Witness
-	27, // 43: handfast.v1.Settle.items:type_name -> handfast.v1.SettleItem
-	39, // 44: handfast.v1.SettleItem.outcome:type_name -> handfast.v1.Outcome
-	28, // 45: handfast.v1.SettleItem.branches:type_name -> handfast.v1.SettleBranch
-	38, // 46: handfast.v1.SettleBranch.vote:type_name -> handfast.v1.Vote
-	30, // 47: handfast.v1.SettleResult.items:type_name -> handfast.v1.SettleItemResult
-	39, // 48: handfast.v1.SettleItemResult.outcome:type_name -> handfast.v1.Outcome
-	32, // 49: handfast.v1.AskVotes.items:type_name -> handfast.v1.AskItem
-	34, // 50: handfast.v1.AskVotesResult.items:type_name -> handfast.v1.AskItemResult
-	38, // 51: handfast.v1.AskItemResult.vote:type_name -> handfast.v1.Vote
-	15, // 52: handfast.v1.Coordinator.Session:input_type -> handfast.v1.ClientMessage
-	0,  // 53: handfast.v1.Coordinator.Begin:input_type -> handfast.v1.BeginRequest
-	2,  // 54: handfast.v1.Coordinator.RegisterBranch:input_type -> handfast.v1.RegisterBranchRequest
-	5,  // 55: handfast.v1.Coordinator.Vote:input_type -> handfast.v1.VoteRequest
-	7,  // 56: handfast.v1.Coordinator.Commit:input_type -> handfast.v1.CommitRequest
-	9,  // 57: handfast.v1.Coordinator.Rollback:input_type -> handfast.v1.RollbackRequest
-	11, // 58: handfast.v1.Coordinator.Get:input_type -> handfast.v1.GetRequest
-	13, // 59: handfast.v1.Coordinator.WaitFor:input_type -> handfast.v1.WaitForRequest
-	16, // 60: handfast.v1.Coordinator.Session:output_type -> handfast.v1.ServerMessage
-	1,  // 61: handfast.v1.Coordinator.Begin:output_type -> handfast.v1.BeginResponse
-	3,  // 62: handfast.v1.Coordinator.RegisterBranch:output_type -> handfast.v1.RegisterBranchResponse
-	6,  // 63: handfast.v1.Coordinator.Vote:output_type -> handfast.v1.VoteResponse
-	8,  // 64: handfast.v1.Coordinator.Commit:output_type -> handfast.v1.CommitResponse
-	10, // 65: handfast.v1.Coordinator.Rollback:output_type -> handfast.v1.RollbackResponse
-	12, // 66: handfast.v1.Coordinator.Get:output_type -> handfast.v1.GetResponse
-	14, // 67: handfast.v1.Coordinator.WaitFor:output_type -> handfast.v1.WaitForResponse
-	60, // [60:68] is the sub-list for method output_type
-	52, // [52:60] is the sub-list for method input_type
-	52, // [52:52] is the sub-list for extension type_name
-	52, // [52:52] is the sub-list for extension extendee
-	0,  // [0:52] is the sub-list for field type_name
+	39, // 3: handfast.v1.VoteRequest.vote:type_name -> handfast.v1.Vote
+	40, // 4: handfast.v1.VoteResponse.outcome:type_name -> handfast.v1.Outcome
+	40, // 5: handfast.v1.CommitResponse.outcome:type_name -> handfast.v1.Outcome
+	41, // 6: handfast.v1.CommitResponse.rollback_reason:type_name -> handfast.v1.RollbackReason
+	40, // 7: handfast.v1.RollbackResponse.outcome:type_name -> handfast.v1.Outcome
+	41, // 8: handfast.v1.RollbackResponse.rollback_reason:type_name -> handfast.v1.RollbackReason
+	42, // 9: handfast.v1.GetResponse.transaction:type_name -> handfast.v1.Transaction
+	37, // 10: handfast.v1.WaitForRequest.timeout:type_name -> google.protobuf.Duration
+	37, // 11: handfast.v1.WaitForRequest.waited:type_name -> google.protobuf.Duration
+	40, // 12: handfast.v1.WaitForResponse.outcome:type_name -> handfast.v1.Outcome
+	17, // 13: handfast.v1.ClientMessage.frames:type_name -> handfast.v1.ClientFrame
+	19, // 14: handfast.v1.ServerMessage.frames:type_name -> handfast.v1.ServerFrame
+	21, // 15: handfast.v1.ClientFrame.hello:type_name -> handfast.v1.Hello
+	0,  // 16: handfast.v1.ClientFrame.begin:type_name -> handfast.v1.BeginRequest
+	2,  // 17: handfast.v1.ClientFrame.register_branch:type_name -> handfast.v1.RegisterBranchRequest
+	5,  // 18: handfast.v1.ClientFrame.vote:type_name -> handfast.v1.VoteRequest
+	7,  // 19: handfast.v1.ClientFrame.commit:type_name -> handfast.v1.CommitRequest
+	9,  // 20: handfast.v1.ClientFrame.rollback:type_name -> handfast.v1.RollbackRequest
+	11, // 21: handfast.v1.ClientFrame.get:type_name -> handfast.v1.GetRequest
+	13, // 22: handfast.v1.ClientFrame.wait_for:type_name -> handfast.v1.WaitForRequest
+	23, // 23: handfast.v1.ClientFrame.attach:type_name -> handfast.v1.Attach
+	26, // 24: handfast.v1.ClientFrame.detach:type_name -> handfast.v1.Detach
+	30, // 25: handfast.v1.ClientFrame.settle_result:type_name -> handfast.v1.SettleResult
+	34, // 26: handfast.v1.ClientFrame.ask_votes_result:type_name -> handfast.v1.AskVotesResult
+	18, // 27: handfast.v1.ClientFrame.cancel_wait:type_name -> handfast.v1.CancelWait
+	20, // 28: handfast.v1.ServerFrame.error:type_name -> handfast.v1.Error
+	22, // 29: handfast.v1.ServerFrame.hello:type_name -> handfast.v1.HelloResponse
+	1,  // 30: handfast.v1.ServerFrame.begin:type_name -> handfast.v1.BeginResponse
+	3,  // 31: handfast.v1.ServerFrame.register_branch:type_name -> handfast.v1.RegisterBranchResponse
+	6,  // 32: handfast.v1.ServerFrame.vote:type_name -> handfast.v1.VoteResponse
+	8,  // 33: handfast.v1.ServerFrame.commit:type_name -> handfast.v1.CommitResponse
+	10, // 34: handfast.v1.ServerFrame.rollback:type_name -> handfast.v1.RollbackResponse
+	12, // 35: handfast.v1.ServerFrame.get:type_name -> handfast.v1.GetResponse
+	14, // 36: handfast.v1.ServerFrame.wait_for:type_name -> handfast.v1.WaitForResponse
+	25, // 37: handfast.v1.ServerFrame.attach:type_name -> handfast.v1.AttachResponse
+	27, // 38: handfast.v1.ServerFrame.settle:type_name -> handfast.v1.Settle
+	32, // 39: handfast.v1.ServerFrame.ask_votes:type_name -> handfast.v1.AskVotes
+	36, // 40: handfast.v1.ServerFrame.drain:type_name -> handfast.v1.Drain
+	43, // 41: handfast.v1.Error.details:type_name -> google.protobuf.Any
+	4,  // 42: handfast.v1.Hello.witness:type_name -> handfast.v1.Witness
+	24, // 43: handfast.v1.Attach.resources:type_name -> handfast.v1.AttachedResource
+	4,  // 44: handfast.v1.AttachedResource.witnesses:type_name -> handfast.v1.Witness
+	28, // 45: handfast.v1.Settle.items:type_name -> handfast.v1.SettleItem
+	40, // 46: handfast.v1.SettleItem.outcome:type_name -> handfast.v1.Outcome
+	29, // 47: handfast.v1.SettleItem.branches:type_name -> handfast.v1.SettleBranch
+	39, // 48: handfast.v1.SettleBranch.vote:type_name -> handfast.v1.Vote
+	31, // 49: handfast.v1.SettleResult.items:type_name -> handfast.v1.SettleItemResult
+	40, // 50: handfast.v1.SettleItemResult.outcome:type_name -> handfast.v1.Outcome
+	33, // 51: handfast.v1.AskVotes.items:type_name -> handfast.v1.AskItem
+	35, // 52: handfast.v1.AskVotesResult.items:type_name -> handfast.v1.AskItemResult
+	39, // 53: handfast.v1.AskItemResult.vote:type_name -> handfast.v1.Vote
+	15, // 54: handfast.v1.Coordinator.Session:input_type -> handfast.v1.ClientMessage
+	0,  // 55: handfast.v1.Coordinator.Begin:input_type -> handfast.v1.BeginRequest
+	2,  // 56: handfast.v1.Coordinator.RegisterBranch:input_type -> handfast.v1.RegisterBranchRequest
+	5,  // 57: handfast.v1.Coordinator.Vote:input_type -> handfast.v1.VoteRequest
+	7,  // 58: handfast.v1.Coordinator.Commit:input_type -> handfast.v1.CommitRequest
+	9,  // 59: handfast.v1.Coordinator.Rollback:input_type -> handfast.v1.RollbackRequest
+	11, // 60: handfast.v1.Coordinator.Get:input_type -> handfast.v1.GetRequest
+	13, // 61: handfast.v1.Coordinator.WaitFor:input_type -> handfast.v1.WaitForRequest
+	16, // 62: handfast.v1.Coordinator.Session:output_type -> handfast.v1.ServerMessage
+	1,  // 63: handfast.v1.Coordinator.Begin:output_type -> handfast.v1.BeginResponse
+	3,  // 64: handfast.v1.Coordinator.RegisterBranch:output_type -> handfast.v1.RegisterBranchResponse
+	6,  // 65: handfast.v1.Coordinator.Vote:output_type -> handfast.v1.VoteResponse
+	8,  // 66: handfast.v1.Coordinator.Commit:output_type -> handfast.v1.CommitResponse
+	10, // 67: handfast.v1.Coordinator.Rollback:output_type -> handfast.v1.RollbackResponse
+	12, // 68: handfast.v1.Coordinator.Get:output_type -> handfast.v1.GetResponse
+	14, // 69: handfast.v1.Coordinator.WaitFor:output_type -> handfast.v1.WaitForResponse
+	62, // [62:70] is the sub-list for method output_type
+	54, // [54:62] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_handfast_v1_coordinator_proto_init() }
@@ -2723,8 +2863,9 @@ func file_handfast_v1_coordinator_proto_init() {
 		(*ClientFrame_Detach)(nil),
 		(*ClientFrame_SettleResult)(nil),
 		(*ClientFrame_AskVotesResult)(nil),
+		(*ClientFrame_CancelWait)(nil),
 	}
-	file_handfast_v1_coordinator_proto_msgTypes[18].OneofWrappers = []any{
+	file_handfast_v1_coordinator_proto_msgTypes[19].OneofWrappers = []any{
 		(*ServerFrame_Error)(nil),
 		(*ServerFrame_Hello)(nil),
 		(*ServerFrame_Begin)(nil),
@@ -2745,7 +2886,7 @@ func file_handfast_v1_coordinator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_handfast_v1_coordinator_proto_rawDesc), len(file_handfast_v1_coordinator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   36,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -60,6 +60,9 @@ type CoordinatorClient interface {
 	Get(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*GetResponse, error)
 	// WaitFor answers when the transaction is decided and, if a resource is
 	// named, settled there; or when the time is up, with what is known then.
+	// Those who wait for one transaction are answered in the order in which they
+	// began to wait. Fails with ROLLED_BACK or COMMITTED when the waiter itself
+	// is decided: above all when it was rolled back to break a deadlock.
 	WaitFor(ctx context.Context, in *WaitForRequest, opts ...grpc.CallOption) (*WaitForResponse, error)
 }
 
@@ -185,6 +188,9 @@ type CoordinatorServer interface {
 	Get(context.Context, *GetRequest) (*GetResponse, error)
 	// WaitFor answers when the transaction is decided and, if a resource is
 	// named, settled there; or when the time is up, with what is known then.
+	// Those who wait for one transaction are answered in the order in which they
+	// began to wait. Fails with ROLLED_BACK or COMMITTED when the waiter itself
+	// is decided: above all when it was rolled back to break a deadlock.
 	WaitFor(context.Context, *WaitForRequest) (*WaitForResponse, error)
 	mustEmbedUnimplementedCoordinatorServer()
 }

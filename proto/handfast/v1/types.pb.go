@@ -262,6 +262,9 @@ const (
 	RollbackReason_ROLLBACK_REASON_VOTED_NO RollbackReason = 3
 	// An operator asked for it.
 	RollbackReason_ROLLBACK_REASON_OPERATOR RollbackReason = 4
+	// It waited in a cycle of transactions that wait for each other, and was the
+	// youngest that waited. The cause names the cycle.
+	RollbackReason_ROLLBACK_REASON_DEADLOCK RollbackReason = 5
 )
 
 // Enum value maps for RollbackReason.
@@ -272,6 +275,7 @@ var (
 		2: "ROLLBACK_REASON_TIMEOUT",
 		3: "ROLLBACK_REASON_VOTED_NO",
 		4: "ROLLBACK_REASON_OPERATOR",
+		5: "ROLLBACK_REASON_DEADLOCK",
 	}
 	RollbackReason_value = map[string]int32{
 		"ROLLBACK_REASON_UNSPECIFIED": 0,
@@ -279,6 +283,7 @@ var (
 		"ROLLBACK_REASON_TIMEOUT":     2,
 		"ROLLBACK_REASON_VOTED_NO":    3,
 		"ROLLBACK_REASON_OPERATOR":    4,
+		"ROLLBACK_REASON_DEADLOCK":    5,
 	}
 )
 
@@ -346,7 +351,8 @@ const (
 	// INTERNAL. The store can no longer be written; the process stops.
 	ErrorReason_ERROR_REASON_STORE_FAILED ErrorReason = 13
 	// ABORTED. A row is held by an undecided transaction. Told by services, not
-	// by the coordinator; metadata: "holder" (its XID), "table", "key".
+	// by the coordinator; metadata: "holder" (its XID), "table", "key", and
+	// "deadlock" (the cycle, in words) where waiting could not have helped.
 	ErrorReason_ERROR_REASON_LOCK_CONFLICT ErrorReason = 14
 )
 
@@ -812,13 +818,14 @@ const file_handfast_v1_types_proto_rawDesc = "" +
 	"\tVOTE_OPEN\x10\x04*)\n" +
 	"\x04Mode\x12\x14\n" +
 	"\x10MODE_UNSPECIFIED\x10\x00\x12\v\n" +
-	"\aMODE_AT\x10\x01*\xa9\x01\n" +
+	"\aMODE_AT\x10\x01*\xc7\x01\n" +
 	"\x0eRollbackReason\x12\x1f\n" +
 	"\x1bROLLBACK_REASON_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19ROLLBACK_REASON_REQUESTED\x10\x01\x12\x1b\n" +
 	"\x17ROLLBACK_REASON_TIMEOUT\x10\x02\x12\x1c\n" +
 	"\x18ROLLBACK_REASON_VOTED_NO\x10\x03\x12\x1c\n" +
-	"\x18ROLLBACK_REASON_OPERATOR\x10\x04*\xd2\x03\n" +
+	"\x18ROLLBACK_REASON_OPERATOR\x10\x04\x12\x1c\n" +
+	"\x18ROLLBACK_REASON_DEADLOCK\x10\x05*\xd2\x03\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x12\x1c\n" +
