@@ -229,10 +229,15 @@ func TestAnswerFromTheFutureOfASessionIsIgnored(t *testing.T) {
 	gets := only(s, (*pb.ClientFrame).GetGet)
 	c := dial(t, s.Addr())
 	n := s.NextSession()
+	// The answer to this one is read after what is sent before it.
+	earlier := background(func() (*pb.GetResponse, error) { return c.Get(t.Context(), &pb.GetRequest{Xid: "y"}) })
+	first := await(t, "the earlier request", gets)
 	// The ids are counted, so a broken coordinator could guess the next ones.
-	for id := range uint64(10) {
-		n.Send(&pb.ServerFrame{Id: id, Kind: &pb.ServerFrame_Get{Get: &pb.GetResponse{}}})
+	for i := range uint64(10) {
+		n.Send(&pb.ServerFrame{Id: first.f.GetId() + i + 1, Kind: &pb.ServerFrame_Get{Get: &pb.GetResponse{}}})
 	}
+	first.answer(s)
+	await(t, "the earlier answer", earlier)
 	done := background(func() (*pb.GetResponse, error) { return c.Get(t.Context(), &pb.GetRequest{Xid: "x"}) })
 	await(t, "the request", gets).answer(s)
 	if r := await(t, "the answer", done); r.err != nil || r.v.GetTransaction().GetXid() != "x" {

@@ -29,7 +29,7 @@ func (p *Pool) On(conn *pgx.Conn) *Conn {
 // with the error of that. end commits what Do began; its error is the result's.
 func (c *Conn) Do(ctx context.Context, sql string, run func(context.Context) error) (end func(error) error, err error) {
 	if tx := c.inside(); tx != nil {
-		return tx.after, tx.do(ctx, sql, run)
+		return tx.after, tx.doAgain(ctx, sql, run)
 	}
 	x, ok := xid.FromContext(ctx)
 	if !ok {
@@ -41,19 +41,27 @@ func (c *Conn) Do(ctx context.Context, sql string, run func(context.Context) err
 			return end, err
 		}
 	}
-	tx, err := c.begin(ctx, x, pgx.TxOptions{})
-	if err != nil {
-		return nil, err
+	for w := c.p.newWaiter(x); ; {
+		tx, err := c.begin(ctx, x, pgx.TxOptions{})
+		if err != nil {
+			return nil, err
+		}
+		if err = tx.check(ctx, sql); err == nil {
+			// Not doAgain: while it waits, a statement of its own needs no connection.
+			err = tx.do(ctx, beginning, run)
+		}
+		if err == nil {
+			return func(err error) error { return tx.finish(ctx, tx.after(err)) }, nil
+		}
+		again, err := w.again(ctx, tx.finish(ctx, err))
+		if !again {
+			return nil, err
+		}
 	}
-	if err := tx.do(ctx, sql, run); err != nil {
-		return nil, tx.finish(ctx, err)
-	}
-	return func(err error) error { return tx.finish(ctx, tx.after(err)) }, nil
 }
 
-// do is Exec for Do. What goes before the statement needs a round trip of its own:
-// only run knows what is sent.
-func (tx *Tx) do(ctx context.Context, sql string, run func(context.Context) error) error {
+// doAgain is Exec for Do.
+func (tx *Tx) doAgain(ctx context.Context, sql string, run func(context.Context) error) error {
 	if err := tx.check(ctx, sql); err != nil {
 		return err
 	}
@@ -61,10 +69,7 @@ func (tx *Tx) do(ctx context.Context, sql string, run func(context.Context) erro
 		return tx.after(err)
 	}
 	for a := tx.attempt(sql, nil); ; {
-		if err := tx.prepare(ctx, a.next()); err != nil {
-			return err
-		}
-		err := tx.after(run(ctx))
+		err := tx.do(ctx, a.next(), run)
 		if err == nil {
 			return nil
 		}
@@ -74,18 +79,22 @@ func (tx *Tx) do(ctx context.Context, sql string, run func(context.Context) erro
 	}
 }
 
-func (tx *Tx) prepare(ctx context.Context, h how) error {
+// do runs something once. What goes before it can't go in one flush with it.
+func (tx *Tx) do(ctx context.Context, h how, run func(context.Context) error) error {
 	switch h {
 	case beginning:
-		return tx.open(ctx)
+		if err := tx.open(ctx); err != nil {
+			return err
+		}
 	case marking:
-		if _, err := tx.conn.Exec(ctx, strings.Join(tx.markSQL(), "; ")); err != nil {
+		sql := strings.Join(tx.markSQL(), ";")
+		tx.marked = true
+		if _, err := tx.conn.Exec(ctx, sql); err != nil {
 			return tx.after(err)
 		}
-		tx.marked = true
 	case plainly:
 	}
-	return nil
+	return tx.after(run(ctx))
 }
 
 // doRead is read for Do. Nothing can go in one flush with what run sends.

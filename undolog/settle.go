@@ -146,7 +146,9 @@ func rollback(ctx context.Context, conn *pgx.Conn, s Settlement, o SettleOptions
 func inTx(ctx context.Context, conn *pgx.Conn, o SettleOptions, synchronous string, queue func(*pgx.Batch)) error {
 	b := &pgx.Batch{}
 	b.Queue("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
-	b.Queue("SELECT set_config('lock_timeout', $1, true), set_config('synchronous_commit', $2, true)",
+	// The role's own limits are for its application; behind PgBouncer they can't
+	// be overridden when the connection begins.
+	b.Queue("SELECT set_config('lock_timeout', $1, true), set_config('synchronous_commit', $2, true), set_config('statement_timeout', '0', true)",
 		fmt.Sprint(o.lockTimeout().Milliseconds()), synchronous)
 	queue(b)
 	b.Queue("COMMIT")
