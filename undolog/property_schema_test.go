@@ -56,7 +56,7 @@ var userTriggers = []string{
 func planGen(e extent) *rapid.Generator[plan] {
 	return rapid.Custom(func(t *rapid.T) plan {
 		var p plan
-		n := rapid.SampledFrom([]int{1, 1, 2, 3}).Draw(t, "tables")
+		n := rapid.SampledFrom([]int{1, 1, 1, 2, 3}).Draw(t, "tables")
 		for range n {
 			var tp tablePlan
 			u := rapid.IntRange(0, len(uniques)-1).Draw(t, "unique")
@@ -176,7 +176,7 @@ func deedGen() *rapid.Generator[deed] {
 	return rapid.Custom(func(t *rapid.T) deed {
 		return deed{
 			Session: rapid.IntRange(0, 3).Draw(t, "session"),
-			Kind:    rapid.SampledFrom([]string{"whole", "whole", "whole", "whole", "whole", "write", "write", "write", "write", "savepoint", "back", "commit", "commit", "immediate", "abort", "settle"}).Draw(t, "kind"),
+			Kind:    rapid.SampledFrom([]string{"whole", "whole", "whole", "whole", "whole", "read", "read", "write", "write", "write", "write", "savepoint", "back", "commit", "commit", "immediate", "abort", "settle"}).Draw(t, "kind"),
 			XID:     rapid.IntRange(-1, 2).Draw(t, "xid"), // -1: plain
 			Level:   rapid.SampledFrom([]string{"READ COMMITTED", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"}).Draw(t, "level"),
 			SQL:     statement.Draw(t, "sql"),
