@@ -490,7 +490,7 @@ func (r *rig) close(sessions []*session) {
 // property is promises 2, 3 and 4 of the design over one drawn run.
 func (r *rig) property(rt *rapid.T, e extent) {
 	p := planGen(e).Draw(rt, "plan")
-	deeds := rapid.SliceOfN(deedGen(), 10, 50).Draw(rt, "deeds")
+	deeds := rapid.SliceOfN(deedGen(e), 10, 50).Draw(rt, "deeds")
 	last := rapid.SliceOfN(rapid.Bool(), 7, 7).Draw(rt, "last")
 	ctx := context.Background()
 	w := &world{T: rt, d: r.d, schema: fmt.Sprintf("s%d", schemas.Add(1)), tableCount: len(p.tables), sessions: r.connect(rt)}
