@@ -27,21 +27,28 @@ type fault struct {
 	find  string
 	nth   int // occurrence in each function; -1: all
 	put   string
-	seen  string // in what the property says
+	ddl   string // instead: what is done to the schema {s}
 	under string // the property that has to find it
 }
 
 var faults = map[string]fault{
-	"a primary key is not taken before a change":            {in: `^row_`, find: `handfast\.take\(k, me\)`, nth: 0, put: "NULL::text", under: "TestPropertyOfUniqueKeys"},
-	"a unique value that is given up stays free":            {in: `^row_`, find: `handfast\.take\(k, me\)`, nth: 1, put: "NULL::text", under: "TestPropertyOfUniqueKeys"},
-	"rows are restored in the order of changes":             {in: `^rollback_undo$`, find: `\bseq DESC\b`, nth: -1, put: "seq", under: "TestPropertyOfUniqueKeys"},
-	"plain sessions look where they have to ask the index":  {in: `^(take|probe)$`, find: `current_setting\('transaction_isolation'\) = 'read committed'`, nth: -1, put: "true", under: "TestPropertyOfUniqueKeys"},
+	"a primary key is not taken before a change":           {in: `^row_`, find: `handfast\.take\(k, me\)`, nth: 0, put: "NULL::text", under: "TestPropertyOfUniqueKeys"},
+	"a unique value that is given up stays free":           {in: `^row_`, find: `handfast\.take\(k, me\)`, nth: 1, put: "NULL::text", under: "TestPropertyOfUniqueKeys"},
+	"rows are restored in the order of changes":            {in: `^rollback_undo$`, find: `\bseq DESC\b`, nth: -1, put: "seq", under: "TestPropertyOfUniqueKeys"},
+	"plain sessions look where they have to ask the index": {in: `^(take|probe)$`, find: `current_setting\('transaction_isolation'\) = 'read committed'`, nth: -1, put: "true", under: "TestPropertyOfUniqueKeys"},
+	// Triggers of ours that sort after those of Postgres for foreign keys.
+	"references are not guarded": {ddl: `DO $$ DECLARE t record; BEGIN FOR t IN SELECT tgrelid::regclass AS rel, tgname FROM pg_trigger
+		WHERE tgrelid IN (SELECT oid FROM pg_class WHERE relnamespace = '{s}'::regnamespace) AND tgname LIKE '~%handfast%' LOOP EXECUTE format('ALTER TABLE %s DISABLE TRIGGER %I', t.rel, t.tgname); END LOOP; END $$`, under: "TestPropertyOfForeignKeys"},
 	"the gate is opened for the XID's own late branch only": {in: `^take$`, find: `IF FOUND THEN\s+RETURN owner;`, nth: 0, put: "IF FOUND THEN RETURN nullif(owner, owner);", under: "TestPropertyOfUniqueKeys"},
 }
 
 // plant changes what is installed. A fault that fits nowhere has to be rewritten.
 func (f fault) plant(conn *pgx.Conn, schema string) error {
 	ctx := context.Background()
+	if f.ddl != "" {
+		_, err := conn.Exec(ctx, strings.ReplaceAll(f.ddl, "{s}", schema))
+		return err
+	}
 	rows, err := conn.Query(ctx, `SELECT pg_get_functiondef(p.oid) FROM pg_proc p WHERE p.pronamespace = 'handfast'::regnamespace AND p.prokind = 'f' AND p.proname ~ $1
 		AND (p.proname !~ '^row_' OR EXISTS (SELECT FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid WHERE t.tgfoid = p.oid AND c.relnamespace = $2::text::regnamespace))`, f.in, schema)
 	if err != nil {
@@ -78,6 +85,8 @@ func (f fault) plant(conn *pgx.Conn, schema string) error {
 
 // The property is worth something only if it finds faults. Each is planted in a
 // process of its own, which has to fail within a minute.
+//
+//nolint:paralleltest // each wants the minute for itself
 func TestPropertyFindsPlantedFaults(t *testing.T) {
 	if os.Getenv(plantedEnvironment) != "all" {
 		t.Skipf("set %s=all", plantedEnvironment)

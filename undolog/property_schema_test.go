@@ -56,7 +56,7 @@ var userTriggers = []string{
 func planGen(e extent) *rapid.Generator[plan] {
 	return rapid.Custom(func(t *rapid.T) plan {
 		var p plan
-		n := rapid.SampledFrom([]int{1, 1, 2, 3}).Draw(t, "tables")
+		n := rapid.SampledFrom([]int{1, 1, 1, 2, 3}).Draw(t, "tables")
 		for range n {
 			var tp tablePlan
 			u := rapid.IntRange(0, len(uniques)-1).Draw(t, "unique")
@@ -71,7 +71,7 @@ func planGen(e extent) *rapid.Generator[plan] {
 		}
 		actions := rapid.SampledFrom([]string{"NO ACTION", "RESTRICT", "CASCADE", "SET NULL", "SET DEFAULT"})
 		for i := range p.tables {
-			for _, column := range []string{"p", "q"}[:rapid.IntRange(0, 2).Draw(t, "foreign keys")] {
+			for _, column := range []string{"p", "q"}[:rapid.IntRange(1, 2).Draw(t, "foreign keys")] {
 				r := refPlan{column: column, target: "id", table: rapid.IntRange(0, n-1).Draw(t, "to"), del: actions.Draw(t, "delete"), upd: actions.Draw(t, "update"),
 					when: rapid.SampledFrom([]string{"", "DEFERRABLE", "DEFERRABLE INITIALLY DEFERRED"}).Draw(t, "when")}
 				if p.tables[r.table].plain && rapid.Bool().Draw(t, "to a") {
@@ -138,11 +138,14 @@ type deed struct {
 	Yes     bool
 }
 
-func deedGen() *rapid.Generator[deed] {
+func deedGen(e extent) *rapid.Generator[deed] {
 	// Small numbers, so that they collide.
 	key := rapid.IntRange(1, 5)
 	value := rapid.SampledFrom([]string{"NULL", "1", "2", "3", "4"})
 	column := rapid.SampledFrom([]string{"a", "a", "b", "p", "q"})
+	if e.foreignKeys {
+		column = rapid.SampledFrom([]string{"a", "p", "p", "q"})
+	}
 	statement := rapid.Custom(func(t *rapid.T) string {
 		table := fmt.Sprintf("{s}.t{%d}", rapid.IntRange(0, 2).Draw(t, "table"))
 		k, k2, x, c := key.Draw(t, "key"), key.Draw(t, "key 2"), value.Draw(t, "value"), column.Draw(t, "column")
@@ -176,7 +179,7 @@ func deedGen() *rapid.Generator[deed] {
 	return rapid.Custom(func(t *rapid.T) deed {
 		return deed{
 			Session: rapid.IntRange(0, 3).Draw(t, "session"),
-			Kind:    rapid.SampledFrom([]string{"whole", "whole", "whole", "whole", "whole", "write", "write", "write", "write", "savepoint", "back", "commit", "commit", "immediate", "abort", "settle"}).Draw(t, "kind"),
+			Kind:    rapid.SampledFrom([]string{"whole", "whole", "whole", "whole", "whole", "read", "read", "write", "write", "write", "write", "savepoint", "back", "commit", "commit", "immediate", "abort", "settle"}).Draw(t, "kind"),
 			XID:     rapid.IntRange(-1, 2).Draw(t, "xid"), // -1: plain
 			Level:   rapid.SampledFrom([]string{"READ COMMITTED", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"}).Draw(t, "level"),
 			SQL:     statement.Draw(t, "sql"),

@@ -220,6 +220,18 @@ func TestUsersTypesAreExact(t *testing.T) {
 	}
 }
 
+// A cast that people make is not the type's own way to read and write a value:
+// it may lose something, and then nobody would notice.
+func TestCastsOfUsersAreNotUsed(t *testing.T) {
+	t.Parallel()
+	playAll(t, map[string]scene{
+		"to text": {ddl: `CREATE TYPE e AS ENUM ('lo', 'hi'); CREATE FUNCTION said(e) RETURNS text LANGUAGE sql AS $$ SELECT 'lo' $$; CREATE CAST (e AS text) WITH FUNCTION said(e);
+			CREATE TABLE t (id int PRIMARY KEY, v e, n int); INSERT INTO t VALUES (1, 'hi', 1), (2, 'hi', 2)`, protect: "t", script: does("UPDATE t SET v = 'lo' WHERE id = 1", "DELETE FROM t WHERE id = 2")},
+		"from text": {ddl: `CREATE TYPE e AS ENUM ('lo', 'hi'); CREATE FUNCTION read(text) RETURNS e LANGUAGE sql AS $$ SELECT 'lo'::public.e $$; CREATE CAST (text AS e) WITH FUNCTION read(text);
+			CREATE TABLE t (id int PRIMARY KEY, v e, n int); INSERT INTO t VALUES (1, 'hi', 1), (2, 'hi', 2)`, protect: "t", script: does("UPDATE t SET v = 'lo' WHERE id = 1", "DELETE FROM t WHERE id = 2")},
+	})
+}
+
 // Types of extensions, wherever their schema is.
 func TestTypesOfExtensionsAreExact(t *testing.T) {
 	t.Parallel()
