@@ -327,6 +327,9 @@ func (w *world) begin(s *session, x deed) bool {
 		w.say("%d: BEGIN %s for %s", s.number, x.Level, s.of.name)
 		return true
 	}
+	if x.Level != "READ COMMITTED" {
+		w.d.exec(s.conn, "SELECT 1") // or the snapshot would be as young as the first statement
+	}
 	w.say("%d: BEGIN %s", s.number, x.Level)
 	return true
 }
