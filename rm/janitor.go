@@ -2,15 +2,11 @@ package rm
 
 import (
 	"context"
-	"fmt"
 	"math/rand/v2"
 	"time"
 
-	pb "github.com/handfast/handfast/proto/handfast/v1"
 	"github.com/handfast/handfast/undolog"
 	"github.com/handfast/handfast/xid"
-
-	"github.com/handfast/handfast/client"
 )
 
 const (
@@ -95,50 +91,14 @@ func (j *janitor) pending(ctx context.Context) ([]undolog.PendingXID, error) {
 	return found, nil
 }
 
-// look asks the coordinator for a transaction and settles it if it is decided.
-// Otherwise it says why not; "" where there is nothing to say.
+// look settles a transaction if it is decided. Otherwise it says why not; ""
+// where there is nothing to say.
 func (j *janitor) look(ctx context.Context, x undolog.PendingXID) string {
 	ctx, cancel := context.WithTimeout(ctx, janitorTimeout)
 	defer cancel()
-	a, err := j.agent.p.client.Get(ctx, &pb.GetRequest{Xid: x.XID.String()})
-	if err != nil {
-		if e, ok := client.AsError(err); ok {
-			return fmt.Sprintf("the coordinator refuses to tell (%s): %s", e.Reason, e.Message)
-		}
-		return "" // no coordinator at present
+	settled, why := j.agent.settleDecided(ctx, x.XID)
+	if settled {
+		j.agent.p.log.Info("settled what was left over", "xid", x.XID, "resource", j.agent.p.resource)
 	}
-	t := a.GetTransaction()
-	cmd := &pb.SettleItem{Xid: x.XID.String(), Outcome: t.GetOutcome()}
-	if t.GetXid() != cmd.GetXid() {
-		return fmt.Sprintf("the coordinator answered for %q", t.GetXid())
-	}
-	if cmd.GetOutcome() == pb.Outcome_OUTCOME_UNDECIDED {
-		return ""
-	}
-	for _, b := range t.GetBranches() {
-		if b.GetResourceId() == j.agent.p.resource {
-			cmd.Branches = append(cmd.Branches, &pb.SettleBranch{BranchId: b.GetBranchId(), Vote: b.GetVote()})
-		}
-	}
-	s, err := settlement(cmd)
-	if err != nil {
-		return err.Error()
-	}
-	if len(s.Branches) == 0 {
-		return "the coordinator knows no branch of it in this database"
-	}
-	done := make(chan error, 1)
-	if queued, err := j.agent.enqueue(&item{Settlement: s, done: func(err error) { done <- err }}); err != nil || !queued {
-		return "" // too much to do already, or being settled at this moment
-	}
-	select {
-	case err = <-done:
-	case <-ctx.Done():
-		return "" // the next round sees
-	}
-	if err != nil {
-		return "settling failed: " + err.Error()
-	}
-	j.agent.p.log.Info("settled what was left over", "xid", x.XID, "resource", j.agent.p.resource, "outcome", t.GetOutcome())
-	return ""
+	return why
 }

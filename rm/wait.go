@@ -18,8 +18,11 @@ import (
 const (
 	// turn is how long each of those that were let go before may take to get the
 	// row and to be done with it: then this one looks for itself.
-	turn    = 50 * time.Millisecond
-	turnMax = time.Second
+	turn = 50 * time.Millisecond
+	// deliveryMax is how long a waiter relies on others to settle what may be
+	// decided by now, before it looks for itself.
+	deliveryMax = time.Second
+	turnMax     = time.Second
 	// A waiter with an open local transaction looks whether that holds up the
 	// holder: first after firstLook, then after twice as long each time.
 	firstLook   = 100 * time.Millisecond
@@ -89,8 +92,13 @@ func (w *waiter) wait(ctx context.Context, c *LockConflictError) error {
 	}
 	limited, cancel := context.WithTimeout(ctx, left)
 	defer cancel()
+	// Decided already: no need to wait until somebody is told to settle it.
+	if settled, _ := w.p.agent.settleDecided(limited, c.Holder); settled {
+		return nil
+	}
+	once := min(left, deliveryMax)
 	req := &pb.WaitForRequest{
-		Xid: c.Holder.String(), ResourceId: w.p.resource, WaiterXid: w.x.String(), Timeout: durationpb.New(left),
+		Xid: c.Holder.String(), ResourceId: w.p.resource, WaiterXid: w.x.String(), Timeout: durationpb.New(once),
 		Row: c.Table + " " + c.Key, Waited: durationpb.New(time.Since(w.began)),
 	}
 	a, err := w.watched(limited, c.Holder, func(ctx context.Context) (*pb.WaitForResponse, error) {
@@ -101,6 +109,9 @@ func (w *waiter) wait(ctx context.Context, c *LockConflictError) error {
 		return w.ended(ctx, c)
 	case err != nil:
 		return w.refused(c, err)
+	case !a.GetSettled() && w.left() > 0:
+		w.last = xid.ID{} // it was not settled, so there is nothing to pause for
+		return w.wait(ctx, c)
 	case !a.GetSettled():
 		w.over = true
 		return errExpired
