@@ -145,6 +145,9 @@ func (t *table) Labels(row string) string {
 	return strings.Join(labels, ", ")
 }
 
+// KeyLabel is what a person calls a row.
+func (t *table) KeyLabel(row string) string { return keyText(row, t.Keys) }
+
 // keyText is the key as a person reads it, as Postgres writes it in its errors.
 func keyText(row string, cols []column) string {
 	var names, values []string

@@ -256,7 +256,7 @@ func (p *protector) equip(ctx context.Context, t *table) error {
 	}
 	var parts []string
 	if t.Capture {
-		parts = append(parts, "capture", "restore")
+		parts = append(parts, "capture", "restore", "settled")
 	}
 	if t.guardEvents() != "" {
 		parts = append(parts, "guard")

@@ -133,3 +133,26 @@ END $f$;
 CREATE OR REPLACE FUNCTION handfast.settles() RETURNS boolean
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
 $f$ SELECT EXISTS (SELECT FROM handfast.settling s WHERE s.lxid = pg_current_xact_id()) $f$;
+
+-- settled is true for a row of a protected table that no other undecided
+-- transaction has changed, and fails like a write to it otherwise. It is not STABLE:
+-- SELECT ... FOR UPDATE asks again for a row that changed while it waited, and that
+-- has to see what the row looks like then.
+CREATE OR REPLACE FUNCTION handfast.settled(p_row anyelement) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
+DECLARE
+  whose  regclass := (SELECT handfast.root(t.typrelid) FROM pg_type t WHERE t.oid = pg_typeof(p_row) AND t.typrelid <> 0);
+  tab    integer;
+  answer boolean;
+BEGIN
+  SELECT p.id INTO tab FROM handfast.protected p WHERE p.rel = whose AND p.capture AND p.fingerprint <> '';
+  IF NOT FOUND THEN
+    RAISE EXCEPTION '% is no row of a protected table: nothing is known of it', coalesce(whose::text, pg_typeof(p_row)::text)
+      USING ERRCODE = 'HF004', HINT = 'Use it as in: SELECT ... FROM account a WHERE a.id = 7 AND handfast.settled(a) FOR UPDATE';
+  END IF;
+  IF p_row IS NOT DISTINCT FROM NULL THEN
+    RETURN true; -- of an outer join
+  END IF;
+  EXECUTE format('SELECT handfast.settled_%s($1)', tab) INTO answer USING p_row;
+  RETURN answer;
+END $f$;

@@ -1,0 +1,138 @@
+package undolog_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+const settledDDL = `CREATE SCHEMA "Bank"; CREATE TABLE "Bank"."Order" (id int, "select" text, v int, PRIMARY KEY ("select", id));
+	INSERT INTO "Bank"."Order" SELECT i, 'k', i FROM generate_series(1, 5) i;
+	CREATE TABLE p (id int PRIMARY KEY, v int) PARTITION BY RANGE (id); CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (100); INSERT INTO p VALUES (1, 1), (2, 2);
+	CREATE TABLE bare (id int PRIMARY KEY); INSERT INTO bare VALUES (1)`
+
+// wait is until the backend of conn waits for a lock.
+func (d *database) wait(conn *pgx.Conn) {
+	d.t.Helper()
+	for end := time.Now().Add(20 * time.Second); d.lines("SELECT (cardinality(pg_blocking_pids($1)) > 0)::text", conn.PgConn().PID()) != "true"; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			d.t.Fatal("nothing waits")
+		}
+	}
+}
+
+// Whoever asks for settled rows is refused undecided ones, as a writer would be.
+func TestSettledRefusesUndecidedRows(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct{ work, ask string }{
+		"updated":                {`UPDATE "Bank"."Order" SET v = 0 WHERE id = 1`, `SELECT v FROM "Bank"."Order" o WHERE id = 1 AND handfast.settled(o) FOR UPDATE`},
+		"inserted":               {`INSERT INTO "Bank"."Order" VALUES (9, 'k', 9)`, `SELECT v FROM "Bank"."Order" o WHERE id = 9 AND handfast.settled(o)`},
+		"deleted, asked by key":  {`DELETE FROM "Bank"."Order" WHERE id = 1`, `SELECT handfast.settled(jsonb_populate_record(NULL::"Bank"."Order", '{"id": 1, "select": "k"}'))`},
+		"key moved, asked by it": {`UPDATE "Bank"."Order" SET id = 50 WHERE id = 1`, `SELECT handfast.settled(jsonb_populate_record(NULL::"Bank"."Order", '{"id": 1, "select": "k"}'))`},
+		"one of many":            {`UPDATE "Bank"."Order" SET v = 0 WHERE id = 3`, `SELECT count(*) FROM "Bank"."Order" o WHERE handfast.settled(o)`},
+		"in a partition":         {`UPDATE p SET v = 0 WHERE id = 1`, `SELECT v FROM p WHERE id = 1 AND handfast.settled(p)`},
+		"asked of the partition": {`UPDATE p SET v = 0 WHERE id = 1`, `SELECT v FROM p1 WHERE id = 1 AND handfast.settled(p1) FOR SHARE`},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := newDatabase(t, settledDDL, `"Bank"."Order"`, "p")
+			for _, level := range levels {
+				for _, oldSnapshot := range []bool{false, true} {
+					for _, armed := range []bool{false, true} {
+						other := d.connect()
+						if armed {
+							other = d.arm(newXID(), level).conn
+						} else {
+							d.exec(other, "BEGIN ISOLATION LEVEL "+level)
+						}
+						if oldSnapshot {
+							d.exec(other, `SELECT count(*) FROM "Bank"."Order"`)
+						}
+						id := newXID()
+						l := d.work(id, tt.work)
+						_, err := other.Exec(context.Background(), tt.ask)
+						want := "40001"
+						if level == "READ COMMITTED" {
+							want = "HF001"
+						}
+						if (oldSnapshot || armed) && level != "READ COMMITTED" && name == "inserted" && err == nil {
+							// A row that it can't see is none that it uses.
+						} else if sqlState(err) != want {
+							t.Errorf("%s, armed %t, old snapshot %t: %v", level, armed, oldSnapshot, err)
+						}
+						d.exec(other, "ROLLBACK")
+						d.mustSettle(id, false, l)
+						if _, err := d.own.Exec(context.Background(), tt.ask); err != nil {
+							t.Errorf("settled: %v", err)
+						}
+						// What the transaction itself did is settled enough for it.
+						id = newXID()
+						l = d.arm(id, level)
+						l.exec(tt.work)
+						l.exec(tt.ask)
+						l.exec("ROLLBACK")
+					}
+				}
+			}
+			if n := d.litter(); n != 0 {
+				t.Errorf("%d rows of ours are left", n)
+			}
+		})
+	}
+}
+
+// A row that changes while FOR UPDATE waits for it is asked for again.
+func TestSettledSeesWhatWasCommittedWhileItWaited(t *testing.T) {
+	t.Parallel()
+	for _, level := range levels {
+		t.Run(level, func(t *testing.T) {
+			t.Parallel()
+			d := newDatabase(t, settledDDL, `"Bank"."Order"`)
+			id := newXID()
+			l := d.arm(id, "READ COMMITTED")
+			l.exec(`UPDATE "Bank"."Order" SET v = 100 WHERE id = 1`)
+			other := d.connect()
+			d.exec(other, "BEGIN ISOLATION LEVEL "+level)
+			failed := make(chan error, 1)
+			go func() {
+				_, err := other.Exec(context.Background(), `SELECT v FROM "Bank"."Order" o WHERE id = 1 AND handfast.settled(o) FOR UPDATE`)
+				failed <- err
+			}()
+			d.wait(other)
+			l.commit()
+			err := <-failed
+			want := "40001"
+			if level == "READ COMMITTED" {
+				want = "HF001"
+			}
+			if sqlState(err) != want {
+				t.Errorf("%v, want %s", err, want)
+			}
+			d.exec(other, "ROLLBACK")
+			d.mustSettle(id, true, l)
+		})
+	}
+}
+
+func TestSettledSaysWhatItDoesNotKnow(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, settledDDL, "p")
+	for _, ask := range []string{
+		"SELECT handfast.settled(bare) FROM bare", "SELECT handfast.settled(ROW(1, 2))", "SELECT handfast.settled(1)",
+	} {
+		_, err := d.own.Exec(context.Background(), ask)
+		pg, ok := errors.AsType[*pgconn.PgError](err)
+		if !ok || pg.Code != "HF004" || pg.Hint == "" {
+			t.Errorf("%s: %v", ask, err)
+		}
+	}
+	if got := d.lines("SELECT handfast.settled(p)::text FROM bare LEFT JOIN p ON p.id = 77"); got != "true" {
+		t.Errorf("no row at all: %s", got)
+	}
+	d.exec(d.own, "DROP TABLE p") // nothing of ours depends on the row's type
+}
