@@ -44,6 +44,8 @@ type Server struct {
 	port int
 	user *account // nil: the own user
 	free func(context.Context) (int, error)
+	// follows is the port of the server that this one is a replica of.
+	follows int
 
 	release func() error // ends the watchdog
 
@@ -141,6 +143,9 @@ func (s *Server) arguments() []string {
 	}
 	if !s.opts.Durable {
 		set["fsync"], set["full_page_writes"] = "off", "off"
+	}
+	if s.follows != 0 {
+		set["primary_conninfo"] = fmt.Sprintf("host=127.0.0.1 port=%d user=%s sslmode=disable", s.follows, superuser)
 	}
 	maps.Copy(set, s.opts.Settings)
 	args := []string{"-D", s.data()}
