@@ -31,6 +31,7 @@ type table struct {
 	partitioned      bool
 	kind             string
 	exclusion        bool
+	persistence      string // "u" if one of its partitions is
 	maxNum           int16
 }
 
@@ -72,9 +73,10 @@ func (p *protector) describe(ctx context.Context, oid uint32) (*table, error) {
 	var inherits bool
 	err := p.tx.QueryRow(ctx, `SELECT format('%I.%I', n.nspname, c.relname), n.nspname, c.relname, c.relkind::text,
 			EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid OR i.inhparent = c.oid),
-			EXISTS (SELECT FROM pg_constraint x WHERE handfast.root(x.conrelid) = c.oid AND x.contype = 'x')
+			EXISTS (SELECT FROM pg_constraint x WHERE handfast.root(x.conrelid) = c.oid AND x.contype = 'x'),
+			CASE WHEN EXISTS (SELECT FROM pg_partition_tree(c.oid) m JOIN pg_class mc ON mc.oid = m.relid WHERE mc.relpersistence = 'u') THEN 'u' ELSE c.relpersistence::text END
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1`, oid).
-		Scan(&t.Name, &t.schema, &t.relation, &t.kind, &inherits, &t.exclusion)
+		Scan(&t.Name, &t.schema, &t.relation, &t.kind, &inherits, &t.exclusion, &t.persistence)
 	if err != nil {
 		return nil, err
 	}
@@ -96,6 +98,10 @@ func (p *protector) protectable(ctx context.Context, t *table) error {
 	switch {
 	case t.schema == "handfast" || t.schema == "information_schema" || strings.HasPrefix(t.schema, "pg_"):
 		return &NotProtectableError{Table: t.Name, Reason: "belongs to Handfast or to Postgres"}
+	case t.persistence == "t":
+		return &NotProtectableError{Table: t.Name, Reason: "is temporary: nobody else could settle it"}
+	case t.persistence == "u":
+		return &NotProtectableError{Table: t.Name, Reason: "is UNLOGGED: a crash empties it, and what was voted for is gone"}
 	case t.exclusion:
 		return &NotProtectableError{Table: t.Name, Reason: "has an exclusion constraint, which can't be guarded"}
 	}

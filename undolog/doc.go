@@ -5,30 +5,58 @@
 //	arm(xid, branch)        local settings, nothing else
 //	UPDATE ...  ──trigger──► fence row   (first write; refused where decided)
 //	                         gate rows   (who owns which key; unique index)
-//	                         undo row    (key, changed columns before and after)
+//	                         undo rows   (key, changed columns before and after)
 //	seal()                  still armed? did it write?
 //	COMMIT ════════════════► the fence row is the branch's yes
 //	   ·
 //	   · decision, told by the coordinator or asked for
 //	   ▼
 //	Settle  commit:   fences C, undo and gate rows deleted, many XIDs at once
-//	        rollback: tombstones, then undo rows backwards, compared with what
-//	                  they left and written in one statement; fences R
+//	        rollback: tombstones; then for each table
+//	                    plan     what each row was, from all of its undo rows
+//	                    diff     is each row what the transaction left?
+//	                    restore  set by set, in whatever order fits
+//	                    verify   foreign keys and deferrable uniques
+//	                  and fences R
 //
-// Everything of one XID in one database is settled in one local transaction, in
-// descending order of one database-wide sequence: two branches of an XID may
-// have changed the same row.
+// Everything of one XID in one database is settled in one local transaction: two
+// branches of an XID may have changed the same row. What a row was is computed
+// from the images of all statements that touched it, column by column, and not by
+// going backwards: neither cascades, nor users' triggers, nor two branches need
+// an order then.
 //
-// A trigger that is generated for each protected table captures and guards. It
-// sees what no parser of SQL sees. Plain sessions run it too: they are refused
-// where a key is owned by an undecided transaction, and leave nothing behind.
+// The functions are generated for each protected table. Capture is a trigger per
+// statement, which reads all rows of the statement as transition tables; tables
+// that are partitioned or inherited get one per row, since Postgres has no
+// transition tables there. It sees what no parser of SQL sees: CTEs, COPY, MERGE,
+// cascades, users' triggers. Values travel as text, as their type's own output
+// function writes it, with every setting that matters pinned.
+//
+// # The guard
+//
+// Plain sessions run the trigger too: they are refused where a key is owned by an
+// undecided transaction, and leave nothing behind. Keys, each a hash with a seed
+// that says what it is:
+//
+//	row     the primary key: nobody else changes the row or takes its key
+//	unique  a value that the row had or got: nobody else takes it
+//	new     a parent that may vanish: nobody else refers to it
+//	need    a parent that a vanished child may need: nobody removes it
+//
 // At READ COMMITTED the error has SQLSTATE HF001; above, where a retry within
 // the transaction would never see the settle, it is 40001.
 //
-// The guard is right because keys are owned through a unique index. At READ
-// COMMITTED a plain session may look instead: it holds the row lock, or its own
-// index entry waited, so whoever captured the row before has committed, and
-// every statement in the trigger has a new snapshot.
+// It is right because keys are owned through a unique index, which sees past
+// every snapshot. At READ COMMITTED a plain session may look instead: it holds the
+// row lock, or its own index entry waited, so whoever captured the row before has
+// committed, and every statement in the trigger has a new snapshot. Where nothing
+// has waited, as with deferred constraints, it inserts its keys and takes them back.
+// The triggers of foreign keys sort behind those of Postgres for the same reason.
+//
+// # Reading
+//
+// WithCommittedView makes a view of the rows as if no undecided transaction
+// existed. handfast.settled(row) in a WHERE refuses undecided rows.
 //
 // # SQLSTATEs
 //
@@ -41,11 +69,11 @@
 //
 // # Limits
 //
-// A table needs a primary key that is not deferrable. Foreign keys are not
-// guarded against neighbours: where one refers to an undecided row, the rollback
-// stops, visibly, before it would make an orphan. Rolling back needs the right
-// to set session_replication_role; Doctor says where it is missing. Install puts
-// a trigger on every table of the database, which refuses writes without capture
-// in a global transaction, and needs a superuser to do so for new tables; else
-// seal looks at the locks of the transaction, which costs more.
+// A table needs a primary key that is not deferrable, and no exclusion constraint.
+// Event triggers refuse DDL while rows are undecided, and take a table that was
+// altered off until it is protected again; they need a superuser to install the
+// schema. Rolling back needs the right to set session_replication_role; Doctor
+// says where it is missing. Install puts a trigger on every table of the database,
+// which refuses writes without capture in a global transaction; where a new table
+// has none, seal looks at the locks of the transaction, which costs more.
 package undolog

@@ -114,6 +114,47 @@ func TestGuardLetsOthersPass(t *testing.T) {
 	}
 }
 
+// With the guard off, plain sessions are not kept from an undecided row, and
+// nothing else changes: global transactions are, and what a plain session
+// overwrote is found by the rollback and kept.
+func TestGuardOffIsForPlainSessionsAlone(t *testing.T) {
+	t.Parallel()
+	for _, level := range levels {
+		t.Run(level, func(t *testing.T) {
+			t.Parallel()
+			d := newDatabase(t, "CREATE TABLE g (id int PRIMARY KEY, v int); CREATE TABLE c (id int PRIMARY KEY, g int REFERENCES g); INSERT INTO g VALUES (1, 1), (2, 2)", "c")
+			if _, err := undolog.ProtectTables(context.Background(), d.own, []string{"g"}, undolog.WithGuard(false)); err != nil {
+				t.Fatal(err)
+			}
+			id := newXID()
+			holder := d.work(id, "UPDATE g SET v = 10 WHERE id < 3")
+			other := d.arm(newXID(), level)
+			_, err := other.conn.Exec(context.Background(), "UPDATE g SET v = 11 WHERE id = 1")
+			if _, ok := undolog.AsConflict(err); !ok {
+				t.Errorf("a global transaction: %v", err)
+			}
+			other.exec("ROLLBACK")
+			plain := d.connect()
+			d.exec(plain, "BEGIN ISOLATION LEVEL "+level)
+			d.exec(plain, "UPDATE g SET v = 77 WHERE id = 1")
+			d.exec(plain, "COMMIT")
+			if err := d.settle(d.own, id, false, holder); err == nil {
+				t.Error("the rollback overwrote what a plain session wrote")
+			}
+			if got := d.lines("SELECT v::text FROM g ORDER BY id"); got != "77\n10" {
+				t.Errorf("g is %s", got)
+			}
+			// Back to the default, which open intents do not keep from being set.
+			if _, err := undolog.ProtectTables(context.Background(), d.own, []string{"g"}, undolog.WithGuard(true)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := plain.Exec(context.Background(), "UPDATE g SET v = 78 WHERE id = 1"); sqlState(err) != undolog.SQLStateConflict {
+				t.Errorf("with the guard on again: %v", err)
+			}
+		})
+	}
+}
+
 func TestArmingThatIsLostForgedOrStaleIsRefused(t *testing.T) {
 	t.Parallel()
 	const ddl = "CREATE TABLE g (id int PRIMARY KEY, v int); INSERT INTO g VALUES (1, 1)"

@@ -37,11 +37,14 @@ func TestProtectRefusesWhatItCouldNotKeep(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, `CREATE TABLE nokey (v int); CREATE TABLE late (id int PRIMARY KEY DEFERRABLE); CREATE VIEW vw AS SELECT 1 AS id;
 		CREATE TABLE excl (id int PRIMARY KEY, r int4range, EXCLUDE USING gist (r WITH &&));
+		CREATE UNLOGGED TABLE unl (id int PRIMARY KEY); CREATE TABLE root (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE UNLOGGED TABLE part PARTITION OF root DEFAULT;
 		CREATE TABLE ok (id int PRIMARY KEY, v int)`)
+	d.exec(d.own, "CREATE TEMP TABLE tmp (id int PRIMARY KEY)")
 	ctx := context.Background()
 	for name, want := range map[string]any{
 		"nokey": new(*undolog.NoKeyError), "late": new(*undolog.NoKeyError), "missing": new(*undolog.NoTableError),
-		"vw": new(*undolog.NotProtectableError), "excl": new(*undolog.NotProtectableError),
+		"vw": new(*undolog.NotProtectableError), "excl": new(*undolog.NotProtectableError), "unl": new(*undolog.NotProtectableError),
+		"root": new(*undolog.NotProtectableError), "tmp": new(*undolog.NotProtectableError),
 		"handfast.undo": new(*undolog.NotProtectableError), "": new(*undolog.NoTableError),
 	} {
 		if _, err := undolog.Protect(ctx, d.own, "ok", name); err == nil || !errors.As(err, want) {

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
-	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
@@ -14,16 +12,6 @@ const settledDDL = `CREATE SCHEMA "Bank"; CREATE TABLE "Bank"."Order" (id int, "
 	INSERT INTO "Bank"."Order" SELECT i, 'k', i FROM generate_series(1, 5) i;
 	CREATE TABLE p (id int PRIMARY KEY, v int) PARTITION BY RANGE (id); CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (100); INSERT INTO p VALUES (1, 1), (2, 2);
 	CREATE TABLE bare (id int PRIMARY KEY); INSERT INTO bare VALUES (1)`
-
-// wait is until the backend of conn waits for a lock.
-func (d *database) wait(conn *pgx.Conn) {
-	d.t.Helper()
-	for end := time.Now().Add(20 * time.Second); d.lines("SELECT (cardinality(pg_blocking_pids($1)) > 0)::text", conn.PgConn().PID()) != "true"; time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			d.t.Fatal("nothing waits")
-		}
-	}
-}
 
 // Whoever asks for settled rows is refused undecided ones, as a writer would be.
 func TestSettledRefusesUndecidedRows(t *testing.T) {
@@ -103,7 +91,7 @@ func TestSettledSeesWhatWasCommittedWhileItWaited(t *testing.T) {
 				_, err := other.Exec(context.Background(), `SELECT v FROM "Bank"."Order" o WHERE id = 1 AND handfast.settled(o) FOR UPDATE`)
 				failed <- err
 			}()
-			d.wait(other)
+			d.awaitLockWait(other)
 			l.commit()
 			err := <-failed
 			want := "40001"

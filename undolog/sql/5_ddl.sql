@@ -116,7 +116,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET q
        FROM pg_constraint c
       WHERE c.contype <> 't' AND c.conparentid = 0 AND (c.conrelid = p_rel OR c.contype = 'f' AND handfast.root(c.conrelid) = p_rel OR c.contype = 'f' AND handfast.root(c.confrelid) = p_rel)),
     EXISTS (SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-             WHERE NOT c.relispartition AND p_rel IN (i.inhrelid, i.inhparent))))
+             WHERE NOT c.relispartition AND p_rel IN (i.inhrelid, i.inhparent)),
+    EXISTS (SELECT FROM pg_class c WHERE c.relpersistence <> 'p' AND c.oid = p_rel)))
 $f$;
 
 -- take_off removes our triggers from a table that is not what its functions were
