@@ -39,6 +39,8 @@ func Fold(tx *Transaction, r Record) error {
 		err = foldDecide(tx, r)
 	case RecordDone:
 		err = foldDone(tx, r)
+	case RecordSubmit:
+		err = foldSubmit(tx, r)
 	default:
 		err = impossible(r, "unknown kind")
 	}
@@ -49,13 +51,33 @@ func Fold(tx *Transaction, r Record) error {
 }
 
 func foldRegister(tx *Transaction, r Record) error {
-	if tx.Outcome != Undecided {
+	switch {
+	case tx.Outcome != Undecided:
 		return impossible(r, "registration after the decision")
-	}
-	if tx.branch(r.Branch) != nil {
+	case tx.branch(r.Branch) != nil:
 		return impossible(r, "branch %s registered twice", r.Branch)
+	case r.Vote != VoteNone && r.Vote != VoteYes:
+		return impossible(r, "registration with vote %d", r.Vote)
 	}
-	tx.Branches = append(tx.Branches, Branch{ID: r.Branch, Resource: r.Resource, Mode: r.Mode, Registered: r.Time})
+	if r.Plan != nil {
+		for _, id := range r.Plan.After {
+			if tx.branch(id) == nil {
+				return impossible(r, "comes after branch %s, which is not registered", id)
+			}
+		}
+	}
+	tx.Branches = append(tx.Branches, Branch{
+		ID: r.Branch, Resource: r.Resource, Mode: r.Mode, Name: r.Name, Plan: r.Plan, Vote: r.Vote, Result: r.Result, Registered: r.Time,
+	})
+	return nil
+}
+
+// foldSubmit: from here on nobody needs to ask for the commit again.
+func foldSubmit(tx *Transaction, r Record) error {
+	if tx.Outcome != Undecided || tx.Submitted {
+		return impossible(r, "submitted after the decision, or twice")
+	}
+	tx.Submitted, tx.Phase, tx.Deadline = true, Collecting, r.Deadline
 	return nil
 }
 
@@ -72,6 +94,9 @@ func foldVote(tx *Transaction, r Record) error {
 		return impossible(r, "vote %d", r.Vote)
 	}
 	b.Vote, b.VoteReason = r.Vote, r.Text
+	if r.Result != nil {
+		b.Result = r.Result
+	}
 	return nil
 }
 
@@ -90,6 +115,12 @@ func foldDecide(tx *Transaction, r Record) error {
 	tx.Phase = Settling
 	for i := range tx.Branches {
 		b := &tx.Branches[i]
+		if b.Plan != nil {
+			if tx.owes(b, r.Outcome) {
+				tx.Settlements = append(tx.Settlements, Settlement{Resource: b.action(opOf(r.Outcome)).Lane, Branch: b.ID})
+			}
+			continue
+		}
 		s := tx.settlement(b.Resource)
 		if s == nil {
 			// Where every branch withdrew, nothing was left behind.
@@ -106,15 +137,21 @@ func foldDecide(tx *Transaction, r Record) error {
 
 func foldDone(tx *Transaction, r Record) error {
 	s := tx.settlement(r.Resource)
+	if r.Branch != (xid.BranchID{}) {
+		s = tx.owed(r.Branch)
+	}
 	switch {
 	case tx.Outcome == Undecided:
 		return impossible(r, "settled before the decision")
 	case s == nil:
-		return impossible(r, "resource %s has no branch", r.Resource)
+		return impossible(r, "nothing is to be settled in resource %s or for branch %s", r.Resource, r.Branch)
 	case s.Done:
-		return impossible(r, "resource %s settled twice", r.Resource)
+		return impossible(r, "resource %s or branch %s settled twice", r.Resource, r.Branch)
 	}
 	s.Done, s.Attention, s.LastError = true, false, ""
+	if r.Result != nil {
+		tx.branch(r.Branch).Result = r.Result
+	}
 	tx.finishIfDone(r)
 	return nil
 }
@@ -147,9 +184,19 @@ func (t *Transaction) branch(id xid.BranchID) *Branch {
 	return nil
 }
 
+// settlement is that of a resource; owed is that of a branch.
 func (t *Transaction) settlement(r xid.ResourceID) *Settlement {
 	for i := range t.Settlements {
-		if t.Settlements[i].Resource == r {
+		if s := &t.Settlements[i]; s.Resource == r && s.Branch == (xid.BranchID{}) {
+			return s
+		}
+	}
+	return nil
+}
+
+func (t *Transaction) owed(b xid.BranchID) *Settlement {
+	for i := range t.Settlements {
+		if t.Settlements[i].Branch == b {
 			return &t.Settlements[i]
 		}
 	}

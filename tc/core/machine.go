@@ -24,6 +24,9 @@ type Machine struct {
 
 	out     Output
 	changed []*txn // for watchers
+	// restored are those that the first Step goes on with: before it nothing may
+	// be said or recorded.
+	restored []*txn
 }
 
 // txn is a transaction and what need not survive a restart.
@@ -34,8 +37,9 @@ type txn struct {
 	ask      time.Time // when to ask for missing votes next; zero: not collecting
 	asked    uint32
 	waiters  []waiter
-	waits    bool  // it waits for another: its decision is to be told
-	legs     []leg // phase two, one per settlement; nil while undecided
+	waits    bool   // it waits for another: its decision is to be told
+	legs     []*leg // phase two, one per settlement; nil while undecided
+	calls    []*leg // Forward of each branch, once submitted; nil where there is none
 	timer    timer
 	noted    bool // in Machine.changed
 }
@@ -68,15 +72,19 @@ func (m *Machine) Restore(now time.Time, t Transaction) {
 	if m.start.IsZero() {
 		m.start = m.now
 	}
-	if t.Phase == Collecting {
+	if t.Phase == Collecting && !t.Submitted {
 		t.Phase = Active // its caller has to ask again
 	}
-	tx := &txn{t: t, deadline: later(t.Deadline, m.start.Add(m.cfg.RestartGrace))}
+	tx := &txn{t: t, deadline: t.Deadline}
+	if !t.Deadline.IsZero() {
+		tx.deadline = later(t.Deadline, m.start.Add(m.cfg.RestartGrace))
+	}
 	m.txs[t.XID] = tx
 	m.open++
 	if t.Outcome != Undecided {
 		m.startSettling(tx)
 	}
+	m.restored = append(m.restored, tx)
 	m.schedule(tx)
 }
 
@@ -101,6 +109,7 @@ func (m *Machine) Step(now time.Time, in Input) Output {
 	m.out.Finished = m.out.Finished[:0]
 	m.out.Messages = m.out.Messages[:0]
 	m.out.Parked = m.out.Parked[:0]
+	m.goOn()
 	switch in := in.(type) {
 	case Begin:
 		m.begin(in)
@@ -108,6 +117,10 @@ func (m *Machine) Step(now time.Time, in Input) Output {
 		m.register(in)
 	case CastVote:
 		m.castVote(in)
+	case Submit:
+		m.submit(in)
+	case Called:
+		m.called(in)
 	case Commit:
 		m.commit(in)
 	case Rollback:
@@ -144,6 +157,30 @@ func (m *Machine) Step(now time.Time, in Input) Output {
 	m.noteChanges()
 	m.out.Wake = m.timers.next()
 	return m.out
+}
+
+// goOn takes up what was restored.
+func (m *Machine) goOn() {
+	if m.restored == nil {
+		return
+	}
+	all := m.restored
+	m.restored = nil
+	for _, tx := range all {
+		if tx.t.Outcome != Undecided {
+			continue
+		}
+		for i := range tx.t.Branches {
+			if b := &tx.t.Branches[i]; b.Vote == VoteNo && tx.t.Outcome == Undecided {
+				m.decideNo(tx, b) // the log ended between the vote and this
+			}
+		}
+		m.collect(tx)
+		m.schedule(tx)
+	}
+	for _, r := range m.resourcesInOrder() {
+		m.pump(r)
+	}
 }
 
 // Newest hands out copies of up to limit transactions that match, newest XID
@@ -247,8 +284,8 @@ func (m *Machine) visible(tx *txn) Transaction {
 	}
 	s.Settlements = slices.Clone(s.Settlements)
 	for i := range s.Settlements {
-		if l := &tx.legs[i]; l.state == legReady && !m.resource(s.Settlements[i].Resource).live {
-			s.Settlements[i].LastError = "no resource manager of this resource is attached"
+		if l := tx.legs[i]; l.state == legReady && !m.resource(s.Settlements[i].Resource).live {
+			s.Settlements[i].LastError = noneAttached
 			s.Settlements[i].Attention = s.Settlements[i].Attention || m.now.Sub(s.Decided) >= attachPatience
 		}
 	}
@@ -264,8 +301,16 @@ func (m *Machine) snapshot(tx *txn) Transaction {
 	s := m.visible(tx)
 	s.Branches = slices.Clone(s.Branches)
 	s.Settlements = slices.Clone(s.Settlements)
+	for _, l := range tx.calls {
+		if l != nil && l.state == legReady && !m.resource(l.lane()).live {
+			s.Branches[l.index].Forward.LastError = noneAttached
+			s.Branches[l.index].Forward.Attention = m.now.Sub(s.Branches[l.index].Registered) >= attachPatience
+		}
+	}
 	return s
 }
+
+const noneAttached = "no resource manager of this resource is attached"
 
 func later(a, b time.Time) time.Time {
 	if b.After(a) {

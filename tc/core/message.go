@@ -24,13 +24,28 @@ type (
 		Parent   xid.ID
 		Deadline time.Time
 	}
-	// Register adds a branch.
+	// Register adds a branch: Resource, or Plan, or both. Vote may be VoteYes
+	// where phase one is over already, or there is none.
 	Register struct {
 		Ref      Ref
 		XID      xid.ID
 		Branch   xid.BranchID
 		Resource xid.ResourceID
 		Mode     Mode
+		Name     string
+		Plan     *Plan // must not be changed afterwards
+		Vote     Vote
+		Result   []byte
+	}
+	// Submit adds branches, all or none, and asks to commit for good: it is
+	// answered when that is durable, and nobody needs to ask again. Without a
+	// Deadline the transaction has none any more. Repeated with the same
+	// branches it changes nothing; with others it is refused.
+	Submit struct {
+		Ref      Ref
+		XID      xid.ID
+		Deadline time.Time
+		Branches []Register // Ref and XID are not looked at
 	}
 	// CastVote reports the end of phase one of a branch.
 	CastVote struct {
@@ -39,6 +54,7 @@ type (
 		Branch xid.BranchID
 		Vote   Vote
 		Reason string
+		Result []byte
 	}
 	// Commit asks for the decision to commit.
 	Commit struct {
@@ -104,6 +120,18 @@ type (
 		// NeedsAttention: trying again will not help by itself.
 		NeedsAttention bool
 	}
+	// Called is the answer to Call.
+	Called struct {
+		XID     xid.ID
+		Branch  xid.BranchID
+		Op      Op
+		Attempt uint32
+		Verdict Verdict
+		Text    string // why not, in words
+		Result  []byte // of Done
+		// NeedsAttention: trying again will not help by itself.
+		NeedsAttention bool
+	}
 	// Answered is an RM's answer to AskVote.
 	Answered struct {
 		XID    xid.ID
@@ -161,6 +189,19 @@ type (
 		Outcome  Outcome
 		Branches []Branch // all of the resource, whatever their vote
 	}
+	// Call asks for one action of a branch. Before are the results of the
+	// branches that it comes after, or of its own Forward in phase two.
+	Call struct {
+		XID     xid.ID
+		Branch  xid.BranchID
+		Name    string
+		Mode    Mode
+		Op      Op
+		Attempt uint32
+		Action  *Action // belongs to the machine; it never changes
+		Before  []Result
+		Own     []byte // the branch's own result so far
+	}
 	// AskVote asks an RM of the resource for a missing vote.
 	AskVote struct {
 		XID      xid.ID
@@ -189,6 +230,23 @@ type Output struct {
 	Wake     time.Time
 }
 
+// Result is what a branch answered.
+type Result struct {
+	Name  string
+	Value []byte
+}
+
+// Verdict is how a call ended.
+type Verdict uint8
+
+// The verdicts.
+const (
+	Unsure Verdict = iota // try again: it may have happened, or not
+	Done
+	NotYet // ask again later; this is no failure
+	Failed // for good, and nothing was done
+)
+
 // Parked tells of a Wait on behalf of somebody that began to wait or, if Over,
 // does not wait any more. It reveals nothing: a caller that keeps account of
 // who waits for whom may use it at once.
@@ -201,6 +259,8 @@ type Parked struct {
 
 func (Begin) input()      {}
 func (Register) input()   {}
+func (Submit) input()     {}
+func (Called) input()     {}
 func (CastVote) input()   {}
 func (Commit) input()     {}
 func (Rollback) input()   {}
@@ -222,5 +282,6 @@ func (Tick) input()       {}
 func (Reply) body()      {}
 func (Settle) body()     {}
 func (AskVote) body()    {}
+func (Call) body()       {}
 func (WaiterDone) body() {}
 func (Changed) body()    {}

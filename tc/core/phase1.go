@@ -2,7 +2,11 @@ package core
 
 import (
 	"fmt"
+	"reflect"
+	"slices"
 	"time"
+
+	"github.com/handfast/handfast/xid"
 )
 
 func (m *Machine) begin(in Begin) {
@@ -34,23 +38,115 @@ func (m *Machine) register(in Register) {
 		m.refuse(in.Ref, tx.lsn, decidedError(tx))
 		return
 	}
-	if b := tx.t.branch(in.Branch); b != nil {
-		if b.Resource != in.Resource || b.Mode != in.Mode {
-			m.refuse(in.Ref, tx.lsn, &Error{Kind: ErrBranchConflict, XID: in.XID, Message: fmt.Sprintf(
-				"branch %s of %s is registered for resource %s, not %s", in.Branch, in.XID, b.Resource, in.Resource)})
-			return
-		}
-		m.send(tx.lsn, Reply{Ref: in.Ref, Tx: tx.summary()})
+	news, e := m.admit(tx, in)
+	if e != nil {
+		m.refuse(in.Ref, tx.lsn, e)
 		return
 	}
-	if len(tx.t.Branches) >= m.cfg.MaxBranches {
-		m.refuse(in.Ref, tx.lsn, &Error{Kind: ErrLimit, XID: in.XID, Message: fmt.Sprintf(
-			"transaction %s has %d branches already (limit)", in.XID, m.cfg.MaxBranches)})
-		return
+	if news {
+		m.add(tx, in)
+		m.collect(tx)
+		m.schedule(tx)
 	}
-	m.append(tx, Record{Kind: RecordRegister, Branch: in.Branch, Resource: in.Resource, Mode: in.Mode})
 	// Forced: a fence row in a database implies a registration that survives.
 	m.send(tx.lsn, Reply{Ref: in.Ref, Tx: tx.summary()})
+}
+
+// admit tells whether a branch is new, or why it may not be added.
+func (m *Machine) admit(tx *txn, in Register) (news bool, e *Error) {
+	fail := func(k ErrorKind, format string, args ...any) (bool, *Error) {
+		return false, &Error{Kind: k, XID: tx.t.XID, Message: fmt.Sprintf(format, args...)}
+	}
+	if b := tx.t.branch(in.Branch); b != nil {
+		if b.Resource != in.Resource || b.Mode != in.Mode {
+			return fail(ErrBranchConflict, "branch %s of %s is registered for resource %s, not %s", in.Branch, tx.t.XID, b.Resource, in.Resource)
+		}
+		if !reflect.DeepEqual(b.Plan, in.Plan) || b.Name != in.Name {
+			return fail(ErrBranchConflict, "branch %s of %s is registered with other actions", in.Branch, tx.t.XID)
+		}
+		return false, nil
+	}
+	if len(tx.t.Branches) >= m.cfg.MaxBranches {
+		return fail(ErrLimit, "transaction %s has %d branches already (limit)", tx.t.XID, m.cfg.MaxBranches)
+	}
+	if in.Plan == nil {
+		return true, nil
+	}
+	planned := 0
+	for i := range tx.t.Branches {
+		if tx.t.Branches[i].Plan != nil {
+			planned++
+		}
+	}
+	if planned >= maxPlanned {
+		return fail(ErrLimit, "transaction %s has %d branches with actions already (limit)", tx.t.XID, maxPlanned)
+	}
+	for _, id := range in.Plan.After {
+		if tx.t.branch(id) == nil {
+			return fail(ErrUnknownBranch, "branch %s of %s comes after branch %s, which is not registered before it", in.Branch, tx.t.XID, id)
+		}
+	}
+	return true, nil
+}
+
+// maxPlanned bounds the branches with a plan: what waits for what among them is
+// looked at again whenever one gets further.
+const maxPlanned = 256
+
+func (m *Machine) add(tx *txn, in Register) {
+	m.append(tx, Record{
+		Kind: RecordRegister, Branch: in.Branch, Resource: in.Resource, Mode: in.Mode,
+		Name: in.Name, Plan: in.Plan, Vote: in.Vote, Result: in.Result,
+	})
+}
+
+func (m *Machine) submit(in Submit) {
+	tx := m.find(in.Ref, in.XID)
+	if tx == nil {
+		return
+	}
+	if tx.t.Outcome != Undecided && !tx.t.Submitted {
+		m.refuse(in.Ref, tx.lsn, decidedError(tx))
+		return
+	}
+	var news []Register
+	for i, b := range in.Branches {
+		isNew, e := m.admitIn(tx, in.Branches[:i], b)
+		switch {
+		case e != nil:
+			m.refuse(in.Ref, tx.lsn, e)
+			return
+		case isNew && tx.t.Submitted:
+			m.refuse(in.Ref, tx.lsn, &Error{Kind: ErrBranchConflict, XID: in.XID, Message: fmt.Sprintf(
+				"transaction %s was submitted before, without branch %s", in.XID, b.Branch)})
+			return
+		case isNew:
+			news = append(news, b)
+		}
+	}
+	if !tx.t.Submitted {
+		for _, b := range news {
+			m.add(tx, b)
+		}
+		m.append(tx, Record{Kind: RecordSubmit, Deadline: in.Deadline.Truncate(time.Millisecond)})
+		tx.deadline = tx.t.Deadline
+		m.collect(tx)
+		m.schedule(tx)
+	}
+	m.send(tx.lsn, Reply{Ref: in.Ref, Tx: tx.summary()})
+}
+
+// admitIn is admit for one of several branches that come together.
+func (m *Machine) admitIn(tx *txn, earlier []Register, in Register) (bool, *Error) {
+	with := txn{t: tx.t}
+	with.t.Branches = slices.Clip(tx.t.Branches)
+	for _, b := range earlier {
+		if with.t.branch(b.Branch) == nil {
+			with.t.Branches = append(with.t.Branches, Branch{ID: b.Branch, Resource: b.Resource, Mode: b.Mode, Name: b.Name, Plan: b.Plan})
+		}
+	}
+	isNew, e := m.admit(&with, in)
+	return isNew && e == nil, e
 }
 
 func (m *Machine) castVote(in CastVote) {
@@ -67,7 +163,7 @@ func (m *Machine) castVote(in CastVote) {
 		m.refuse(in.Ref, 0, &Error{Kind: ErrWrongState, XID: in.XID, Message: "a vote is yes, no or withdrawn"})
 		return
 	}
-	m.takeVote(tx, b, in.Vote, in.Reason)
+	m.takeVote(tx, b, in.Vote, in.Reason, in.Result)
 	need := tx.lsn
 	if tx.t.Outcome == Undecided {
 		// Not forced: a lost vote is asked for again and answered from the database.
@@ -82,23 +178,37 @@ func (m *Machine) answered(in Answered) {
 		return
 	}
 	if b := tx.t.branch(in.Branch); b != nil && (in.Vote == VoteYes || in.Vote == VoteNo) {
-		m.takeVote(tx, b, in.Vote, in.Reason)
+		m.takeVote(tx, b, in.Vote, in.Reason, nil)
 	}
 }
 
 // takeVote counts the first vote of a branch; later ones change nothing.
-func (m *Machine) takeVote(tx *txn, b *Branch, v Vote, reason string) {
+func (m *Machine) takeVote(tx *txn, b *Branch, v Vote, reason string, result []byte) {
 	if b.Vote != VoteNone || tx.t.Outcome != Undecided {
 		return
 	}
-	m.append(tx, Record{Kind: RecordVote, Branch: b.ID, Vote: v, Text: reason})
-	switch {
-	case v == VoteNo:
-		m.decide(tx, RolledBack, ReasonVotedNo, fmt.Sprintf("branch %s on resource %s voted no: %s", b.ID, b.Resource, reason), "")
-	case tx.t.Phase == Collecting && tx.t.allIn():
-		// Operator stays empty: whoever asked first only asked.
-		m.decide(tx, Committed, ReasonNone, "", "")
+	m.append(tx, Record{Kind: RecordVote, Branch: b.ID, Vote: v, Text: reason, Result: result})
+	if v == VoteNo {
+		m.decideNo(tx, b)
+		return
 	}
+	m.collect(tx)
+	m.schedule(tx)
+}
+
+func (m *Machine) decideNo(tx *txn, b *Branch) {
+	m.decide(tx, RolledBack, ReasonVotedNo, fmt.Sprintf("%s voted no: %s", b.title(), b.VoteReason), "")
+}
+
+// title is what a person calls a branch.
+func (b *Branch) title() string {
+	if b.Name != "" {
+		return fmt.Sprintf("branch %s (%s)", b.ID, b.Name)
+	}
+	if b.Plan != nil {
+		return fmt.Sprintf("branch %s", b.ID)
+	}
+	return fmt.Sprintf("branch %s on resource %s", b.ID, b.Resource)
 }
 
 func (m *Machine) commit(in Commit) {
@@ -108,18 +218,55 @@ func (m *Machine) commit(in Commit) {
 	}
 	if tx.t.Outcome == Undecided {
 		switch {
-		case !m.now.Before(tx.deadline):
+		case m.expired(tx):
 			m.decideTimeout(tx)
 		case tx.t.allIn():
 			m.decide(tx, Committed, ReasonNone, "", in.Operator)
 		case tx.t.Phase == Active:
 			tx.t.Phase = Collecting
-			tx.ask = m.now.Add(m.cfg.CollectGrace)
 			m.note(tx)
+			m.collect(tx)
 			m.schedule(tx)
 		}
 	}
 	m.replyWhenDecided(tx, waiter{ref: in.Ref, settled: in.WaitSettled})
+}
+
+// expired tells whether the deadline, if there is one, has passed.
+func (m *Machine) expired(tx *txn) bool {
+	return !tx.deadline.IsZero() && !m.now.Before(tx.deadline)
+}
+
+func needsSubmit(tx *txn) bool {
+	return !tx.t.Submitted && slices.ContainsFunc(tx.t.Branches, func(b Branch) bool {
+		return b.Vote == VoteNone && b.action(OpForward).Kind != TargetNone
+	})
+}
+
+// collect goes on with what gathers votes: it decides once all are in, and calls
+// what can be called now.
+func (m *Machine) collect(tx *txn) {
+	if tx.t.Phase != Collecting || tx.t.Outcome != Undecided {
+		return
+	}
+	if tx.t.allIn() {
+		// Operator stays empty: whoever asked first only asked.
+		m.decide(tx, Committed, ReasonNone, "", "")
+		return
+	}
+	if needsSubmit(tx) {
+		// Calls are made from here on: a restart has to go on with them.
+		m.append(tx, Record{Kind: RecordSubmit, Deadline: tx.t.Deadline})
+	}
+	if tx.ask.IsZero() && slices.ContainsFunc(tx.t.Branches, asked) {
+		tx.ask = m.now.Add(m.cfg.CollectGrace)
+	}
+	m.startCalls(tx)
+}
+
+// asked tells whether a resource manager can tell the missing vote of a branch.
+func asked(b Branch) bool {
+	return b.Vote == VoteNone && b.Resource != (xid.ResourceID{}) && b.action(OpForward).Kind == TargetNone
 }
 
 func (m *Machine) rollback(in Rollback) {
@@ -158,6 +305,7 @@ func (m *Machine) decideTimeout(tx *txn) {
 func (m *Machine) decide(tx *txn, o Outcome, why Reason, cause, operator string) {
 	m.append(tx, Record{Kind: RecordDecide, Outcome: o, Reason: why, Text: cause, Operator: operator})
 	tx.ask = time.Time{}
+	m.endCalls(tx)
 	if tx.waits || !tx.t.Parent.IsZero() {
 		m.send(tx.lsn, WaiterDone{XID: tx.t.XID, Err: decidedError(tx)})
 	}
@@ -173,16 +321,24 @@ func (m *Machine) decide(tx *txn, o Outcome, why Reason, cause, operator string)
 // finish hands the final state to the archive.
 func (m *Machine) finish(tx *txn) {
 	m.open--
+	m.dropCalls(tx)
 	m.out.Finished = append(m.out.Finished, m.snapshot(tx))
 	m.timers.remove(tx)
 }
 
-// askVotes asks for every missing vote of a collecting transaction.
+// askVotes asks for every vote that is missing and that a resource manager can
+// tell.
 func (m *Machine) askVotes(tx *txn) {
+	missing := false
 	for i := range tx.t.Branches {
-		if b := &tx.t.Branches[i]; b.Vote == VoteNone {
+		if b := &tx.t.Branches[i]; asked(*b) {
 			m.send(tx.lsn, AskVote{XID: tx.t.XID, Resource: b.Resource, Branch: b.ID})
+			missing = true
 		}
+	}
+	if !missing {
+		tx.ask = time.Time{} // collect sets it anew where one is registered later
+		return
 	}
 	tx.asked++
 	tx.ask = m.now.Add(min(m.cfg.CollectGrace<<min(tx.asked, 10), askMax))

@@ -27,20 +27,56 @@ type legState uint8
 
 const (
 	legReady    legState = iota // in resource.ready
-	legInFlight                 // in resource.busy: an RM has the command
-	legPausing                  // in resource.busy: tried, waits for settlement.Next
+	legInFlight                 // in resource.busy: the command is out
+	legPausing                  // in resource.busy: waits for progress.Next
+	legBlocked                  // in no list: something else goes before it
 	legDone                     // in no list
 )
 
-// leg drives one settlement of one transaction.
+// leg drives one settlement of one transaction, or the forward call of a branch.
 type leg struct {
-	tx    *txn
-	index int // in Settlements
-	state legState
-	elem  *list.Element
+	tx      *txn
+	forward bool
+	index   int // in Settlements, or in Branches
+	before  int // how many have to be done before; see legBlocked
+	state   legState
+	elem    *list.Element
 }
 
 func (l *leg) settlement() *Settlement { return &l.tx.t.Settlements[l.index] }
+
+func (l *leg) progress() *Progress {
+	if l.forward {
+		return &l.tx.t.Branches[l.index].Forward
+	}
+	return &l.settlement().Progress
+}
+
+// lane is the queue that the leg waits in.
+func (l *leg) lane() xid.ResourceID {
+	if l.forward {
+		return l.tx.t.Branches[l.index].Plan.Forward.Lane
+	}
+	return l.settlement().Resource
+}
+
+// branch is that of a call; nil where resource managers settle.
+func (l *leg) branch() *Branch {
+	if l.forward {
+		return &l.tx.t.Branches[l.index]
+	}
+	if id := l.settlement().Branch; id != (xid.BranchID{}) {
+		return l.tx.t.branch(id)
+	}
+	return nil
+}
+
+func (l *leg) op() Op {
+	if l.forward {
+		return OpForward
+	}
+	return opOf(l.tx.t.Outcome)
+}
 
 func (m *Machine) resource(id xid.ResourceID) *resource {
 	r := m.resources[id]
@@ -51,24 +87,65 @@ func (m *Machine) resource(id xid.ResourceID) *resource {
 	return r
 }
 
-// startSettling makes every open settlement of a decided transaction due.
+// startSettling makes every open settlement of a decided transaction due that
+// nothing else goes before.
 func (m *Machine) startSettling(tx *txn) {
-	tx.legs = make([]leg, len(tx.t.Settlements))
+	tx.legs = make([]*leg, len(tx.t.Settlements))
 	for i := range tx.legs {
-		l := &tx.legs[i]
-		l.tx, l.index = tx, i
-		if s := l.settlement(); s.Done {
+		l := &leg{tx: tx, index: i, state: legBlocked}
+		tx.legs[i] = l
+		s := l.settlement()
+		if s.Done {
 			l.state = legDone
 			continue
 		}
-		r := m.resource(l.settlement().Resource)
-		l.elem = r.ready.PushBack(l)
-		m.pump(r)
+		if s.Branch == (xid.BranchID{}) {
+			continue
+		}
+		for j := range tx.t.Settlements {
+			if o := &tx.t.Settlements[j]; j != i && !o.Done && tx.t.before(o, s) {
+				l.before++
+			}
+		}
+		if c := tx.call(s.Branch); c != nil && c.state == legInFlight {
+			l.before++ // what undoes it has to come after it
+		}
 	}
+	for _, l := range tx.legs {
+		m.unblock(l)
+	}
+}
+
+// unblock lets a leg go once nothing goes before it any more.
+func (m *Machine) unblock(l *leg) {
+	if l.state != legBlocked || l.before > 0 {
+		return
+	}
+	r := m.resource(l.lane())
+	if b := l.branch(); b != nil {
+		a := b.action(l.op())
+		r.live = r.live || a.Kind != TargetHandler
+		from := m.now
+		if !l.forward {
+			from = l.tx.t.Decided
+		}
+		if at := from.Add(a.Delay); a.Delay > 0 && m.now.Before(at) {
+			l.state = legPausing
+			l.progress().Next = at
+			l.elem = r.busy.PushBack(l)
+			return
+		}
+	}
+	l.state = legReady
+	l.elem = r.ready.PushBack(l)
+	m.pump(r)
 }
 
 // pump sends commands while the window has room.
 func (m *Machine) pump(r *resource) {
+	if m.restored != nil {
+		return // before the first step
+	}
 	var held *list.Element // first leg that quarantine holds back
 	for r.live && r.inFlight < m.cfg.Window {
 		e := r.ready.Front()
@@ -87,23 +164,31 @@ func (m *Machine) pump(r *resource) {
 	}
 }
 
-// command sends Settle for one leg.
+// command sends what one leg is about.
 func (m *Machine) command(r *resource, l *leg) {
 	r.ready.Remove(l.elem)
 	l.elem = r.busy.PushBack(l)
 	l.state = legInFlight
 	r.inFlight++
-	s := l.settlement()
-	s.Attempts++
-	s.Last, s.Next = m.now, m.now.Add(m.cfg.AnswerTimeout)
-	var branches []Branch
-	for i := range l.tx.t.Branches {
-		if l.tx.t.Branches[i].Resource == r.id {
-			branches = append(branches, l.tx.t.Branches[i])
+	p := l.progress()
+	p.Attempts++
+	p.Last, p.Next = m.now, m.now.Add(m.cfg.AnswerTimeout)
+	if b := l.branch(); b != nil {
+		m.call(l, b)
+	} else {
+		m.send(l.tx.lsn, Settle{XID: l.tx.t.XID, Resource: r.id, Outcome: l.tx.t.Outcome, Branches: l.tx.t.settledBy(r.id)})
+	}
+	m.schedule(l.tx)
+}
+
+// settledBy gives the branches that resource managers of the resource settle.
+func (t *Transaction) settledBy(r xid.ResourceID) (branches []Branch) {
+	for i := range t.Branches {
+		if b := &t.Branches[i]; b.Resource == r && b.Plan == nil {
+			branches = append(branches, *b)
 		}
 	}
-	m.send(l.tx.lsn, Settle{XID: l.tx.t.XID, Resource: r.id, Outcome: l.tx.t.Outcome, Branches: branches})
-	m.schedule(l.tx)
+	return branches
 }
 
 // release takes a leg out of whatever list it is in.
@@ -116,7 +201,7 @@ func (r *resource) release(l *leg) {
 		r.busy.Remove(l.elem)
 	case legPausing:
 		r.busy.Remove(l.elem)
-	case legDone:
+	case legBlocked, legDone:
 	}
 	l.elem = nil
 }
@@ -125,7 +210,7 @@ func (r *resource) release(l *leg) {
 func (r *resource) makeReady(l *leg) {
 	r.release(l)
 	l.state = legReady
-	l.settlement().Next = time.Time{}
+	l.progress().Next = time.Time{}
 	l.elem = r.ready.PushBack(l)
 }
 
@@ -146,14 +231,7 @@ func (m *Machine) settled(in Settled) {
 		l.settlement().Attention = true
 		m.failed(r, l, fmt.Sprintf("answered for outcome %d, decided was %d", in.Outcome, tx.t.Outcome), true)
 	case in.Done:
-		r.release(l)
-		l.state = legDone
-		m.append(tx, Record{Kind: RecordDone, Resource: in.Resource})
-		l.settlement().Next = time.Time{}
-		m.answerWaiters(tx)
-		if tx.t.Phase == Finished {
-			m.finish(tx)
-		}
+		m.done(r, l, Record{Kind: RecordDone, Resource: in.Resource})
 	default:
 		m.failed(r, l, in.Error, in.NeedsAttention)
 	}
@@ -161,34 +239,75 @@ func (m *Machine) settled(in Settled) {
 	m.pump(r)
 }
 
+// done notes that a leg of phase two is through, and lets go what waited for it.
+func (m *Machine) done(r *resource, l *leg, rec Record) {
+	tx := l.tx
+	r.release(l)
+	l.state = legDone
+	m.append(tx, rec)
+	s := l.settlement()
+	s.Next = time.Time{}
+	m.answerWaiters(tx)
+	if tx.t.Phase == Finished {
+		m.finish(tx)
+		return
+	}
+	for _, o := range tx.legs {
+		if o.state == legBlocked && tx.t.before(s, o.settlement()) {
+			o.before--
+			m.unblock(o)
+		}
+	}
+}
+
 // failed notes a failed attempt and starts a pause.
 func (m *Machine) failed(r *resource, l *leg, why string, attention bool) {
 	if l.state != legInFlight {
 		return // an answer to an attempt that was given up
 	}
-	s := l.settlement()
-	s.LastError = why
-	s.Attention = s.Attention || attention || s.Attempts >= m.cfg.AttentionAfter
-	pause := m.backoff(l.tx.t.XID, s.Attempts)
-	if attention {
-		pause = m.cfg.RetryMax
+	var retry Retry
+	if b := l.branch(); b != nil {
+		retry = b.Plan.Retry
 	}
+	p := l.progress()
+	p.LastError = why
+	p.Failures++
+	p.Attention = p.Attention || attention || p.Failures >= orElse(retry.Attention, m.cfg.AttentionAfter)
+	if l.forward && retry.Attempts > 0 && p.Failures >= retry.Attempts {
+		m.giveUp(r, l, why)
+		return
+	}
+	pause := m.backoff(l.tx.t.XID, p.Failures, retry)
+	if attention {
+		pause = orElse(retry.Max, m.cfg.RetryMax)
+	}
+	m.pause(r, l, pause)
+}
+
+func (m *Machine) pause(r *resource, l *leg, d time.Duration) {
 	r.release(l)
 	l.state = legPausing
 	l.elem = r.busy.PushBack(l)
-	s.Next = m.now.Add(pause)
+	l.progress().Next = m.now.Add(d)
 	m.note(l.tx)
 }
 
-// backoff doubles from RetryFirst to RetryMax and takes between half and all
-// of that. The jitter comes from the XID, so a machine stays deterministic.
-func (m *Machine) backoff(id xid.ID, attempt uint32) time.Duration {
-	d := m.cfg.RetryMax
-	if shift := attempt - 1; attempt > 0 && shift < 32 {
-		if w := m.cfg.RetryFirst << shift; w > 0 && w < d {
-			d = w
-		}
+func orElse[T uint32 | time.Duration](v, def T) T {
+	if v == 0 {
+		return def
 	}
+	return v
+}
+
+// backoff grows from the first pause to the longest, and takes between half and
+// all of that. The jitter comes from the XID, so a machine stays deterministic.
+func (m *Machine) backoff(id xid.ID, attempt uint32, retry Retry) time.Duration {
+	d, limit := orElse(retry.First, m.cfg.RetryFirst), orElse(retry.Max, m.cfg.RetryMax)
+	percent := time.Duration(orElse(retry.Percent, 200))
+	for n := uint32(1); n < attempt && d < limit && percent > 100; n++ {
+		d += d * (percent - 100) / 100
+	}
+	d = min(d, limit)
 	h := fnv.New64a()
 	h.Write(id[:])
 	h.Write(binary.BigEndian.AppendUint32(nil, attempt))
@@ -198,21 +317,22 @@ func (m *Machine) backoff(id xid.ID, attempt uint32) time.Duration {
 
 // dueLegs gives up on late answers and ends pauses.
 func (m *Machine) dueLegs(tx *txn) {
-	for i := range tx.legs {
-		l := &tx.legs[i]
-		s := l.settlement()
-		if s.Done || s.Next.IsZero() || m.now.Before(s.Next) {
-			continue
+	for _, legs := range [][]*leg{tx.calls, tx.legs} {
+		for _, l := range legs {
+			if l == nil || l.state != legInFlight && l.state != legPausing || m.now.Before(l.progress().Next) {
+				continue
+			}
+			r := m.resource(l.lane())
+			switch {
+			case l.state == legPausing:
+				r.makeReady(l)
+			case l.forward && tx.t.Outcome != Undecided:
+				m.endCall(r, l) // nobody asks for its answer any more
+			default:
+				m.failed(r, l, fmt.Sprintf("no answer within %s", l.progress().Next.Sub(l.progress().Last)), false)
+			}
+			m.pump(r)
 		}
-		r := m.resource(s.Resource)
-		switch l.state {
-		case legInFlight:
-			m.failed(r, l, fmt.Sprintf("no answer within %s", m.cfg.AnswerTimeout), false)
-		case legPausing:
-			r.makeReady(l)
-		case legReady, legDone:
-		}
-		m.pump(r)
 	}
 }
 
@@ -248,13 +368,12 @@ func (m *Machine) retryNow(in RetryNow) {
 		return
 	}
 	count := 0
-	for i := range tx.legs {
-		l := &tx.legs[i]
-		if l.state == legDone {
+	for _, l := range slices.Concat(tx.calls, tx.legs) {
+		if l == nil || l.state == legDone || l.state == legBlocked {
 			continue
 		}
 		count++
-		r := m.resource(l.settlement().Resource)
+		r := m.resource(l.lane())
 		if l.state == legPausing {
 			r.makeReady(l)
 		}
@@ -265,9 +384,9 @@ func (m *Machine) retryNow(in RetryNow) {
 }
 
 func (tx *txn) leg(id xid.ResourceID) *leg {
-	for i := range tx.legs {
-		if tx.legs[i].settlement().Resource == id {
-			return &tx.legs[i]
+	for _, l := range tx.legs {
+		if s := l.settlement(); s.Resource == id && s.Branch == (xid.BranchID{}) {
+			return l
 		}
 	}
 	return nil

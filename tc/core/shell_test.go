@@ -219,6 +219,8 @@ func target(in core.Input) (xid.ID, bool) {
 		return in.XID, true
 	case core.Waiting:
 		return in.XID, true
+	case core.Submit:
+		return in.XID, true
 	default:
 		return xid.ID{}, false
 	}

@@ -86,6 +86,11 @@ func (m *Machine) wakeOf(tx *txn) time.Time {
 	if m.quarantined(tx.t.XID) {
 		return at
 	}
+	for _, l := range tx.calls {
+		if l != nil && l.state != legDone {
+			sooner(l.progress().Next)
+		}
+	}
 	if tx.t.Outcome == Undecided {
 		sooner(tx.deadline)
 		sooner(tx.ask)
@@ -115,10 +120,13 @@ func (m *Machine) due(tx *txn) {
 	case m.quarantined(tx.t.XID):
 	case tx.t.Outcome != Undecided:
 		m.dueLegs(tx)
-	case !m.now.Before(tx.deadline):
+	case m.expired(tx):
 		m.decideTimeout(tx)
-	case !tx.ask.IsZero() && !m.now.Before(tx.ask):
-		m.askVotes(tx)
+	default:
+		m.dueLegs(tx)
+		if tx.t.Outcome == Undecided && !tx.ask.IsZero() && !m.now.Before(tx.ask) {
+			m.askVotes(tx)
+		}
 	}
 	if tx.t.Phase != Finished {
 		m.schedule(tx)

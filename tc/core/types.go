@@ -46,6 +46,11 @@ type Mode uint8
 // The modes.
 const (
 	ModeAT Mode = iota + 1
+	ModeXA
+	ModeTCC
+	ModeSaga
+	ModeMessage
+	ModeWorkflow
 )
 
 // Reason says why the decision was to roll back.
@@ -78,11 +83,14 @@ type Transaction struct {
 	Decided  time.Time // zero while undecided
 	Finished time.Time // zero until every resource is settled
 
+	// Submitted: commit was asked for, durably. Whoever asked may be gone.
+	Submitted bool
+
 	// Records is how many records made this state; the Seq of the next one.
 	Records uint32
 
 	Branches    []Branch     // in the order of registration
-	Settlements []Settlement // one per resource with a branch, once decided
+	Settlements []Settlement // once decided: one per resource, and one per call that is owed
 }
 
 // Attention tells whether a person should look at the transaction.
@@ -92,29 +100,47 @@ func (t *Transaction) Attention() bool {
 			return true
 		}
 	}
+	for i := range t.Branches {
+		if t.Outcome == Undecided && t.Branches[i].Forward.Attention && t.Branches[i].Vote == VoteNone {
+			return true
+		}
+	}
 	return false
 }
 
-// Branch is one local transaction that belongs to a global one.
+// Branch is a part of a global transaction: one local transaction in a database,
+// or what its plan says.
 type Branch struct {
 	ID         xid.BranchID
-	Resource   xid.ResourceID
+	Resource   xid.ResourceID // zero where only its plan is called
 	Mode       Mode
+	Name       string // for people, and for steps that use its result
 	Vote       Vote
 	VoteReason string // why it voted no
 	Registered time.Time
+	Plan       *Plan  // nil: resource managers settle it; never changed
+	Result     []byte // what Forward, or else Commit, answered; never changed
+	Forward    Progress
 }
 
-// Settlement is phase two in one resource. Only Done is durable; the rest
-// starts afresh after a restart.
-type Settlement struct {
-	Resource  xid.ResourceID
-	Done      bool
+// Progress is how far the attempts at one thing have come. None of it is
+// durable: after a restart it starts afresh.
+type Progress struct {
 	Attempts  uint32
+	Failures  uint32 // attempts that failed; to be told "not yet" is no failure
 	LastError string
 	Last      time.Time // of the last attempt
 	Next      time.Time // of the next attempt
 	Attention bool
+}
+
+// Settlement is phase two in one resource or, where Branch is set, the call that
+// is owed to one branch. Only Done is durable.
+type Settlement struct {
+	Resource xid.ResourceID // or the lane of the call
+	Branch   xid.BranchID
+	Done     bool
+	Progress
 }
 
 // RecordKind is the kind of a persisted change.
@@ -123,10 +149,11 @@ type RecordKind uint8
 // The record kinds.
 const (
 	RecordBegin    RecordKind = iota + 1 // XID, Name, Parent, Deadline
-	RecordRegister                       // Branch, Resource, Mode
-	RecordVote                           // Branch, Vote, Text (why no)
+	RecordRegister                       // Branch, Resource, Mode, Name, Plan, Vote (none or yes), Result
+	RecordVote                           // Branch, Vote, Text (why no), Result
 	RecordDecide                         // Outcome, Reason, Text (cause), Operator
-	RecordDone                           // Resource
+	RecordDone                           // Resource, or Branch and Result
+	RecordSubmit                         // Deadline (zero: none any more)
 )
 
 // Record is one change to one transaction. Folding the records of a
@@ -143,7 +170,9 @@ type Record struct {
 	Branch   xid.BranchID
 	Resource xid.ResourceID
 	Mode     Mode
+	Plan     *Plan
 	Vote     Vote
+	Result   []byte
 	Outcome  Outcome
 	Reason   Reason
 	Text     string

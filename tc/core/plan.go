@@ -1,0 +1,146 @@
+package core
+
+import (
+	"slices"
+	"time"
+
+	"github.com/handfast/handfast/xid"
+)
+
+// Plan is what the coordinator itself calls for a branch, where no resource
+// manager settles it. It is what makes the modes differ:
+//
+//	            Forward          Commit        Rollback
+//	TCC         Try, or none     Confirm       Cancel
+//	saga        the step         -             its compensation
+//	message     -                delivery      -
+//	check-back  ask the sender   -             -
+//	workflow    run it           -             -
+//
+// A machine calls Forward once commit was asked for, and takes the answer as the
+// branch's vote.
+type Plan struct {
+	Forward  Action
+	Commit   Action
+	Rollback Action
+	// After are branches, registered before, that have to be through before:
+	// Forward waits for their votes, Commit for theirs to be done, and Rollback for
+	// that of all branches that name this one.
+	After []xid.BranchID
+	Retry Retry
+}
+
+// Action is one call. The zero Action is none: nothing has to be done.
+type Action struct {
+	Kind    Target
+	Address string // URL, host:port/package.Service/Method, or the name of a handler
+	// Lane is the queue that it waits in: the resource whose resource managers
+	// have the handler, or what stands for the host.
+	Lane    xid.ResourceID
+	Payload []byte
+	Header  []Header
+	Delay   time.Duration // before the first call, from the moment that it may be made
+	Timeout time.Duration // of one call; 0: Config.AnswerTimeout
+}
+
+// Header goes along with a call.
+type Header struct{ Name, Value string }
+
+// Target is the kind of place that an action is called at.
+type Target uint8
+
+// The targets.
+const (
+	TargetNone    Target = iota
+	TargetHandler        // a function that a client has attached
+	TargetHTTP
+	TargetGRPC
+)
+
+// Retry says how an action is tried again. Zero fields are the Config's.
+type Retry struct {
+	First     time.Duration // pause after the first failure
+	Max       time.Duration // the longest
+	Percent   uint32        // each pause in percent of the one before; 0: 200
+	Attempts  uint32        // of Forward, then it is rolled back; 0: no limit
+	Attention uint32        // failed attempts until a person should look
+}
+
+// Op is which action of a plan is called.
+type Op uint8
+
+// The actions.
+const (
+	OpForward Op = iota + 1
+	OpCommit
+	OpRollback
+)
+
+// action gives the action for an op; the zero Action where there is none.
+func (b *Branch) action(op Op) *Action {
+	var none Action
+	if b.Plan == nil {
+		return &none
+	}
+	switch op {
+	case OpForward:
+		return &b.Plan.Forward
+	case OpCommit:
+		return &b.Plan.Commit
+	case OpRollback:
+		return &b.Plan.Rollback
+	}
+	return &none
+}
+
+// opOf is what an outcome asks of a branch.
+func opOf(o Outcome) Op {
+	if o == Committed {
+		return OpCommit
+	}
+	return OpRollback
+}
+
+// owes tells whether an outcome leaves something to be called for the branch.
+// What surely had no effect needs no undoing: it withdrew, it failed for good, or
+// it was never called, because what it comes after was not through.
+func (t *Transaction) owes(b *Branch, o Outcome) bool {
+	if b.action(opOf(o)).Kind == TargetNone || b.Vote == VoteWithdrawn {
+		return false
+	}
+	if o == Committed {
+		return true
+	}
+	switch {
+	case b.Vote == VoteNo:
+		return false
+	case b.Vote == VoteYes || b.Plan.Forward.Kind == TargetNone:
+		return true
+	default:
+		return t.Submitted && t.callable(b)
+	}
+}
+
+// callable tells whether everything that a branch comes after is through.
+func (t *Transaction) callable(b *Branch) bool {
+	for _, id := range b.Plan.After {
+		if a := t.branch(id); a == nil || (a.Vote != VoteYes && a.Vote != VoteWithdrawn) {
+			return false
+		}
+	}
+	return true
+}
+
+// before tells whether settlement a has to be done before b is called. What
+// resource managers settle goes before every call: a call may well write to rows
+// that the transaction itself still holds.
+func (t *Transaction) before(a, b *Settlement) bool {
+	switch {
+	case a.Branch == (xid.BranchID{}):
+		return true
+	case t.Outcome == Committed:
+		return slices.Contains(t.branch(b.Branch).Plan.After, a.Branch)
+	default:
+		return slices.Contains(t.branch(a.Branch).Plan.After, b.Branch)
+	}
+}
