@@ -23,6 +23,65 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Verdict is how a call ended.
+type Verdict int32
+
+const (
+	Verdict_VERDICT_UNSPECIFIED Verdict = 0
+	Verdict_VERDICT_DONE        Verdict = 1
+	// Failed for good, and without any effect. A FORWARD that fails rolls back.
+	Verdict_VERDICT_FAILED Verdict = 2
+	// Ask again later.
+	Verdict_VERDICT_NOT_YET Verdict = 3
+	// Try again: it may have happened, or not.
+	Verdict_VERDICT_UNSURE Verdict = 4
+)
+
+// Enum value maps for Verdict.
+var (
+	Verdict_name = map[int32]string{
+		0: "VERDICT_UNSPECIFIED",
+		1: "VERDICT_DONE",
+		2: "VERDICT_FAILED",
+		3: "VERDICT_NOT_YET",
+		4: "VERDICT_UNSURE",
+	}
+	Verdict_value = map[string]int32{
+		"VERDICT_UNSPECIFIED": 0,
+		"VERDICT_DONE":        1,
+		"VERDICT_FAILED":      2,
+		"VERDICT_NOT_YET":     3,
+		"VERDICT_UNSURE":      4,
+	}
+)
+
+func (x Verdict) Enum() *Verdict {
+	p := new(Verdict)
+	*p = x
+	return p
+}
+
+func (x Verdict) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Verdict) Descriptor() protoreflect.EnumDescriptor {
+	return file_handfast_v1_coordinator_proto_enumTypes[0].Descriptor()
+}
+
+func (Verdict) Type() protoreflect.EnumType {
+	return &file_handfast_v1_coordinator_proto_enumTypes[0]
+}
+
+func (x Verdict) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Verdict.Descriptor instead.
+func (Verdict) EnumDescriptor() ([]byte, []int) {
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{0}
+}
+
 type BeginRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// For people: shown in lists and logs. At most 256 bytes.
@@ -138,8 +197,18 @@ type RegisterBranchRequest struct {
 	// 32 hexadecimal digits, random, chosen by the RM.
 	BranchId string `protobuf:"bytes,2,opt,name=branch_id,json=branchId,proto3" json:"branch_id,omitempty"`
 	// UUID from the handfast schema of the database.
-	ResourceId    string `protobuf:"bytes,3,opt,name=resource_id,json=resourceId,proto3" json:"resource_id,omitempty"`
-	Mode          Mode   `protobuf:"varint,4,opt,name=mode,proto3,enum=handfast.v1.Mode" json:"mode,omitempty"`
+	// For AT and XA. With a plan: of the database that has the branch's fence, or empty.
+	ResourceId string `protobuf:"bytes,3,opt,name=resource_id,json=resourceId,proto3" json:"resource_id,omitempty"`
+	Mode       Mode   `protobuf:"varint,4,opt,name=mode,proto3,enum=handfast.v1.Mode" json:"mode,omitempty"`
+	// For people, and for steps that use its result: letters, digits, "_" and "-".
+	// At most 128 bytes.
+	Name string `protobuf:"bytes,5,opt,name=name,proto3" json:"name,omitempty"`
+	// For all modes but AT and XA.
+	Plan *Plan `protobuf:"bytes,6,opt,name=plan,proto3" json:"plan,omitempty"`
+	// YES where phase one is over, or there is none, as for a message.
+	Vote Vote `protobuf:"varint,7,opt,name=vote,proto3,enum=handfast.v1.Vote" json:"vote,omitempty"`
+	// What phase one gave; at most 64 KiB. Later actions of the branch get it.
+	Result        []byte `protobuf:"bytes,8,opt,name=result,proto3" json:"result,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -202,6 +271,142 @@ func (x *RegisterBranchRequest) GetMode() Mode {
 	return Mode_MODE_UNSPECIFIED
 }
 
+func (x *RegisterBranchRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RegisterBranchRequest) GetPlan() *Plan {
+	if x != nil {
+		return x.Plan
+	}
+	return nil
+}
+
+func (x *RegisterBranchRequest) GetVote() Vote {
+	if x != nil {
+		return x.Vote
+	}
+	return Vote_VOTE_UNSPECIFIED
+}
+
+func (x *RegisterBranchRequest) GetResult() []byte {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+type SubmitRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Xid   string                 `protobuf:"bytes,1,opt,name=xid,proto3" json:"xid,omitempty"`
+	// How long from now until it is rolled back by itself. Unset: never, also
+	// where BeginRequest had a timeout. At most 30 days, and at most 12 h where it
+	// has branches of mode AT or XA.
+	Timeout *durationpb.Duration `protobuf:"bytes,2,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// xid is empty in each. A branch comes after all those that its plan names.
+	Branches      []*RegisterBranchRequest `protobuf:"bytes,3,rep,name=branches,proto3" json:"branches,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubmitRequest) Reset() {
+	*x = SubmitRequest{}
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubmitRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubmitRequest) ProtoMessage() {}
+
+func (x *SubmitRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubmitRequest.ProtoReflect.Descriptor instead.
+func (*SubmitRequest) Descriptor() ([]byte, []int) {
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *SubmitRequest) GetXid() string {
+	if x != nil {
+		return x.Xid
+	}
+	return ""
+}
+
+func (x *SubmitRequest) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *SubmitRequest) GetBranches() []*RegisterBranchRequest {
+	if x != nil {
+		return x.Branches
+	}
+	return nil
+}
+
+type SubmitResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Outcome       Outcome                `protobuf:"varint,1,opt,name=outcome,proto3,enum=handfast.v1.Outcome" json:"outcome,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubmitResponse) Reset() {
+	*x = SubmitResponse{}
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubmitResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubmitResponse) ProtoMessage() {}
+
+func (x *SubmitResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubmitResponse.ProtoReflect.Descriptor instead.
+func (*SubmitResponse) Descriptor() ([]byte, []int) {
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *SubmitResponse) GetOutcome() Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return Outcome_OUTCOME_UNSPECIFIED
+}
+
 type RegisterBranchResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The position of the store's log that holds the registration. The branch
@@ -213,7 +418,7 @@ type RegisterBranchResponse struct {
 
 func (x *RegisterBranchResponse) Reset() {
 	*x = RegisterBranchResponse{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[3]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -225,7 +430,7 @@ func (x *RegisterBranchResponse) String() string {
 func (*RegisterBranchResponse) ProtoMessage() {}
 
 func (x *RegisterBranchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[3]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -238,7 +443,7 @@ func (x *RegisterBranchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterBranchResponse.ProtoReflect.Descriptor instead.
 func (*RegisterBranchResponse) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{3}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *RegisterBranchResponse) GetWitness() *Witness {
@@ -260,7 +465,7 @@ type Witness struct {
 
 func (x *Witness) Reset() {
 	*x = Witness{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[4]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -272,7 +477,7 @@ func (x *Witness) String() string {
 func (*Witness) ProtoMessage() {}
 
 func (x *Witness) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[4]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -285,7 +490,7 @@ func (x *Witness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Witness.ProtoReflect.Descriptor instead.
 func (*Witness) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{4}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Witness) GetStoreId() string {
@@ -315,14 +520,16 @@ type VoteRequest struct {
 	BranchId string                 `protobuf:"bytes,2,opt,name=branch_id,json=branchId,proto3" json:"branch_id,omitempty"`
 	Vote     Vote                   `protobuf:"varint,3,opt,name=vote,proto3,enum=handfast.v1.Vote" json:"vote,omitempty"`
 	// For VOTE_NO: why, in words. At most 1,024 bytes, cut if longer.
-	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// For VOTE_YES: what phase one gave; at most 64 KiB.
+	Result        []byte `protobuf:"bytes,5,opt,name=result,proto3" json:"result,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *VoteRequest) Reset() {
 	*x = VoteRequest{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[5]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -334,7 +541,7 @@ func (x *VoteRequest) String() string {
 func (*VoteRequest) ProtoMessage() {}
 
 func (x *VoteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[5]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -347,7 +554,7 @@ func (x *VoteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VoteRequest.ProtoReflect.Descriptor instead.
 func (*VoteRequest) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{5}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *VoteRequest) GetXid() string {
@@ -378,6 +585,13 @@ func (x *VoteRequest) GetReason() string {
 	return ""
 }
 
+func (x *VoteRequest) GetResult() []byte {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
 type VoteResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Outcome       Outcome                `protobuf:"varint,1,opt,name=outcome,proto3,enum=handfast.v1.Outcome" json:"outcome,omitempty"`
@@ -387,7 +601,7 @@ type VoteResponse struct {
 
 func (x *VoteResponse) Reset() {
 	*x = VoteResponse{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[6]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -399,7 +613,7 @@ func (x *VoteResponse) String() string {
 func (*VoteResponse) ProtoMessage() {}
 
 func (x *VoteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[6]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -412,7 +626,7 @@ func (x *VoteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VoteResponse.ProtoReflect.Descriptor instead.
 func (*VoteResponse) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{6}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *VoteResponse) GetOutcome() Outcome {
@@ -433,7 +647,7 @@ type CommitRequest struct {
 
 func (x *CommitRequest) Reset() {
 	*x = CommitRequest{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[7]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -445,7 +659,7 @@ func (x *CommitRequest) String() string {
 func (*CommitRequest) ProtoMessage() {}
 
 func (x *CommitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[7]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -458,7 +672,7 @@ func (x *CommitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitRequest.ProtoReflect.Descriptor instead.
 func (*CommitRequest) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{7}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *CommitRequest) GetXid() string {
@@ -486,7 +700,7 @@ type CommitResponse struct {
 
 func (x *CommitResponse) Reset() {
 	*x = CommitResponse{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[8]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -498,7 +712,7 @@ func (x *CommitResponse) String() string {
 func (*CommitResponse) ProtoMessage() {}
 
 func (x *CommitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[8]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -511,7 +725,7 @@ func (x *CommitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitResponse.ProtoReflect.Descriptor instead.
 func (*CommitResponse) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{8}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CommitResponse) GetOutcome() Outcome {
@@ -548,7 +762,7 @@ type RollbackRequest struct {
 
 func (x *RollbackRequest) Reset() {
 	*x = RollbackRequest{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[9]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -560,7 +774,7 @@ func (x *RollbackRequest) String() string {
 func (*RollbackRequest) ProtoMessage() {}
 
 func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[9]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -573,7 +787,7 @@ func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackRequest.ProtoReflect.Descriptor instead.
 func (*RollbackRequest) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{9}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RollbackRequest) GetXid() string {
@@ -609,7 +823,7 @@ type RollbackResponse struct {
 
 func (x *RollbackResponse) Reset() {
 	*x = RollbackResponse{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[10]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -621,7 +835,7 @@ func (x *RollbackResponse) String() string {
 func (*RollbackResponse) ProtoMessage() {}
 
 func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[10]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -634,7 +848,7 @@ func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackResponse.ProtoReflect.Descriptor instead.
 func (*RollbackResponse) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{10}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RollbackResponse) GetOutcome() Outcome {
@@ -669,7 +883,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[11]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -681,7 +895,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[11]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -694,7 +908,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{11}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetRequest) GetXid() string {
@@ -723,7 +937,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[12]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -735,7 +949,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[12]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -748,7 +962,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{12}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetResponse) GetTransaction() *Transaction {
@@ -789,7 +1003,7 @@ type WaitForRequest struct {
 
 func (x *WaitForRequest) Reset() {
 	*x = WaitForRequest{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[13]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -801,7 +1015,7 @@ func (x *WaitForRequest) String() string {
 func (*WaitForRequest) ProtoMessage() {}
 
 func (x *WaitForRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[13]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -814,7 +1028,7 @@ func (x *WaitForRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitForRequest.ProtoReflect.Descriptor instead.
 func (*WaitForRequest) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{13}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *WaitForRequest) GetXid() string {
@@ -875,7 +1089,7 @@ type WaitForResponse struct {
 
 func (x *WaitForResponse) Reset() {
 	*x = WaitForResponse{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[14]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -887,7 +1101,7 @@ func (x *WaitForResponse) String() string {
 func (*WaitForResponse) ProtoMessage() {}
 
 func (x *WaitForResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[14]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -900,7 +1114,7 @@ func (x *WaitForResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitForResponse.ProtoReflect.Descriptor instead.
 func (*WaitForResponse) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{14}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *WaitForResponse) GetOutcome() Outcome {
@@ -942,7 +1156,7 @@ type ClientMessage struct {
 
 func (x *ClientMessage) Reset() {
 	*x = ClientMessage{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[15]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -954,7 +1168,7 @@ func (x *ClientMessage) String() string {
 func (*ClientMessage) ProtoMessage() {}
 
 func (x *ClientMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[15]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -967,7 +1181,7 @@ func (x *ClientMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientMessage.ProtoReflect.Descriptor instead.
 func (*ClientMessage) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{15}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ClientMessage) GetFrames() []*ClientFrame {
@@ -987,7 +1201,7 @@ type ServerMessage struct {
 
 func (x *ServerMessage) Reset() {
 	*x = ServerMessage{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[16]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -999,7 +1213,7 @@ func (x *ServerMessage) String() string {
 func (*ServerMessage) ProtoMessage() {}
 
 func (x *ServerMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[16]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1012,7 +1226,7 @@ func (x *ServerMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerMessage.ProtoReflect.Descriptor instead.
 func (*ServerMessage) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{16}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ServerMessage) GetFrames() []*ServerFrame {
@@ -1042,6 +1256,8 @@ type ClientFrame struct {
 	//	*ClientFrame_SettleResult
 	//	*ClientFrame_AskVotesResult
 	//	*ClientFrame_CancelWait
+	//	*ClientFrame_Submit
+	//	*ClientFrame_CallResult
 	Kind          isClientFrame_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1049,7 +1265,7 @@ type ClientFrame struct {
 
 func (x *ClientFrame) Reset() {
 	*x = ClientFrame{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[17]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1061,7 +1277,7 @@ func (x *ClientFrame) String() string {
 func (*ClientFrame) ProtoMessage() {}
 
 func (x *ClientFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[17]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1074,7 +1290,7 @@ func (x *ClientFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientFrame.ProtoReflect.Descriptor instead.
 func (*ClientFrame) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{17}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ClientFrame) GetId() uint64 {
@@ -1208,6 +1424,24 @@ func (x *ClientFrame) GetCancelWait() *CancelWait {
 	return nil
 }
 
+func (x *ClientFrame) GetSubmit() *SubmitRequest {
+	if x != nil {
+		if x, ok := x.Kind.(*ClientFrame_Submit); ok {
+			return x.Submit
+		}
+	}
+	return nil
+}
+
+func (x *ClientFrame) GetCallResult() *CallResult {
+	if x != nil {
+		if x, ok := x.Kind.(*ClientFrame_CallResult); ok {
+			return x.CallResult
+		}
+	}
+	return nil
+}
+
 type isClientFrame_Kind interface {
 	isClientFrame_Kind()
 }
@@ -1264,6 +1498,14 @@ type ClientFrame_CancelWait struct {
 	CancelWait *CancelWait `protobuf:"bytes,14,opt,name=cancel_wait,json=cancelWait,proto3,oneof"`
 }
 
+type ClientFrame_Submit struct {
+	Submit *SubmitRequest `protobuf:"bytes,16,opt,name=submit,proto3,oneof"`
+}
+
+type ClientFrame_CallResult struct {
+	CallResult *CallResult `protobuf:"bytes,17,opt,name=call_result,json=callResult,proto3,oneof"`
+}
+
 func (*ClientFrame_Hello) isClientFrame_Kind() {}
 
 func (*ClientFrame_Begin) isClientFrame_Kind() {}
@@ -1290,6 +1532,10 @@ func (*ClientFrame_AskVotesResult) isClientFrame_Kind() {}
 
 func (*ClientFrame_CancelWait) isClientFrame_Kind() {}
 
+func (*ClientFrame_Submit) isClientFrame_Kind() {}
+
+func (*ClientFrame_CallResult) isClientFrame_Kind() {}
+
 // CancelWait takes back a WaitFor of this stream that nobody waits for any
 // more. It has no answer, and there may be none to the WaitFor.
 type CancelWait struct {
@@ -1302,7 +1548,7 @@ type CancelWait struct {
 
 func (x *CancelWait) Reset() {
 	*x = CancelWait{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[18]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1314,7 +1560,7 @@ func (x *CancelWait) String() string {
 func (*CancelWait) ProtoMessage() {}
 
 func (x *CancelWait) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[18]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1327,7 +1573,7 @@ func (x *CancelWait) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelWait.ProtoReflect.Descriptor instead.
 func (*CancelWait) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{18}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *CancelWait) GetWaitId() uint64 {
@@ -1356,6 +1602,8 @@ type ServerFrame struct {
 	//	*ServerFrame_Settle
 	//	*ServerFrame_AskVotes
 	//	*ServerFrame_Drain
+	//	*ServerFrame_Submit
+	//	*ServerFrame_Call
 	Kind          isServerFrame_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1363,7 +1611,7 @@ type ServerFrame struct {
 
 func (x *ServerFrame) Reset() {
 	*x = ServerFrame{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[19]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1375,7 +1623,7 @@ func (x *ServerFrame) String() string {
 func (*ServerFrame) ProtoMessage() {}
 
 func (x *ServerFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[19]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1388,7 +1636,7 @@ func (x *ServerFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerFrame.ProtoReflect.Descriptor instead.
 func (*ServerFrame) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{19}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ServerFrame) GetId() uint64 {
@@ -1522,6 +1770,24 @@ func (x *ServerFrame) GetDrain() *Drain {
 	return nil
 }
 
+func (x *ServerFrame) GetSubmit() *SubmitResponse {
+	if x != nil {
+		if x, ok := x.Kind.(*ServerFrame_Submit); ok {
+			return x.Submit
+		}
+	}
+	return nil
+}
+
+func (x *ServerFrame) GetCall() *Call {
+	if x != nil {
+		if x, ok := x.Kind.(*ServerFrame_Call); ok {
+			return x.Call
+		}
+	}
+	return nil
+}
+
 type isServerFrame_Kind interface {
 	isServerFrame_Kind()
 }
@@ -1581,6 +1847,14 @@ type ServerFrame_Drain struct {
 	Drain *Drain `protobuf:"bytes,14,opt,name=drain,proto3,oneof"`
 }
 
+type ServerFrame_Submit struct {
+	Submit *SubmitResponse `protobuf:"bytes,16,opt,name=submit,proto3,oneof"`
+}
+
+type ServerFrame_Call struct {
+	Call *Call `protobuf:"bytes,17,opt,name=call,proto3,oneof"`
+}
+
 func (*ServerFrame_Error) isServerFrame_Kind() {}
 
 func (*ServerFrame_Hello) isServerFrame_Kind() {}
@@ -1607,6 +1881,10 @@ func (*ServerFrame_AskVotes) isServerFrame_Kind() {}
 
 func (*ServerFrame_Drain) isServerFrame_Kind() {}
 
+func (*ServerFrame_Submit) isServerFrame_Kind() {}
+
+func (*ServerFrame_Call) isServerFrame_Kind() {}
+
 // Error has the fields of google.rpc.Status, byte for byte.
 type Error struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1620,7 +1898,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[20]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1632,7 +1910,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[20]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1645,7 +1923,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{20}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Error) GetCode() int32 {
@@ -1682,7 +1960,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[21]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1694,7 +1972,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[21]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1707,7 +1985,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{21}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Hello) GetClientName() string {
@@ -1734,7 +2012,7 @@ type HelloResponse struct {
 
 func (x *HelloResponse) Reset() {
 	*x = HelloResponse{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[22]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1746,7 +2024,7 @@ func (x *HelloResponse) String() string {
 func (*HelloResponse) ProtoMessage() {}
 
 func (x *HelloResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[22]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1759,7 +2037,7 @@ func (x *HelloResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HelloResponse.ProtoReflect.Descriptor instead.
 func (*HelloResponse) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{22}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *HelloResponse) GetStoreId() string {
@@ -1787,7 +2065,7 @@ type Attach struct {
 
 func (x *Attach) Reset() {
 	*x = Attach{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[23]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1799,7 +2077,7 @@ func (x *Attach) String() string {
 func (*Attach) ProtoMessage() {}
 
 func (x *Attach) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[23]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1812,7 +2090,7 @@ func (x *Attach) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attach.ProtoReflect.Descriptor instead.
 func (*Attach) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{23}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Attach) GetResources() []*AttachedResource {
@@ -1822,6 +2100,8 @@ func (x *Attach) GetResources() []*AttachedResource {
 	return nil
 }
 
+// AttachedResource is a database, or a group of services that have the same
+// handlers.
 type AttachedResource struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	ResourceId string                 `protobuf:"bytes,1,opt,name=resource_id,json=resourceId,proto3" json:"resource_id,omitempty"`
@@ -1835,7 +2115,7 @@ type AttachedResource struct {
 
 func (x *AttachedResource) Reset() {
 	*x = AttachedResource{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[24]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1847,7 +2127,7 @@ func (x *AttachedResource) String() string {
 func (*AttachedResource) ProtoMessage() {}
 
 func (x *AttachedResource) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[24]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1860,7 +2140,7 @@ func (x *AttachedResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachedResource.ProtoReflect.Descriptor instead.
 func (*AttachedResource) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{24}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *AttachedResource) GetResourceId() string {
@@ -1892,7 +2172,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[25]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1904,7 +2184,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[25]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1917,7 +2197,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{25}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{27}
 }
 
 // Detach withdraws resources; commands already sent may still be answered.
@@ -1930,7 +2210,7 @@ type Detach struct {
 
 func (x *Detach) Reset() {
 	*x = Detach{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[26]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1942,7 +2222,7 @@ func (x *Detach) String() string {
 func (*Detach) ProtoMessage() {}
 
 func (x *Detach) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[26]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1955,7 +2235,7 @@ func (x *Detach) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Detach.ProtoReflect.Descriptor instead.
 func (*Detach) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{26}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Detach) GetResourceIds() []string {
@@ -1976,7 +2256,7 @@ type Settle struct {
 
 func (x *Settle) Reset() {
 	*x = Settle{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[27]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1988,7 +2268,7 @@ func (x *Settle) String() string {
 func (*Settle) ProtoMessage() {}
 
 func (x *Settle) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[27]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2001,7 +2281,7 @@ func (x *Settle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settle.ProtoReflect.Descriptor instead.
 func (*Settle) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{27}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Settle) GetResourceId() string {
@@ -2030,7 +2310,7 @@ type SettleItem struct {
 
 func (x *SettleItem) Reset() {
 	*x = SettleItem{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[28]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2042,7 +2322,7 @@ func (x *SettleItem) String() string {
 func (*SettleItem) ProtoMessage() {}
 
 func (x *SettleItem) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[28]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2055,7 +2335,7 @@ func (x *SettleItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleItem.ProtoReflect.Descriptor instead.
 func (*SettleItem) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{28}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SettleItem) GetXid() string {
@@ -2089,7 +2369,7 @@ type SettleBranch struct {
 
 func (x *SettleBranch) Reset() {
 	*x = SettleBranch{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[29]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2101,7 +2381,7 @@ func (x *SettleBranch) String() string {
 func (*SettleBranch) ProtoMessage() {}
 
 func (x *SettleBranch) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[29]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2114,7 +2394,7 @@ func (x *SettleBranch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleBranch.ProtoReflect.Descriptor instead.
 func (*SettleBranch) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{29}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SettleBranch) GetBranchId() string {
@@ -2142,7 +2422,7 @@ type SettleResult struct {
 
 func (x *SettleResult) Reset() {
 	*x = SettleResult{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[30]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2154,7 +2434,7 @@ func (x *SettleResult) String() string {
 func (*SettleResult) ProtoMessage() {}
 
 func (x *SettleResult) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[30]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2167,7 +2447,7 @@ func (x *SettleResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleResult.ProtoReflect.Descriptor instead.
 func (*SettleResult) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{30}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *SettleResult) GetResourceId() string {
@@ -2201,7 +2481,7 @@ type SettleItemResult struct {
 
 func (x *SettleItemResult) Reset() {
 	*x = SettleItemResult{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[31]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2213,7 +2493,7 @@ func (x *SettleItemResult) String() string {
 func (*SettleItemResult) ProtoMessage() {}
 
 func (x *SettleItemResult) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[31]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2226,7 +2506,7 @@ func (x *SettleItemResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleItemResult.ProtoReflect.Descriptor instead.
 func (*SettleItemResult) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{31}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SettleItemResult) GetXid() string {
@@ -2264,6 +2544,308 @@ func (x *SettleItemResult) GetNeedsAttention() bool {
 	return false
 }
 
+// Call asks for one action of one branch, at any client that has its handler.
+type Call struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Xid      string                 `protobuf:"bytes,1,opt,name=xid,proto3" json:"xid,omitempty"`
+	BranchId string                 `protobuf:"bytes,2,opt,name=branch_id,json=branchId,proto3" json:"branch_id,omitempty"`
+	Op       Op                     `protobuf:"varint,3,opt,name=op,proto3,enum=handfast.v1.Op" json:"op,omitempty"`
+	// Counts from 1 since the coordinator started.
+	Attempt         uint32 `protobuf:"varint,4,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	Mode            Mode   `protobuf:"varint,5,opt,name=mode,proto3,enum=handfast.v1.Mode" json:"mode,omitempty"`
+	Name            string `protobuf:"bytes,6,opt,name=name,proto3" json:"name,omitempty"`
+	HandlerResource string `protobuf:"bytes,7,opt,name=handler_resource,json=handlerResource,proto3" json:"handler_resource,omitempty"`
+	Handler         string `protobuf:"bytes,8,opt,name=handler,proto3" json:"handler,omitempty"`
+	// Its references to results are filled in.
+	Payload []byte    `protobuf:"bytes,9,opt,name=payload,proto3" json:"payload,omitempty"`
+	Headers []*Header `protobuf:"bytes,10,rep,name=headers,proto3" json:"headers,omitempty"`
+	// How long the answer is waited for.
+	Timeout *durationpb.Duration `protobuf:"bytes,11,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// What the branches answered that this one comes after.
+	Before []*StepResult `protobuf:"bytes,12,rep,name=before,proto3" json:"before,omitempty"`
+	// The branch's own result so far.
+	Own           []byte `protobuf:"bytes,13,opt,name=own,proto3" json:"own,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Call) Reset() {
+	*x = Call{}
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Call) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Call) ProtoMessage() {}
+
+func (x *Call) ProtoReflect() protoreflect.Message {
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Call.ProtoReflect.Descriptor instead.
+func (*Call) Descriptor() ([]byte, []int) {
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *Call) GetXid() string {
+	if x != nil {
+		return x.Xid
+	}
+	return ""
+}
+
+func (x *Call) GetBranchId() string {
+	if x != nil {
+		return x.BranchId
+	}
+	return ""
+}
+
+func (x *Call) GetOp() Op {
+	if x != nil {
+		return x.Op
+	}
+	return Op_OP_UNSPECIFIED
+}
+
+func (x *Call) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *Call) GetMode() Mode {
+	if x != nil {
+		return x.Mode
+	}
+	return Mode_MODE_UNSPECIFIED
+}
+
+func (x *Call) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Call) GetHandlerResource() string {
+	if x != nil {
+		return x.HandlerResource
+	}
+	return ""
+}
+
+func (x *Call) GetHandler() string {
+	if x != nil {
+		return x.Handler
+	}
+	return ""
+}
+
+func (x *Call) GetPayload() []byte {
+	if x != nil {
+		return x.Payload
+	}
+	return nil
+}
+
+func (x *Call) GetHeaders() []*Header {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+func (x *Call) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *Call) GetBefore() []*StepResult {
+	if x != nil {
+		return x.Before
+	}
+	return nil
+}
+
+func (x *Call) GetOwn() []byte {
+	if x != nil {
+		return x.Own
+	}
+	return nil
+}
+
+type StepResult struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Value         []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StepResult) Reset() {
+	*x = StepResult{}
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StepResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StepResult) ProtoMessage() {}
+
+func (x *StepResult) ProtoReflect() protoreflect.Message {
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StepResult.ProtoReflect.Descriptor instead.
+func (*StepResult) Descriptor() ([]byte, []int) {
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *StepResult) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *StepResult) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+// CallResult answers Call.
+type CallResult struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Xid      string                 `protobuf:"bytes,1,opt,name=xid,proto3" json:"xid,omitempty"`
+	BranchId string                 `protobuf:"bytes,2,opt,name=branch_id,json=branchId,proto3" json:"branch_id,omitempty"`
+	Op       Op                     `protobuf:"varint,3,opt,name=op,proto3,enum=handfast.v1.Op" json:"op,omitempty"`
+	Attempt  uint32                 `protobuf:"varint,4,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	Verdict  Verdict                `protobuf:"varint,5,opt,name=verdict,proto3,enum=handfast.v1.Verdict" json:"verdict,omitempty"`
+	// Why it is not DONE, in words. At most 1,024 bytes, cut if longer.
+	Error string `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`
+	// Of DONE; at most 64 KiB.
+	Result []byte `protobuf:"bytes,7,opt,name=result,proto3" json:"result,omitempty"`
+	// Trying again will not help: a person has to look. It is still tried.
+	NeedsAttention bool `protobuf:"varint,8,opt,name=needs_attention,json=needsAttention,proto3" json:"needs_attention,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *CallResult) Reset() {
+	*x = CallResult{}
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CallResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CallResult) ProtoMessage() {}
+
+func (x *CallResult) ProtoReflect() protoreflect.Message {
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CallResult.ProtoReflect.Descriptor instead.
+func (*CallResult) Descriptor() ([]byte, []int) {
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *CallResult) GetXid() string {
+	if x != nil {
+		return x.Xid
+	}
+	return ""
+}
+
+func (x *CallResult) GetBranchId() string {
+	if x != nil {
+		return x.BranchId
+	}
+	return ""
+}
+
+func (x *CallResult) GetOp() Op {
+	if x != nil {
+		return x.Op
+	}
+	return Op_OP_UNSPECIFIED
+}
+
+func (x *CallResult) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *CallResult) GetVerdict() Verdict {
+	if x != nil {
+		return x.Verdict
+	}
+	return Verdict_VERDICT_UNSPECIFIED
+}
+
+func (x *CallResult) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *CallResult) GetResult() []byte {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+func (x *CallResult) GetNeedsAttention() bool {
+	if x != nil {
+		return x.NeedsAttention
+	}
+	return false
+}
+
 // AskVotes asks any RM of the resource for votes that are missing.
 type AskVotes struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2275,7 +2857,7 @@ type AskVotes struct {
 
 func (x *AskVotes) Reset() {
 	*x = AskVotes{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[32]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2287,7 +2869,7 @@ func (x *AskVotes) String() string {
 func (*AskVotes) ProtoMessage() {}
 
 func (x *AskVotes) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[32]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2300,7 +2882,7 @@ func (x *AskVotes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AskVotes.ProtoReflect.Descriptor instead.
 func (*AskVotes) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{32}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *AskVotes) GetResourceId() string {
@@ -2327,7 +2909,7 @@ type AskItem struct {
 
 func (x *AskItem) Reset() {
 	*x = AskItem{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[33]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2339,7 +2921,7 @@ func (x *AskItem) String() string {
 func (*AskItem) ProtoMessage() {}
 
 func (x *AskItem) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[33]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2352,7 +2934,7 @@ func (x *AskItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AskItem.ProtoReflect.Descriptor instead.
 func (*AskItem) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{33}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *AskItem) GetXid() string {
@@ -2379,7 +2961,7 @@ type AskVotesResult struct {
 
 func (x *AskVotesResult) Reset() {
 	*x = AskVotesResult{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[34]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2391,7 +2973,7 @@ func (x *AskVotesResult) String() string {
 func (*AskVotesResult) ProtoMessage() {}
 
 func (x *AskVotesResult) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[34]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2404,7 +2986,7 @@ func (x *AskVotesResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AskVotesResult.ProtoReflect.Descriptor instead.
 func (*AskVotesResult) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{34}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *AskVotesResult) GetResourceId() string {
@@ -2434,7 +3016,7 @@ type AskItemResult struct {
 
 func (x *AskItemResult) Reset() {
 	*x = AskItemResult{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[35]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2446,7 +3028,7 @@ func (x *AskItemResult) String() string {
 func (*AskItemResult) ProtoMessage() {}
 
 func (x *AskItemResult) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[35]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2459,7 +3041,7 @@ func (x *AskItemResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AskItemResult.ProtoReflect.Descriptor instead.
 func (*AskItemResult) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{35}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *AskItemResult) GetXid() string {
@@ -2499,7 +3081,7 @@ type Drain struct {
 
 func (x *Drain) Reset() {
 	*x = Drain{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[36]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2511,7 +3093,7 @@ func (x *Drain) String() string {
 func (*Drain) ProtoMessage() {}
 
 func (x *Drain) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[36]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2524,7 +3106,7 @@ func (x *Drain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drain.ProtoReflect.Descriptor instead.
 func (*Drain) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{36}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{41}
 }
 
 var File_handfast_v1_coordinator_proto protoreflect.FileDescriptor
@@ -2538,24 +3120,35 @@ const file_handfast_v1_coordinator_proto_rawDesc = "" +
 	"\n" +
 	"parent_xid\x18\x03 \x01(\tR\tparentXid\"!\n" +
 	"\rBeginResponse\x12\x10\n" +
-	"\x03xid\x18\x01 \x01(\tR\x03xid\"\x8e\x01\n" +
+	"\x03xid\x18\x01 \x01(\tR\x03xid\"\x88\x02\n" +
 	"\x15RegisterBranchRequest\x12\x10\n" +
 	"\x03xid\x18\x01 \x01(\tR\x03xid\x12\x1b\n" +
 	"\tbranch_id\x18\x02 \x01(\tR\bbranchId\x12\x1f\n" +
 	"\vresource_id\x18\x03 \x01(\tR\n" +
 	"resourceId\x12%\n" +
-	"\x04mode\x18\x04 \x01(\x0e2\x11.handfast.v1.ModeR\x04mode\"H\n" +
+	"\x04mode\x18\x04 \x01(\x0e2\x11.handfast.v1.ModeR\x04mode\x12\x12\n" +
+	"\x04name\x18\x05 \x01(\tR\x04name\x12%\n" +
+	"\x04plan\x18\x06 \x01(\v2\x11.handfast.v1.PlanR\x04plan\x12%\n" +
+	"\x04vote\x18\a \x01(\x0e2\x11.handfast.v1.VoteR\x04vote\x12\x16\n" +
+	"\x06result\x18\b \x01(\fR\x06result\"\x96\x01\n" +
+	"\rSubmitRequest\x12\x10\n" +
+	"\x03xid\x18\x01 \x01(\tR\x03xid\x123\n" +
+	"\atimeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12>\n" +
+	"\bbranches\x18\x03 \x03(\v2\".handfast.v1.RegisterBranchRequestR\bbranches\"@\n" +
+	"\x0eSubmitResponse\x12.\n" +
+	"\aoutcome\x18\x01 \x01(\x0e2\x14.handfast.v1.OutcomeR\aoutcome\"H\n" +
 	"\x16RegisterBranchResponse\x12.\n" +
 	"\awitness\x18\x01 \x01(\v2\x14.handfast.v1.WitnessR\awitness\"b\n" +
 	"\aWitness\x12\x19\n" +
 	"\bstore_id\x18\x01 \x01(\tR\astoreId\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\rR\vincarnation\x12\x1a\n" +
-	"\bposition\x18\x03 \x01(\x04R\bposition\"{\n" +
+	"\bposition\x18\x03 \x01(\x04R\bposition\"\x93\x01\n" +
 	"\vVoteRequest\x12\x10\n" +
 	"\x03xid\x18\x01 \x01(\tR\x03xid\x12\x1b\n" +
 	"\tbranch_id\x18\x02 \x01(\tR\bbranchId\x12%\n" +
 	"\x04vote\x18\x03 \x01(\x0e2\x11.handfast.v1.VoteR\x04vote\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason\">\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x16\n" +
+	"\x06result\x18\x05 \x01(\fR\x06result\">\n" +
 	"\fVoteResponse\x12.\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2\x14.handfast.v1.OutcomeR\aoutcome\"D\n" +
 	"\rCommitRequest\x12\x10\n" +
@@ -2598,7 +3191,7 @@ const file_handfast_v1_coordinator_proto_rawDesc = "" +
 	"\rClientMessage\x120\n" +
 	"\x06frames\x18\x01 \x03(\v2\x18.handfast.v1.ClientFrameR\x06frames\"A\n" +
 	"\rServerMessage\x120\n" +
-	"\x06frames\x18\x01 \x03(\v2\x18.handfast.v1.ServerFrameR\x06frames\"\x81\x06\n" +
+	"\x06frames\x18\x01 \x03(\v2\x18.handfast.v1.ServerFrameR\x06frames\"\xf3\x06\n" +
 	"\vClientFrame\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12*\n" +
 	"\x05hello\x18\x02 \x01(\v2\x12.handfast.v1.HelloH\x00R\x05hello\x121\n" +
@@ -2615,11 +3208,14 @@ const file_handfast_v1_coordinator_proto_rawDesc = "" +
 	"\rsettle_result\x18\f \x01(\v2\x19.handfast.v1.SettleResultH\x00R\fsettleResult\x12G\n" +
 	"\x10ask_votes_result\x18\r \x01(\v2\x1b.handfast.v1.AskVotesResultH\x00R\x0easkVotesResult\x12:\n" +
 	"\vcancel_wait\x18\x0e \x01(\v2\x17.handfast.v1.CancelWaitH\x00R\n" +
-	"cancelWaitB\x06\n" +
+	"cancelWait\x124\n" +
+	"\x06submit\x18\x10 \x01(\v2\x1a.handfast.v1.SubmitRequestH\x00R\x06submit\x12:\n" +
+	"\vcall_result\x18\x11 \x01(\v2\x17.handfast.v1.CallResultH\x00R\n" +
+	"callResultB\x06\n" +
 	"\x04kind\"%\n" +
 	"\n" +
 	"CancelWait\x12\x17\n" +
-	"\await_id\x18\x01 \x01(\x04R\x06waitId\"\xdf\x05\n" +
+	"\await_id\x18\x01 \x01(\x04R\x06waitId\"\xbf\x06\n" +
 	"\vServerFrame\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12*\n" +
 	"\x05error\x18\x02 \x01(\v2\x12.handfast.v1.ErrorH\x00R\x05error\x122\n" +
@@ -2635,7 +3231,9 @@ const file_handfast_v1_coordinator_proto_rawDesc = "" +
 	"\x06attach\x18\v \x01(\v2\x1b.handfast.v1.AttachResponseH\x00R\x06attach\x12-\n" +
 	"\x06settle\x18\f \x01(\v2\x13.handfast.v1.SettleH\x00R\x06settle\x124\n" +
 	"\task_votes\x18\r \x01(\v2\x15.handfast.v1.AskVotesH\x00R\baskVotes\x12*\n" +
-	"\x05drain\x18\x0e \x01(\v2\x12.handfast.v1.DrainH\x00R\x05drainB\x06\n" +
+	"\x05drain\x18\x0e \x01(\v2\x12.handfast.v1.DrainH\x00R\x05drain\x125\n" +
+	"\x06submit\x18\x10 \x01(\v2\x1b.handfast.v1.SubmitResponseH\x00R\x06submit\x12'\n" +
+	"\x04call\x18\x11 \x01(\v2\x11.handfast.v1.CallH\x00R\x04callB\x06\n" +
 	"\x04kind\"e\n" +
 	"\x05Error\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x18\n" +
@@ -2679,7 +3277,36 @@ const file_handfast_v1_coordinator_proto_rawDesc = "" +
 	"\aoutcome\x18\x02 \x01(\x0e2\x14.handfast.v1.OutcomeR\aoutcome\x12\x12\n" +
 	"\x04done\x18\x03 \x01(\bR\x04done\x12\x14\n" +
 	"\x05error\x18\x04 \x01(\tR\x05error\x12'\n" +
-	"\x0fneeds_attention\x18\x05 \x01(\bR\x0eneedsAttention\"W\n" +
+	"\x0fneeds_attention\x18\x05 \x01(\bR\x0eneedsAttention\"\xb1\x03\n" +
+	"\x04Call\x12\x10\n" +
+	"\x03xid\x18\x01 \x01(\tR\x03xid\x12\x1b\n" +
+	"\tbranch_id\x18\x02 \x01(\tR\bbranchId\x12\x1f\n" +
+	"\x02op\x18\x03 \x01(\x0e2\x0f.handfast.v1.OpR\x02op\x12\x18\n" +
+	"\aattempt\x18\x04 \x01(\rR\aattempt\x12%\n" +
+	"\x04mode\x18\x05 \x01(\x0e2\x11.handfast.v1.ModeR\x04mode\x12\x12\n" +
+	"\x04name\x18\x06 \x01(\tR\x04name\x12)\n" +
+	"\x10handler_resource\x18\a \x01(\tR\x0fhandlerResource\x12\x18\n" +
+	"\ahandler\x18\b \x01(\tR\ahandler\x12\x18\n" +
+	"\apayload\x18\t \x01(\fR\apayload\x12-\n" +
+	"\aheaders\x18\n" +
+	" \x03(\v2\x13.handfast.v1.HeaderR\aheaders\x123\n" +
+	"\atimeout\x18\v \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12/\n" +
+	"\x06before\x18\f \x03(\v2\x17.handfast.v1.StepResultR\x06before\x12\x10\n" +
+	"\x03own\x18\r \x01(\fR\x03own\"6\n" +
+	"\n" +
+	"StepResult\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\"\xfd\x01\n" +
+	"\n" +
+	"CallResult\x12\x10\n" +
+	"\x03xid\x18\x01 \x01(\tR\x03xid\x12\x1b\n" +
+	"\tbranch_id\x18\x02 \x01(\tR\bbranchId\x12\x1f\n" +
+	"\x02op\x18\x03 \x01(\x0e2\x0f.handfast.v1.OpR\x02op\x12\x18\n" +
+	"\aattempt\x18\x04 \x01(\rR\aattempt\x12.\n" +
+	"\averdict\x18\x05 \x01(\x0e2\x14.handfast.v1.VerdictR\averdict\x12\x14\n" +
+	"\x05error\x18\x06 \x01(\tR\x05error\x12\x16\n" +
+	"\x06result\x18\a \x01(\fR\x06result\x12'\n" +
+	"\x0fneeds_attention\x18\b \x01(\bR\x0eneedsAttention\"W\n" +
 	"\bAskVotes\x12\x1f\n" +
 	"\vresource_id\x18\x01 \x01(\tR\n" +
 	"resourceId\x12*\n" +
@@ -2696,11 +3323,18 @@ const file_handfast_v1_coordinator_proto_rawDesc = "" +
 	"\tbranch_id\x18\x02 \x01(\tR\bbranchId\x12%\n" +
 	"\x04vote\x18\x03 \x01(\x0e2\x11.handfast.v1.VoteR\x04vote\x12\x16\n" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\"\a\n" +
-	"\x05Drain2\xb8\x04\n" +
+	"\x05Drain*q\n" +
+	"\aVerdict\x12\x17\n" +
+	"\x13VERDICT_UNSPECIFIED\x10\x00\x12\x10\n" +
+	"\fVERDICT_DONE\x10\x01\x12\x12\n" +
+	"\x0eVERDICT_FAILED\x10\x02\x12\x13\n" +
+	"\x0fVERDICT_NOT_YET\x10\x03\x12\x12\n" +
+	"\x0eVERDICT_UNSURE\x10\x042\xfb\x04\n" +
 	"\vCoordinator\x12E\n" +
 	"\aSession\x12\x1a.handfast.v1.ClientMessage\x1a\x1a.handfast.v1.ServerMessage(\x010\x01\x12>\n" +
 	"\x05Begin\x12\x19.handfast.v1.BeginRequest\x1a\x1a.handfast.v1.BeginResponse\x12Y\n" +
-	"\x0eRegisterBranch\x12\".handfast.v1.RegisterBranchRequest\x1a#.handfast.v1.RegisterBranchResponse\x12;\n" +
+	"\x0eRegisterBranch\x12\".handfast.v1.RegisterBranchRequest\x1a#.handfast.v1.RegisterBranchResponse\x12A\n" +
+	"\x06Submit\x12\x1a.handfast.v1.SubmitRequest\x1a\x1b.handfast.v1.SubmitResponse\x12;\n" +
 	"\x04Vote\x12\x18.handfast.v1.VoteRequest\x1a\x19.handfast.v1.VoteResponse\x12A\n" +
 	"\x06Commit\x12\x1a.handfast.v1.CommitRequest\x1a\x1b.handfast.v1.CommitResponse\x12G\n" +
 	"\bRollback\x12\x1c.handfast.v1.RollbackRequest\x1a\x1d.handfast.v1.RollbackResponse\x128\n" +
@@ -2719,129 +3353,157 @@ func file_handfast_v1_coordinator_proto_rawDescGZIP() []byte {
 	return file_handfast_v1_coordinator_proto_rawDescData
 }
 
-var file_handfast_v1_coordinator_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_handfast_v1_coordinator_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_handfast_v1_coordinator_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_handfast_v1_coordinator_proto_goTypes = []any{
-	(*BeginRequest)(nil),           // 0: handfast.v1.BeginRequest
-	(*BeginResponse)(nil),          // 1: handfast.v1.BeginResponse
-	(*RegisterBranchRequest)(nil),  // 2: handfast.v1.RegisterBranchRequest
-	(*RegisterBranchResponse)(nil), // 3: handfast.v1.RegisterBranchResponse
-	(*Witness)(nil),                // 4: handfast.v1.Witness
-	(*VoteRequest)(nil),            // 5: handfast.v1.VoteRequest
-	(*VoteResponse)(nil),           // 6: handfast.v1.VoteResponse
-	(*CommitRequest)(nil),          // 7: handfast.v1.CommitRequest
-	(*CommitResponse)(nil),         // 8: handfast.v1.CommitResponse
-	(*RollbackRequest)(nil),        // 9: handfast.v1.RollbackRequest
-	(*RollbackResponse)(nil),       // 10: handfast.v1.RollbackResponse
-	(*GetRequest)(nil),             // 11: handfast.v1.GetRequest
-	(*GetResponse)(nil),            // 12: handfast.v1.GetResponse
-	(*WaitForRequest)(nil),         // 13: handfast.v1.WaitForRequest
-	(*WaitForResponse)(nil),        // 14: handfast.v1.WaitForResponse
-	(*ClientMessage)(nil),          // 15: handfast.v1.ClientMessage
-	(*ServerMessage)(nil),          // 16: handfast.v1.ServerMessage
-	(*ClientFrame)(nil),            // 17: handfast.v1.ClientFrame
-	(*CancelWait)(nil),             // 18: handfast.v1.CancelWait
-	(*ServerFrame)(nil),            // 19: handfast.v1.ServerFrame
-	(*Error)(nil),                  // 20: handfast.v1.Error
-	(*Hello)(nil),                  // 21: handfast.v1.Hello
-	(*HelloResponse)(nil),          // 22: handfast.v1.HelloResponse
-	(*Attach)(nil),                 // 23: handfast.v1.Attach
-	(*AttachedResource)(nil),       // 24: handfast.v1.AttachedResource
-	(*AttachResponse)(nil),         // 25: handfast.v1.AttachResponse
-	(*Detach)(nil),                 // 26: handfast.v1.Detach
-	(*Settle)(nil),                 // 27: handfast.v1.Settle
-	(*SettleItem)(nil),             // 28: handfast.v1.SettleItem
-	(*SettleBranch)(nil),           // 29: handfast.v1.SettleBranch
-	(*SettleResult)(nil),           // 30: handfast.v1.SettleResult
-	(*SettleItemResult)(nil),       // 31: handfast.v1.SettleItemResult
-	(*AskVotes)(nil),               // 32: handfast.v1.AskVotes
-	(*AskItem)(nil),                // 33: handfast.v1.AskItem
-	(*AskVotesResult)(nil),         // 34: handfast.v1.AskVotesResult
-	(*AskItemResult)(nil),          // 35: handfast.v1.AskItemResult
-	(*Drain)(nil),                  // 36: handfast.v1.Drain
-	(*durationpb.Duration)(nil),    // 37: google.protobuf.Duration
-	(Mode)(0),                      // 38: handfast.v1.Mode
-	(Vote)(0),                      // 39: handfast.v1.Vote
-	(Outcome)(0),                   // 40: handfast.v1.Outcome
-	(RollbackReason)(0),            // 41: handfast.v1.RollbackReason
-	(*Transaction)(nil),            // 42: handfast.v1.Transaction
-	(*anypb.Any)(nil),              // 43: google.protobuf.Any
+	(Verdict)(0),                   // 0: handfast.v1.Verdict
+	(*BeginRequest)(nil),           // 1: handfast.v1.BeginRequest
+	(*BeginResponse)(nil),          // 2: handfast.v1.BeginResponse
+	(*RegisterBranchRequest)(nil),  // 3: handfast.v1.RegisterBranchRequest
+	(*SubmitRequest)(nil),          // 4: handfast.v1.SubmitRequest
+	(*SubmitResponse)(nil),         // 5: handfast.v1.SubmitResponse
+	(*RegisterBranchResponse)(nil), // 6: handfast.v1.RegisterBranchResponse
+	(*Witness)(nil),                // 7: handfast.v1.Witness
+	(*VoteRequest)(nil),            // 8: handfast.v1.VoteRequest
+	(*VoteResponse)(nil),           // 9: handfast.v1.VoteResponse
+	(*CommitRequest)(nil),          // 10: handfast.v1.CommitRequest
+	(*CommitResponse)(nil),         // 11: handfast.v1.CommitResponse
+	(*RollbackRequest)(nil),        // 12: handfast.v1.RollbackRequest
+	(*RollbackResponse)(nil),       // 13: handfast.v1.RollbackResponse
+	(*GetRequest)(nil),             // 14: handfast.v1.GetRequest
+	(*GetResponse)(nil),            // 15: handfast.v1.GetResponse
+	(*WaitForRequest)(nil),         // 16: handfast.v1.WaitForRequest
+	(*WaitForResponse)(nil),        // 17: handfast.v1.WaitForResponse
+	(*ClientMessage)(nil),          // 18: handfast.v1.ClientMessage
+	(*ServerMessage)(nil),          // 19: handfast.v1.ServerMessage
+	(*ClientFrame)(nil),            // 20: handfast.v1.ClientFrame
+	(*CancelWait)(nil),             // 21: handfast.v1.CancelWait
+	(*ServerFrame)(nil),            // 22: handfast.v1.ServerFrame
+	(*Error)(nil),                  // 23: handfast.v1.Error
+	(*Hello)(nil),                  // 24: handfast.v1.Hello
+	(*HelloResponse)(nil),          // 25: handfast.v1.HelloResponse
+	(*Attach)(nil),                 // 26: handfast.v1.Attach
+	(*AttachedResource)(nil),       // 27: handfast.v1.AttachedResource
+	(*AttachResponse)(nil),         // 28: handfast.v1.AttachResponse
+	(*Detach)(nil),                 // 29: handfast.v1.Detach
+	(*Settle)(nil),                 // 30: handfast.v1.Settle
+	(*SettleItem)(nil),             // 31: handfast.v1.SettleItem
+	(*SettleBranch)(nil),           // 32: handfast.v1.SettleBranch
+	(*SettleResult)(nil),           // 33: handfast.v1.SettleResult
+	(*SettleItemResult)(nil),       // 34: handfast.v1.SettleItemResult
+	(*Call)(nil),                   // 35: handfast.v1.Call
+	(*StepResult)(nil),             // 36: handfast.v1.StepResult
+	(*CallResult)(nil),             // 37: handfast.v1.CallResult
+	(*AskVotes)(nil),               // 38: handfast.v1.AskVotes
+	(*AskItem)(nil),                // 39: handfast.v1.AskItem
+	(*AskVotesResult)(nil),         // 40: handfast.v1.AskVotesResult
+	(*AskItemResult)(nil),          // 41: handfast.v1.AskItemResult
+	(*Drain)(nil),                  // 42: handfast.v1.Drain
+	(*durationpb.Duration)(nil),    // 43: google.protobuf.Duration
+	(Mode)(0),                      // 44: handfast.v1.Mode
+	(*Plan)(nil),                   // 45: handfast.v1.Plan
+	(Vote)(0),                      // 46: handfast.v1.Vote
+	(Outcome)(0),                   // 47: handfast.v1.Outcome
+	(RollbackReason)(0),            // 48: handfast.v1.RollbackReason
+	(*Transaction)(nil),            // 49: handfast.v1.Transaction
+	(*anypb.Any)(nil),              // 50: google.protobuf.Any
+	(Op)(0),                        // 51: handfast.v1.Op
+	(*Header)(nil),                 // 52: handfast.v1.Header
 }
 var file_handfast_v1_coordinator_proto_depIdxs = []int32{
-	37, // 0: handfast.v1.BeginRequest.timeout:type_name -> google.protobuf.Duration
-	38, // 1: handfast.v1.RegisterBranchRequest.mode:type_name -> handfast.v1.Mode
-	4,  // 2: handfast.v1.RegisterBranchResponse.witness:type_name -> handfast.v1.Witness
-	39, // 3: handfast.v1.VoteRequest.vote:type_name -> handfast.v1.Vote
-	40, // 4: handfast.v1.VoteResponse.outcome:type_name -> handfast.v1.Outcome
-	40, // 5: handfast.v1.CommitResponse.outcome:type_name -> handfast.v1.Outcome
-	41, // 6: handfast.v1.CommitResponse.rollback_reason:type_name -> handfast.v1.RollbackReason
-	40, // 7: handfast.v1.RollbackResponse.outcome:type_name -> handfast.v1.Outcome
-	41, // 8: handfast.v1.RollbackResponse.rollback_reason:type_name -> handfast.v1.RollbackReason
-	42, // 9: handfast.v1.GetResponse.transaction:type_name -> handfast.v1.Transaction
-	37, // 10: handfast.v1.WaitForRequest.timeout:type_name -> google.protobuf.Duration
-	37, // 11: handfast.v1.WaitForRequest.waited:type_name -> google.protobuf.Duration
-	40, // 12: handfast.v1.WaitForResponse.outcome:type_name -> handfast.v1.Outcome
-	17, // 13: handfast.v1.ClientMessage.frames:type_name -> handfast.v1.ClientFrame
-	19, // 14: handfast.v1.ServerMessage.frames:type_name -> handfast.v1.ServerFrame
-	21, // 15: handfast.v1.ClientFrame.hello:type_name -> handfast.v1.Hello
-	0,  // 16: handfast.v1.ClientFrame.begin:type_name -> handfast.v1.BeginRequest
-	2,  // 17: handfast.v1.ClientFrame.register_branch:type_name -> handfast.v1.RegisterBranchRequest
-	5,  // 18: handfast.v1.ClientFrame.vote:type_name -> handfast.v1.VoteRequest
-	7,  // 19: handfast.v1.ClientFrame.commit:type_name -> handfast.v1.CommitRequest
-	9,  // 20: handfast.v1.ClientFrame.rollback:type_name -> handfast.v1.RollbackRequest
-	11, // 21: handfast.v1.ClientFrame.get:type_name -> handfast.v1.GetRequest
-	13, // 22: handfast.v1.ClientFrame.wait_for:type_name -> handfast.v1.WaitForRequest
-	23, // 23: handfast.v1.ClientFrame.attach:type_name -> handfast.v1.Attach
-	26, // 24: handfast.v1.ClientFrame.detach:type_name -> handfast.v1.Detach
-	30, // 25: handfast.v1.ClientFrame.settle_result:type_name -> handfast.v1.SettleResult
-	34, // 26: handfast.v1.ClientFrame.ask_votes_result:type_name -> handfast.v1.AskVotesResult
-	18, // 27: handfast.v1.ClientFrame.cancel_wait:type_name -> handfast.v1.CancelWait
-	20, // 28: handfast.v1.ServerFrame.error:type_name -> handfast.v1.Error
-	22, // 29: handfast.v1.ServerFrame.hello:type_name -> handfast.v1.HelloResponse
-	1,  // 30: handfast.v1.ServerFrame.begin:type_name -> handfast.v1.BeginResponse
-	3,  // 31: handfast.v1.ServerFrame.register_branch:type_name -> handfast.v1.RegisterBranchResponse
-	6,  // 32: handfast.v1.ServerFrame.vote:type_name -> handfast.v1.VoteResponse
-	8,  // 33: handfast.v1.ServerFrame.commit:type_name -> handfast.v1.CommitResponse
-	10, // 34: handfast.v1.ServerFrame.rollback:type_name -> handfast.v1.RollbackResponse
-	12, // 35: handfast.v1.ServerFrame.get:type_name -> handfast.v1.GetResponse
-	14, // 36: handfast.v1.ServerFrame.wait_for:type_name -> handfast.v1.WaitForResponse
-	25, // 37: handfast.v1.ServerFrame.attach:type_name -> handfast.v1.AttachResponse
-	27, // 38: handfast.v1.ServerFrame.settle:type_name -> handfast.v1.Settle
-	32, // 39: handfast.v1.ServerFrame.ask_votes:type_name -> handfast.v1.AskVotes
-	36, // 40: handfast.v1.ServerFrame.drain:type_name -> handfast.v1.Drain
-	43, // 41: handfast.v1.Error.details:type_name -> google.protobuf.Any
-	4,  // 42: handfast.v1.Hello.witness:type_name -> handfast.v1.Witness
-	24, // 43: handfast.v1.Attach.resources:type_name -> handfast.v1.AttachedResource
-	4,  // 44: handfast.v1.AttachedResource.witnesses:type_name -> handfast.v1.Witness
-	28, // 45: handfast.v1.Settle.items:type_name -> handfast.v1.SettleItem
-	40, // 46: handfast.v1.SettleItem.outcome:type_name -> handfast.v1.Outcome
-	29, // 47: handfast.v1.SettleItem.branches:type_name -> handfast.v1.SettleBranch
-	39, // 48: handfast.v1.SettleBranch.vote:type_name -> handfast.v1.Vote
-	31, // 49: handfast.v1.SettleResult.items:type_name -> handfast.v1.SettleItemResult
-	40, // 50: handfast.v1.SettleItemResult.outcome:type_name -> handfast.v1.Outcome
-	33, // 51: handfast.v1.AskVotes.items:type_name -> handfast.v1.AskItem
-	35, // 52: handfast.v1.AskVotesResult.items:type_name -> handfast.v1.AskItemResult
-	39, // 53: handfast.v1.AskItemResult.vote:type_name -> handfast.v1.Vote
-	15, // 54: handfast.v1.Coordinator.Session:input_type -> handfast.v1.ClientMessage
-	0,  // 55: handfast.v1.Coordinator.Begin:input_type -> handfast.v1.BeginRequest
-	2,  // 56: handfast.v1.Coordinator.RegisterBranch:input_type -> handfast.v1.RegisterBranchRequest
-	5,  // 57: handfast.v1.Coordinator.Vote:input_type -> handfast.v1.VoteRequest
-	7,  // 58: handfast.v1.Coordinator.Commit:input_type -> handfast.v1.CommitRequest
-	9,  // 59: handfast.v1.Coordinator.Rollback:input_type -> handfast.v1.RollbackRequest
-	11, // 60: handfast.v1.Coordinator.Get:input_type -> handfast.v1.GetRequest
-	13, // 61: handfast.v1.Coordinator.WaitFor:input_type -> handfast.v1.WaitForRequest
-	16, // 62: handfast.v1.Coordinator.Session:output_type -> handfast.v1.ServerMessage
-	1,  // 63: handfast.v1.Coordinator.Begin:output_type -> handfast.v1.BeginResponse
-	3,  // 64: handfast.v1.Coordinator.RegisterBranch:output_type -> handfast.v1.RegisterBranchResponse
-	6,  // 65: handfast.v1.Coordinator.Vote:output_type -> handfast.v1.VoteResponse
-	8,  // 66: handfast.v1.Coordinator.Commit:output_type -> handfast.v1.CommitResponse
-	10, // 67: handfast.v1.Coordinator.Rollback:output_type -> handfast.v1.RollbackResponse
-	12, // 68: handfast.v1.Coordinator.Get:output_type -> handfast.v1.GetResponse
-	14, // 69: handfast.v1.Coordinator.WaitFor:output_type -> handfast.v1.WaitForResponse
-	62, // [62:70] is the sub-list for method output_type
-	54, // [54:62] is the sub-list for method input_type
-	54, // [54:54] is the sub-list for extension type_name
-	54, // [54:54] is the sub-list for extension extendee
-	0,  // [0:54] is the sub-list for field type_name
+	43, // 0: handfast.v1.BeginRequest.timeout:type_name -> google.protobuf.Duration
+	44, // 1: handfast.v1.RegisterBranchRequest.mode:type_name -> handfast.v1.Mode
+	45, // 2: handfast.v1.RegisterBranchRequest.plan:type_name -> handfast.v1.Plan
+	46, // 3: handfast.v1.RegisterBranchRequest.vote:type_name -> handfast.v1.Vote
+	43, // 4: handfast.v1.SubmitRequest.timeout:type_name -> google.protobuf.Duration
+	3,  // 5: handfast.v1.SubmitRequest.branches:type_name -> handfast.v1.RegisterBranchRequest
+	47, // 6: handfast.v1.SubmitResponse.outcome:type_name -> handfast.v1.Outcome
+	7,  // 7: handfast.v1.RegisterBranchResponse.witness:type_name -> handfast.v1.Witness
+	46, // 8: handfast.v1.VoteRequest.vote:type_name -> handfast.v1.Vote
+	47, // 9: handfast.v1.VoteResponse.outcome:type_name -> handfast.v1.Outcome
+	47, // 10: handfast.v1.CommitResponse.outcome:type_name -> handfast.v1.Outcome
+	48, // 11: handfast.v1.CommitResponse.rollback_reason:type_name -> handfast.v1.RollbackReason
+	47, // 12: handfast.v1.RollbackResponse.outcome:type_name -> handfast.v1.Outcome
+	48, // 13: handfast.v1.RollbackResponse.rollback_reason:type_name -> handfast.v1.RollbackReason
+	49, // 14: handfast.v1.GetResponse.transaction:type_name -> handfast.v1.Transaction
+	43, // 15: handfast.v1.WaitForRequest.timeout:type_name -> google.protobuf.Duration
+	43, // 16: handfast.v1.WaitForRequest.waited:type_name -> google.protobuf.Duration
+	47, // 17: handfast.v1.WaitForResponse.outcome:type_name -> handfast.v1.Outcome
+	20, // 18: handfast.v1.ClientMessage.frames:type_name -> handfast.v1.ClientFrame
+	22, // 19: handfast.v1.ServerMessage.frames:type_name -> handfast.v1.ServerFrame
+	24, // 20: handfast.v1.ClientFrame.hello:type_name -> handfast.v1.Hello
+	1,  // 21: handfast.v1.ClientFrame.begin:type_name -> handfast.v1.BeginRequest
+	3,  // 22: handfast.v1.ClientFrame.register_branch:type_name -> handfast.v1.RegisterBranchRequest
+	8,  // 23: handfast.v1.ClientFrame.vote:type_name -> handfast.v1.VoteRequest
+	10, // 24: handfast.v1.ClientFrame.commit:type_name -> handfast.v1.CommitRequest
+	12, // 25: handfast.v1.ClientFrame.rollback:type_name -> handfast.v1.RollbackRequest
+	14, // 26: handfast.v1.ClientFrame.get:type_name -> handfast.v1.GetRequest
+	16, // 27: handfast.v1.ClientFrame.wait_for:type_name -> handfast.v1.WaitForRequest
+	26, // 28: handfast.v1.ClientFrame.attach:type_name -> handfast.v1.Attach
+	29, // 29: handfast.v1.ClientFrame.detach:type_name -> handfast.v1.Detach
+	33, // 30: handfast.v1.ClientFrame.settle_result:type_name -> handfast.v1.SettleResult
+	40, // 31: handfast.v1.ClientFrame.ask_votes_result:type_name -> handfast.v1.AskVotesResult
+	21, // 32: handfast.v1.ClientFrame.cancel_wait:type_name -> handfast.v1.CancelWait
+	4,  // 33: handfast.v1.ClientFrame.submit:type_name -> handfast.v1.SubmitRequest
+	37, // 34: handfast.v1.ClientFrame.call_result:type_name -> handfast.v1.CallResult
+	23, // 35: handfast.v1.ServerFrame.error:type_name -> handfast.v1.Error
+	25, // 36: handfast.v1.ServerFrame.hello:type_name -> handfast.v1.HelloResponse
+	2,  // 37: handfast.v1.ServerFrame.begin:type_name -> handfast.v1.BeginResponse
+	6,  // 38: handfast.v1.ServerFrame.register_branch:type_name -> handfast.v1.RegisterBranchResponse
+	9,  // 39: handfast.v1.ServerFrame.vote:type_name -> handfast.v1.VoteResponse
+	11, // 40: handfast.v1.ServerFrame.commit:type_name -> handfast.v1.CommitResponse
+	13, // 41: handfast.v1.ServerFrame.rollback:type_name -> handfast.v1.RollbackResponse
+	15, // 42: handfast.v1.ServerFrame.get:type_name -> handfast.v1.GetResponse
+	17, // 43: handfast.v1.ServerFrame.wait_for:type_name -> handfast.v1.WaitForResponse
+	28, // 44: handfast.v1.ServerFrame.attach:type_name -> handfast.v1.AttachResponse
+	30, // 45: handfast.v1.ServerFrame.settle:type_name -> handfast.v1.Settle
+	38, // 46: handfast.v1.ServerFrame.ask_votes:type_name -> handfast.v1.AskVotes
+	42, // 47: handfast.v1.ServerFrame.drain:type_name -> handfast.v1.Drain
+	5,  // 48: handfast.v1.ServerFrame.submit:type_name -> handfast.v1.SubmitResponse
+	35, // 49: handfast.v1.ServerFrame.call:type_name -> handfast.v1.Call
+	50, // 50: handfast.v1.Error.details:type_name -> google.protobuf.Any
+	7,  // 51: handfast.v1.Hello.witness:type_name -> handfast.v1.Witness
+	27, // 52: handfast.v1.Attach.resources:type_name -> handfast.v1.AttachedResource
+	7,  // 53: handfast.v1.AttachedResource.witnesses:type_name -> handfast.v1.Witness
+	31, // 54: handfast.v1.Settle.items:type_name -> handfast.v1.SettleItem
+	47, // 55: handfast.v1.SettleItem.outcome:type_name -> handfast.v1.Outcome
+	32, // 56: handfast.v1.SettleItem.branches:type_name -> handfast.v1.SettleBranch
+	46, // 57: handfast.v1.SettleBranch.vote:type_name -> handfast.v1.Vote
+	34, // 58: handfast.v1.SettleResult.items:type_name -> handfast.v1.SettleItemResult
+	47, // 59: handfast.v1.SettleItemResult.outcome:type_name -> handfast.v1.Outcome
+	51, // 60: handfast.v1.Call.op:type_name -> handfast.v1.Op
+	44, // 61: handfast.v1.Call.mode:type_name -> handfast.v1.Mode
+	52, // 62: handfast.v1.Call.headers:type_name -> handfast.v1.Header
+	43, // 63: handfast.v1.Call.timeout:type_name -> google.protobuf.Duration
+	36, // 64: handfast.v1.Call.before:type_name -> handfast.v1.StepResult
+	51, // 65: handfast.v1.CallResult.op:type_name -> handfast.v1.Op
+	0,  // 66: handfast.v1.CallResult.verdict:type_name -> handfast.v1.Verdict
+	39, // 67: handfast.v1.AskVotes.items:type_name -> handfast.v1.AskItem
+	41, // 68: handfast.v1.AskVotesResult.items:type_name -> handfast.v1.AskItemResult
+	46, // 69: handfast.v1.AskItemResult.vote:type_name -> handfast.v1.Vote
+	18, // 70: handfast.v1.Coordinator.Session:input_type -> handfast.v1.ClientMessage
+	1,  // 71: handfast.v1.Coordinator.Begin:input_type -> handfast.v1.BeginRequest
+	3,  // 72: handfast.v1.Coordinator.RegisterBranch:input_type -> handfast.v1.RegisterBranchRequest
+	4,  // 73: handfast.v1.Coordinator.Submit:input_type -> handfast.v1.SubmitRequest
+	8,  // 74: handfast.v1.Coordinator.Vote:input_type -> handfast.v1.VoteRequest
+	10, // 75: handfast.v1.Coordinator.Commit:input_type -> handfast.v1.CommitRequest
+	12, // 76: handfast.v1.Coordinator.Rollback:input_type -> handfast.v1.RollbackRequest
+	14, // 77: handfast.v1.Coordinator.Get:input_type -> handfast.v1.GetRequest
+	16, // 78: handfast.v1.Coordinator.WaitFor:input_type -> handfast.v1.WaitForRequest
+	19, // 79: handfast.v1.Coordinator.Session:output_type -> handfast.v1.ServerMessage
+	2,  // 80: handfast.v1.Coordinator.Begin:output_type -> handfast.v1.BeginResponse
+	6,  // 81: handfast.v1.Coordinator.RegisterBranch:output_type -> handfast.v1.RegisterBranchResponse
+	5,  // 82: handfast.v1.Coordinator.Submit:output_type -> handfast.v1.SubmitResponse
+	9,  // 83: handfast.v1.Coordinator.Vote:output_type -> handfast.v1.VoteResponse
+	11, // 84: handfast.v1.Coordinator.Commit:output_type -> handfast.v1.CommitResponse
+	13, // 85: handfast.v1.Coordinator.Rollback:output_type -> handfast.v1.RollbackResponse
+	15, // 86: handfast.v1.Coordinator.Get:output_type -> handfast.v1.GetResponse
+	17, // 87: handfast.v1.Coordinator.WaitFor:output_type -> handfast.v1.WaitForResponse
+	79, // [79:88] is the sub-list for method output_type
+	70, // [70:79] is the sub-list for method input_type
+	70, // [70:70] is the sub-list for extension type_name
+	70, // [70:70] is the sub-list for extension extendee
+	0,  // [0:70] is the sub-list for field type_name
 }
 
 func init() { file_handfast_v1_coordinator_proto_init() }
@@ -2850,7 +3512,7 @@ func file_handfast_v1_coordinator_proto_init() {
 		return
 	}
 	file_handfast_v1_types_proto_init()
-	file_handfast_v1_coordinator_proto_msgTypes[17].OneofWrappers = []any{
+	file_handfast_v1_coordinator_proto_msgTypes[19].OneofWrappers = []any{
 		(*ClientFrame_Hello)(nil),
 		(*ClientFrame_Begin)(nil),
 		(*ClientFrame_RegisterBranch)(nil),
@@ -2864,8 +3526,10 @@ func file_handfast_v1_coordinator_proto_init() {
 		(*ClientFrame_SettleResult)(nil),
 		(*ClientFrame_AskVotesResult)(nil),
 		(*ClientFrame_CancelWait)(nil),
+		(*ClientFrame_Submit)(nil),
+		(*ClientFrame_CallResult)(nil),
 	}
-	file_handfast_v1_coordinator_proto_msgTypes[19].OneofWrappers = []any{
+	file_handfast_v1_coordinator_proto_msgTypes[21].OneofWrappers = []any{
 		(*ServerFrame_Error)(nil),
 		(*ServerFrame_Hello)(nil),
 		(*ServerFrame_Begin)(nil),
@@ -2879,19 +3543,22 @@ func file_handfast_v1_coordinator_proto_init() {
 		(*ServerFrame_Settle)(nil),
 		(*ServerFrame_AskVotes)(nil),
 		(*ServerFrame_Drain)(nil),
+		(*ServerFrame_Submit)(nil),
+		(*ServerFrame_Call)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_handfast_v1_coordinator_proto_rawDesc), len(file_handfast_v1_coordinator_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   37,
+			NumEnums:      1,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_handfast_v1_coordinator_proto_goTypes,
 		DependencyIndexes: file_handfast_v1_coordinator_proto_depIdxs,
+		EnumInfos:         file_handfast_v1_coordinator_proto_enumTypes,
 		MessageInfos:      file_handfast_v1_coordinator_proto_msgTypes,
 	}.Build()
 	File_handfast_v1_coordinator_proto = out.File

@@ -22,6 +22,7 @@ const (
 	Coordinator_Session_FullMethodName        = "/handfast.v1.Coordinator/Session"
 	Coordinator_Begin_FullMethodName          = "/handfast.v1.Coordinator/Begin"
 	Coordinator_RegisterBranch_FullMethodName = "/handfast.v1.Coordinator/RegisterBranch"
+	Coordinator_Submit_FullMethodName         = "/handfast.v1.Coordinator/Submit"
 	Coordinator_Vote_FullMethodName           = "/handfast.v1.Coordinator/Vote"
 	Coordinator_Commit_FullMethodName         = "/handfast.v1.Coordinator/Commit"
 	Coordinator_Rollback_FullMethodName       = "/handfast.v1.Coordinator/Rollback"
@@ -49,6 +50,10 @@ type CoordinatorClient interface {
 	// RegisterBranch is answered when the registration is durable. It must be
 	// back before the branch's local commit. The same branch again: same answer.
 	RegisterBranch(ctx context.Context, in *RegisterBranchRequest, opts ...grpc.CallOption) (*RegisterBranchResponse, error)
+	// Submit registers branches, all or none, and asks to commit for good. It is
+	// answered when that is durable: whoever asked may go away. The same again:
+	// same answer. Other branches under a submitted XID: BRANCH_CONFLICT.
+	Submit(ctx context.Context, in *SubmitRequest, opts ...grpc.CallOption) (*SubmitResponse, error)
 	// Vote reports how phase one of a branch ended. The first vote counts.
 	Vote(ctx context.Context, in *VoteRequest, opts ...grpc.CallOption) (*VoteResponse, error)
 	// Commit asks for the decision to commit. The answer may be "rolled back".
@@ -101,6 +106,16 @@ func (c *coordinatorClient) RegisterBranch(ctx context.Context, in *RegisterBran
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RegisterBranchResponse)
 	err := c.cc.Invoke(ctx, Coordinator_RegisterBranch_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *coordinatorClient) Submit(ctx context.Context, in *SubmitRequest, opts ...grpc.CallOption) (*SubmitResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SubmitResponse)
+	err := c.cc.Invoke(ctx, Coordinator_Submit_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -177,6 +192,10 @@ type CoordinatorServer interface {
 	// RegisterBranch is answered when the registration is durable. It must be
 	// back before the branch's local commit. The same branch again: same answer.
 	RegisterBranch(context.Context, *RegisterBranchRequest) (*RegisterBranchResponse, error)
+	// Submit registers branches, all or none, and asks to commit for good. It is
+	// answered when that is durable: whoever asked may go away. The same again:
+	// same answer. Other branches under a submitted XID: BRANCH_CONFLICT.
+	Submit(context.Context, *SubmitRequest) (*SubmitResponse, error)
 	// Vote reports how phase one of a branch ended. The first vote counts.
 	Vote(context.Context, *VoteRequest) (*VoteResponse, error)
 	// Commit asks for the decision to commit. The answer may be "rolled back".
@@ -210,6 +229,9 @@ func (UnimplementedCoordinatorServer) Begin(context.Context, *BeginRequest) (*Be
 }
 func (UnimplementedCoordinatorServer) RegisterBranch(context.Context, *RegisterBranchRequest) (*RegisterBranchResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RegisterBranch not implemented")
+}
+func (UnimplementedCoordinatorServer) Submit(context.Context, *SubmitRequest) (*SubmitResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Submit not implemented")
 }
 func (UnimplementedCoordinatorServer) Vote(context.Context, *VoteRequest) (*VoteResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Vote not implemented")
@@ -286,6 +308,24 @@ func _Coordinator_RegisterBranch_Handler(srv interface{}, ctx context.Context, d
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(CoordinatorServer).RegisterBranch(ctx, req.(*RegisterBranchRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Coordinator_Submit_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SubmitRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CoordinatorServer).Submit(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Coordinator_Submit_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CoordinatorServer).Submit(ctx, req.(*SubmitRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -394,6 +434,10 @@ var Coordinator_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RegisterBranch",
 			Handler:    _Coordinator_RegisterBranch_Handler,
+		},
+		{
+			MethodName: "Submit",
+			Handler:    _Coordinator_Submit_Handler,
 		},
 		{
 			MethodName: "Vote",

@@ -11,6 +11,7 @@ package handfastv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -208,6 +209,16 @@ const (
 	Mode_MODE_UNSPECIFIED Mode = 0
 	// Automatic: a local transaction whose undo rows lie beside the data.
 	Mode_MODE_AT Mode = 1
+	// A local transaction that ends phase one with PREPARE TRANSACTION.
+	Mode_MODE_XA Mode = 2
+	// Try, then Confirm or Cancel.
+	Mode_MODE_TCC Mode = 3
+	// A step that the coordinator calls, with its compensation.
+	Mode_MODE_SAGA Mode = 4
+	// Delivered once the transaction is committed.
+	Mode_MODE_MESSAGE Mode = 5
+	// A function whose steps the coordinator remembers.
+	Mode_MODE_WORKFLOW Mode = 6
 )
 
 // Enum value maps for Mode.
@@ -215,10 +226,20 @@ var (
 	Mode_name = map[int32]string{
 		0: "MODE_UNSPECIFIED",
 		1: "MODE_AT",
+		2: "MODE_XA",
+		3: "MODE_TCC",
+		4: "MODE_SAGA",
+		5: "MODE_MESSAGE",
+		6: "MODE_WORKFLOW",
 	}
 	Mode_value = map[string]int32{
 		"MODE_UNSPECIFIED": 0,
 		"MODE_AT":          1,
+		"MODE_XA":          2,
+		"MODE_TCC":         3,
+		"MODE_SAGA":        4,
+		"MODE_MESSAGE":     5,
+		"MODE_WORKFLOW":    6,
 	}
 )
 
@@ -247,6 +268,62 @@ func (x Mode) Number() protoreflect.EnumNumber {
 // Deprecated: Use Mode.Descriptor instead.
 func (Mode) EnumDescriptor() ([]byte, []int) {
 	return file_handfast_v1_types_proto_rawDescGZIP(), []int{3}
+}
+
+// Op is which action of a branch is called.
+type Op int32
+
+const (
+	Op_OP_UNSPECIFIED Op = 0
+	// A saga step, a workflow, a check-back. The answer is the branch's vote.
+	Op_OP_FORWARD Op = 1
+	// Confirm, delivery.
+	Op_OP_COMMIT Op = 2
+	// Cancel, compensation.
+	Op_OP_ROLLBACK Op = 3
+)
+
+// Enum value maps for Op.
+var (
+	Op_name = map[int32]string{
+		0: "OP_UNSPECIFIED",
+		1: "OP_FORWARD",
+		2: "OP_COMMIT",
+		3: "OP_ROLLBACK",
+	}
+	Op_value = map[string]int32{
+		"OP_UNSPECIFIED": 0,
+		"OP_FORWARD":     1,
+		"OP_COMMIT":      2,
+		"OP_ROLLBACK":    3,
+	}
+)
+
+func (x Op) Enum() *Op {
+	p := new(Op)
+	*p = x
+	return p
+}
+
+func (x Op) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Op) Descriptor() protoreflect.EnumDescriptor {
+	return file_handfast_v1_types_proto_enumTypes[4].Descriptor()
+}
+
+func (Op) Type() protoreflect.EnumType {
+	return &file_handfast_v1_types_proto_enumTypes[4]
+}
+
+func (x Op) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Op.Descriptor instead.
+func (Op) EnumDescriptor() ([]byte, []int) {
+	return file_handfast_v1_types_proto_rawDescGZIP(), []int{4}
 }
 
 // RollbackReason says why the decision was to roll back.
@@ -298,11 +375,11 @@ func (x RollbackReason) String() string {
 }
 
 func (RollbackReason) Descriptor() protoreflect.EnumDescriptor {
-	return file_handfast_v1_types_proto_enumTypes[4].Descriptor()
+	return file_handfast_v1_types_proto_enumTypes[5].Descriptor()
 }
 
 func (RollbackReason) Type() protoreflect.EnumType {
-	return &file_handfast_v1_types_proto_enumTypes[4]
+	return &file_handfast_v1_types_proto_enumTypes[5]
 }
 
 func (x RollbackReason) Number() protoreflect.EnumNumber {
@@ -311,7 +388,7 @@ func (x RollbackReason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RollbackReason.Descriptor instead.
 func (RollbackReason) EnumDescriptor() ([]byte, []int) {
-	return file_handfast_v1_types_proto_rawDescGZIP(), []int{4}
+	return file_handfast_v1_types_proto_rawDescGZIP(), []int{5}
 }
 
 // ErrorReason names the cause of an error. It travels as the reason field of
@@ -405,11 +482,11 @@ func (x ErrorReason) String() string {
 }
 
 func (ErrorReason) Descriptor() protoreflect.EnumDescriptor {
-	return file_handfast_v1_types_proto_enumTypes[5].Descriptor()
+	return file_handfast_v1_types_proto_enumTypes[6].Descriptor()
 }
 
 func (ErrorReason) Type() protoreflect.EnumType {
-	return &file_handfast_v1_types_proto_enumTypes[5]
+	return &file_handfast_v1_types_proto_enumTypes[6]
 }
 
 func (x ErrorReason) Number() protoreflect.EnumNumber {
@@ -418,7 +495,419 @@ func (x ErrorReason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ErrorReason.Descriptor instead.
 func (ErrorReason) EnumDescriptor() ([]byte, []int) {
-	return file_handfast_v1_types_proto_rawDescGZIP(), []int{5}
+	return file_handfast_v1_types_proto_rawDescGZIP(), []int{6}
+}
+
+// Action is a call of the coordinator. It goes out at least once; whoever is
+// called has to make its effect happen once.
+type Action struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Exactly one of the next three. http:// or https://. The payload is the body.
+	Url string `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
+	// host:port/package.Service/Method. The payload is the encoded request.
+	Grpc string `protobuf:"bytes,2,opt,name=grpc,proto3" json:"grpc,omitempty"`
+	// The name of a function that attached clients have for handler_resource.
+	Handler string `protobuf:"bytes,3,opt,name=handler,proto3" json:"handler,omitempty"`
+	// UUID of the database, or of the group of services, that has the handler.
+	HandlerResource string `protobuf:"bytes,4,opt,name=handler_resource,json=handlerResource,proto3" json:"handler_resource,omitempty"`
+	// At most 1 MiB. In a payload that is JSON, and for url and handler, a string
+	// "${steps.NAME.FIELD}" stands for a field of the result of a step that this one
+	// comes after, "${steps.NAME}" for all of it, and "${own}" for the branch's own
+	// result, when it is confirmed, cancelled or compensated.
+	Payload []byte `protobuf:"bytes,5,opt,name=payload,proto3" json:"payload,omitempty"`
+	// At most 64. Names that begin with "handfast-" are the coordinator's.
+	Headers []*Header `protobuf:"bytes,6,rep,name=headers,proto3" json:"headers,omitempty"`
+	// How long one call may take. Unset: 10 s. At most 1 h.
+	Timeout *durationpb.Duration `protobuf:"bytes,7,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// How long to wait before the first call, from when it may be made. At most 30 days.
+	Delay         *durationpb.Duration `protobuf:"bytes,8,opt,name=delay,proto3" json:"delay,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Action) Reset() {
+	*x = Action{}
+	mi := &file_handfast_v1_types_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Action) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Action) ProtoMessage() {}
+
+func (x *Action) ProtoReflect() protoreflect.Message {
+	mi := &file_handfast_v1_types_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Action.ProtoReflect.Descriptor instead.
+func (*Action) Descriptor() ([]byte, []int) {
+	return file_handfast_v1_types_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *Action) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *Action) GetGrpc() string {
+	if x != nil {
+		return x.Grpc
+	}
+	return ""
+}
+
+func (x *Action) GetHandler() string {
+	if x != nil {
+		return x.Handler
+	}
+	return ""
+}
+
+func (x *Action) GetHandlerResource() string {
+	if x != nil {
+		return x.HandlerResource
+	}
+	return ""
+}
+
+func (x *Action) GetPayload() []byte {
+	if x != nil {
+		return x.Payload
+	}
+	return nil
+}
+
+func (x *Action) GetHeaders() []*Header {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+func (x *Action) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *Action) GetDelay() *durationpb.Duration {
+	if x != nil {
+		return x.Delay
+	}
+	return nil
+}
+
+type Header struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Value         string                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Header) Reset() {
+	*x = Header{}
+	mi := &file_handfast_v1_types_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Header) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Header) ProtoMessage() {}
+
+func (x *Header) ProtoReflect() protoreflect.Message {
+	mi := &file_handfast_v1_types_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Header.ProtoReflect.Descriptor instead.
+func (*Header) Descriptor() ([]byte, []int) {
+	return file_handfast_v1_types_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Header) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Header) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+// Plan is what the coordinator calls for a branch.
+type Plan struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Forward  *Action                `protobuf:"bytes,1,opt,name=forward,proto3" json:"forward,omitempty"`
+	Commit   *Action                `protobuf:"bytes,2,opt,name=commit,proto3" json:"commit,omitempty"`
+	Rollback *Action                `protobuf:"bytes,3,opt,name=rollback,proto3" json:"rollback,omitempty"`
+	// Branches of the same transaction, registered before, that have to be through
+	// before this one is called; backwards for rollback.
+	After         []string     `protobuf:"bytes,4,rep,name=after,proto3" json:"after,omitempty"`
+	Retry         *RetryPolicy `protobuf:"bytes,5,opt,name=retry,proto3" json:"retry,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Plan) Reset() {
+	*x = Plan{}
+	mi := &file_handfast_v1_types_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Plan) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Plan) ProtoMessage() {}
+
+func (x *Plan) ProtoReflect() protoreflect.Message {
+	mi := &file_handfast_v1_types_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Plan.ProtoReflect.Descriptor instead.
+func (*Plan) Descriptor() ([]byte, []int) {
+	return file_handfast_v1_types_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Plan) GetForward() *Action {
+	if x != nil {
+		return x.Forward
+	}
+	return nil
+}
+
+func (x *Plan) GetCommit() *Action {
+	if x != nil {
+		return x.Commit
+	}
+	return nil
+}
+
+func (x *Plan) GetRollback() *Action {
+	if x != nil {
+		return x.Rollback
+	}
+	return nil
+}
+
+func (x *Plan) GetAfter() []string {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
+func (x *Plan) GetRetry() *RetryPolicy {
+	if x != nil {
+		return x.Retry
+	}
+	return nil
+}
+
+// RetryPolicy says how a call is tried again. Unset fields are the coordinator's.
+type RetryPolicy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Pause after the first failure. Unset: 100 ms.
+	First *durationpb.Duration `protobuf:"bytes,1,opt,name=first,proto3" json:"first,omitempty"`
+	// The longest pause. Unset: 30 s.
+	Max *durationpb.Duration `protobuf:"bytes,2,opt,name=max,proto3" json:"max,omitempty"`
+	// Each pause in percent of the one before. 0: 200. From 100 to 1,000.
+	Percent uint32 `protobuf:"varint,3,opt,name=percent,proto3" json:"percent,omitempty"`
+	// How often FORWARD is tried before the transaction is rolled back. 0: no limit.
+	Attempts uint32 `protobuf:"varint,4,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	// Failed attempts until a person should look. 0: 10.
+	AttentionAfter uint32 `protobuf:"varint,5,opt,name=attention_after,json=attentionAfter,proto3" json:"attention_after,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *RetryPolicy) Reset() {
+	*x = RetryPolicy{}
+	mi := &file_handfast_v1_types_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetryPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetryPolicy) ProtoMessage() {}
+
+func (x *RetryPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_handfast_v1_types_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetryPolicy.ProtoReflect.Descriptor instead.
+func (*RetryPolicy) Descriptor() ([]byte, []int) {
+	return file_handfast_v1_types_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *RetryPolicy) GetFirst() *durationpb.Duration {
+	if x != nil {
+		return x.First
+	}
+	return nil
+}
+
+func (x *RetryPolicy) GetMax() *durationpb.Duration {
+	if x != nil {
+		return x.Max
+	}
+	return nil
+}
+
+func (x *RetryPolicy) GetPercent() uint32 {
+	if x != nil {
+		return x.Percent
+	}
+	return 0
+}
+
+func (x *RetryPolicy) GetAttempts() uint32 {
+	if x != nil {
+		return x.Attempts
+	}
+	return 0
+}
+
+func (x *RetryPolicy) GetAttentionAfter() uint32 {
+	if x != nil {
+		return x.AttentionAfter
+	}
+	return 0
+}
+
+// Progress is how far the attempts at a call have come, since the coordinator
+// started.
+type Progress struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Attempts        uint32                 `protobuf:"varint,1,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	Failures        uint32                 `protobuf:"varint,2,opt,name=failures,proto3" json:"failures,omitempty"`
+	LastError       string                 `protobuf:"bytes,3,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
+	LastAttemptTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=last_attempt_time,json=lastAttemptTime,proto3" json:"last_attempt_time,omitempty"`
+	NextAttemptTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=next_attempt_time,json=nextAttemptTime,proto3" json:"next_attempt_time,omitempty"`
+	Attention       bool                   `protobuf:"varint,6,opt,name=attention,proto3" json:"attention,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *Progress) Reset() {
+	*x = Progress{}
+	mi := &file_handfast_v1_types_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Progress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Progress) ProtoMessage() {}
+
+func (x *Progress) ProtoReflect() protoreflect.Message {
+	mi := &file_handfast_v1_types_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Progress.ProtoReflect.Descriptor instead.
+func (*Progress) Descriptor() ([]byte, []int) {
+	return file_handfast_v1_types_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Progress) GetAttempts() uint32 {
+	if x != nil {
+		return x.Attempts
+	}
+	return 0
+}
+
+func (x *Progress) GetFailures() uint32 {
+	if x != nil {
+		return x.Failures
+	}
+	return 0
+}
+
+func (x *Progress) GetLastError() string {
+	if x != nil {
+		return x.LastError
+	}
+	return ""
+}
+
+func (x *Progress) GetLastAttemptTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastAttemptTime
+	}
+	return nil
+}
+
+func (x *Progress) GetNextAttemptTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NextAttemptTime
+	}
+	return nil
+}
+
+func (x *Progress) GetAttention() bool {
+	if x != nil {
+		return x.Attention
+	}
+	return false
 }
 
 // Transaction is everything the coordinator knows of one global transaction.
@@ -439,14 +928,16 @@ type Transaction struct {
 	Branches      []*Branch              `protobuf:"bytes,12,rep,name=branches,proto3" json:"branches,omitempty"`
 	Settlements   []*Settlement          `protobuf:"bytes,13,rep,name=settlements,proto3" json:"settlements,omitempty"`
 	// Set when delivery has failed so often that a person should look.
-	Attention     bool `protobuf:"varint,14,opt,name=attention,proto3" json:"attention,omitempty"`
+	Attention bool `protobuf:"varint,14,opt,name=attention,proto3" json:"attention,omitempty"`
+	// Commit was asked for, for good.
+	Submitted     bool `protobuf:"varint,15,opt,name=submitted,proto3" json:"submitted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Transaction) Reset() {
 	*x = Transaction{}
-	mi := &file_handfast_v1_types_proto_msgTypes[0]
+	mi := &file_handfast_v1_types_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -458,7 +949,7 @@ func (x *Transaction) String() string {
 func (*Transaction) ProtoMessage() {}
 
 func (x *Transaction) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_types_proto_msgTypes[0]
+	mi := &file_handfast_v1_types_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -471,7 +962,7 @@ func (x *Transaction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transaction.ProtoReflect.Descriptor instead.
 func (*Transaction) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_types_proto_rawDescGZIP(), []int{0}
+	return file_handfast_v1_types_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Transaction) GetXid() string {
@@ -572,6 +1063,13 @@ func (x *Transaction) GetAttention() bool {
 	return false
 }
 
+func (x *Transaction) GetSubmitted() bool {
+	if x != nil {
+		return x.Submitted
+	}
+	return false
+}
+
 // Branch is one local transaction that belongs to a global transaction.
 type Branch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -582,15 +1080,23 @@ type Branch struct {
 	Mode       Mode   `protobuf:"varint,3,opt,name=mode,proto3,enum=handfast.v1.Mode" json:"mode,omitempty"`
 	Vote       Vote   `protobuf:"varint,4,opt,name=vote,proto3,enum=handfast.v1.Vote" json:"vote,omitempty"`
 	// Why it voted no, in words.
-	VoteReason    string                 `protobuf:"bytes,5,opt,name=vote_reason,json=voteReason,proto3" json:"vote_reason,omitempty"`
-	RegisterTime  *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=register_time,json=registerTime,proto3" json:"register_time,omitempty"`
+	VoteReason   string                 `protobuf:"bytes,5,opt,name=vote_reason,json=voteReason,proto3" json:"vote_reason,omitempty"`
+	RegisterTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=register_time,json=registerTime,proto3" json:"register_time,omitempty"`
+	// For people, and for steps that use its result.
+	Name string `protobuf:"bytes,7,opt,name=name,proto3" json:"name,omitempty"`
+	// Payloads are left out.
+	Plan *Plan `protobuf:"bytes,8,opt,name=plan,proto3" json:"plan,omitempty"`
+	// What FORWARD, or else COMMIT, answered.
+	Result []byte `protobuf:"bytes,9,opt,name=result,proto3" json:"result,omitempty"`
+	// Of FORWARD.
+	Forward       *Progress `protobuf:"bytes,10,opt,name=forward,proto3" json:"forward,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Branch) Reset() {
 	*x = Branch{}
-	mi := &file_handfast_v1_types_proto_msgTypes[1]
+	mi := &file_handfast_v1_types_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -602,7 +1108,7 @@ func (x *Branch) String() string {
 func (*Branch) ProtoMessage() {}
 
 func (x *Branch) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_types_proto_msgTypes[1]
+	mi := &file_handfast_v1_types_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -615,7 +1121,7 @@ func (x *Branch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Branch.ProtoReflect.Descriptor instead.
 func (*Branch) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_types_proto_rawDescGZIP(), []int{1}
+	return file_handfast_v1_types_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Branch) GetBranchId() string {
@@ -660,8 +1166,37 @@ func (x *Branch) GetRegisterTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Branch) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Branch) GetPlan() *Plan {
+	if x != nil {
+		return x.Plan
+	}
+	return nil
+}
+
+func (x *Branch) GetResult() []byte {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+func (x *Branch) GetForward() *Progress {
+	if x != nil {
+		return x.Forward
+	}
+	return nil
+}
+
 // Settlement is the state of phase two in one resource. The unit of settling
-// is (XID, resource): all branches of the XID in one database, at once.
+// is (XID, resource): all branches of the XID in one database, at once. A branch
+// with a plan has one of its own, if anything is to be called for it.
 type Settlement struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	ResourceId string                 `protobuf:"bytes,1,opt,name=resource_id,json=resourceId,proto3" json:"resource_id,omitempty"`
@@ -672,13 +1207,16 @@ type Settlement struct {
 	LastAttemptTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=last_attempt_time,json=lastAttemptTime,proto3" json:"last_attempt_time,omitempty"`
 	NextAttemptTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=next_attempt_time,json=nextAttemptTime,proto3" json:"next_attempt_time,omitempty"`
 	Attention       bool                   `protobuf:"varint,7,opt,name=attention,proto3" json:"attention,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Set where this is the call that is owed to one branch.
+	BranchId      string `protobuf:"bytes,8,opt,name=branch_id,json=branchId,proto3" json:"branch_id,omitempty"`
+	Op            Op     `protobuf:"varint,9,opt,name=op,proto3,enum=handfast.v1.Op" json:"op,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Settlement) Reset() {
 	*x = Settlement{}
-	mi := &file_handfast_v1_types_proto_msgTypes[2]
+	mi := &file_handfast_v1_types_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -690,7 +1228,7 @@ func (x *Settlement) String() string {
 func (*Settlement) ProtoMessage() {}
 
 func (x *Settlement) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_types_proto_msgTypes[2]
+	mi := &file_handfast_v1_types_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -703,7 +1241,7 @@ func (x *Settlement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settlement.ProtoReflect.Descriptor instead.
 func (*Settlement) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_types_proto_rawDescGZIP(), []int{2}
+	return file_handfast_v1_types_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Settlement) GetResourceId() string {
@@ -755,11 +1293,57 @@ func (x *Settlement) GetAttention() bool {
 	return false
 }
 
+func (x *Settlement) GetBranchId() string {
+	if x != nil {
+		return x.BranchId
+	}
+	return ""
+}
+
+func (x *Settlement) GetOp() Op {
+	if x != nil {
+		return x.Op
+	}
+	return Op_OP_UNSPECIFIED
+}
+
 var File_handfast_v1_types_proto protoreflect.FileDescriptor
 
 const file_handfast_v1_types_proto_rawDesc = "" +
 	"\n" +
-	"\x17handfast/v1/types.proto\x12\vhandfast.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x94\x05\n" +
+	"\x17handfast/v1/types.proto\x12\vhandfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa2\x02\n" +
+	"\x06Action\x12\x10\n" +
+	"\x03url\x18\x01 \x01(\tR\x03url\x12\x12\n" +
+	"\x04grpc\x18\x02 \x01(\tR\x04grpc\x12\x18\n" +
+	"\ahandler\x18\x03 \x01(\tR\ahandler\x12)\n" +
+	"\x10handler_resource\x18\x04 \x01(\tR\x0fhandlerResource\x12\x18\n" +
+	"\apayload\x18\x05 \x01(\fR\apayload\x12-\n" +
+	"\aheaders\x18\x06 \x03(\v2\x13.handfast.v1.HeaderR\aheaders\x123\n" +
+	"\atimeout\x18\a \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12/\n" +
+	"\x05delay\x18\b \x01(\v2\x19.google.protobuf.DurationR\x05delay\"2\n" +
+	"\x06Header\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\xd9\x01\n" +
+	"\x04Plan\x12-\n" +
+	"\aforward\x18\x01 \x01(\v2\x13.handfast.v1.ActionR\aforward\x12+\n" +
+	"\x06commit\x18\x02 \x01(\v2\x13.handfast.v1.ActionR\x06commit\x12/\n" +
+	"\brollback\x18\x03 \x01(\v2\x13.handfast.v1.ActionR\brollback\x12\x14\n" +
+	"\x05after\x18\x04 \x03(\tR\x05after\x12.\n" +
+	"\x05retry\x18\x05 \x01(\v2\x18.handfast.v1.RetryPolicyR\x05retry\"\xca\x01\n" +
+	"\vRetryPolicy\x12/\n" +
+	"\x05first\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x05first\x12+\n" +
+	"\x03max\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x03max\x12\x18\n" +
+	"\apercent\x18\x03 \x01(\rR\apercent\x12\x1a\n" +
+	"\battempts\x18\x04 \x01(\rR\battempts\x12'\n" +
+	"\x0fattention_after\x18\x05 \x01(\rR\x0eattentionAfter\"\x8f\x02\n" +
+	"\bProgress\x12\x1a\n" +
+	"\battempts\x18\x01 \x01(\rR\battempts\x12\x1a\n" +
+	"\bfailures\x18\x02 \x01(\rR\bfailures\x12\x1d\n" +
+	"\n" +
+	"last_error\x18\x03 \x01(\tR\tlastError\x12F\n" +
+	"\x11last_attempt_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x0flastAttemptTime\x12F\n" +
+	"\x11next_attempt_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x0fnextAttemptTime\x12\x1c\n" +
+	"\tattention\x18\x06 \x01(\bR\tattention\"\xb2\x05\n" +
 	"\vTransaction\x12\x10\n" +
 	"\x03xid\x18\x01 \x01(\tR\x03xid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12(\n" +
@@ -778,7 +1362,8 @@ const file_handfast_v1_types_proto_rawDesc = "" +
 	"parent_xid\x18\v \x01(\tR\tparentXid\x12/\n" +
 	"\bbranches\x18\f \x03(\v2\x13.handfast.v1.BranchR\bbranches\x129\n" +
 	"\vsettlements\x18\r \x03(\v2\x17.handfast.v1.SettlementR\vsettlements\x12\x1c\n" +
-	"\tattention\x18\x0e \x01(\bR\tattention\"\xf6\x01\n" +
+	"\tattention\x18\x0e \x01(\bR\tattention\x12\x1c\n" +
+	"\tsubmitted\x18\x0f \x01(\bR\tsubmitted\"\xfa\x02\n" +
 	"\x06Branch\x12\x1b\n" +
 	"\tbranch_id\x18\x01 \x01(\tR\bbranchId\x12\x1f\n" +
 	"\vresource_id\x18\x02 \x01(\tR\n" +
@@ -787,7 +1372,12 @@ const file_handfast_v1_types_proto_rawDesc = "" +
 	"\x04vote\x18\x04 \x01(\x0e2\x11.handfast.v1.VoteR\x04vote\x12\x1f\n" +
 	"\vvote_reason\x18\x05 \x01(\tR\n" +
 	"voteReason\x12?\n" +
-	"\rregister_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\fregisterTime\"\xaa\x02\n" +
+	"\rregister_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\fregisterTime\x12\x12\n" +
+	"\x04name\x18\a \x01(\tR\x04name\x12%\n" +
+	"\x04plan\x18\b \x01(\v2\x11.handfast.v1.PlanR\x04plan\x12\x16\n" +
+	"\x06result\x18\t \x01(\fR\x06result\x12/\n" +
+	"\aforward\x18\n" +
+	" \x01(\v2\x15.handfast.v1.ProgressR\aforward\"\xe8\x02\n" +
 	"\n" +
 	"Settlement\x12\x1f\n" +
 	"\vresource_id\x18\x01 \x01(\tR\n" +
@@ -798,7 +1388,9 @@ const file_handfast_v1_types_proto_rawDesc = "" +
 	"last_error\x18\x04 \x01(\tR\tlastError\x12F\n" +
 	"\x11last_attempt_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x0flastAttemptTime\x12F\n" +
 	"\x11next_attempt_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x0fnextAttemptTime\x12\x1c\n" +
-	"\tattention\x18\a \x01(\bR\tattention*i\n" +
+	"\tattention\x18\a \x01(\bR\tattention\x12\x1b\n" +
+	"\tbranch_id\x18\b \x01(\tR\bbranchId\x12\x1f\n" +
+	"\x02op\x18\t \x01(\x0e2\x0f.handfast.v1.OpR\x02op*i\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11OUTCOME_UNDECIDED\x10\x01\x12\x15\n" +
@@ -815,10 +1407,21 @@ const file_handfast_v1_types_proto_rawDesc = "" +
 	"\bVOTE_YES\x10\x01\x12\v\n" +
 	"\aVOTE_NO\x10\x02\x12\x12\n" +
 	"\x0eVOTE_WITHDRAWN\x10\x03\x12\r\n" +
-	"\tVOTE_OPEN\x10\x04*)\n" +
+	"\tVOTE_OPEN\x10\x04*x\n" +
 	"\x04Mode\x12\x14\n" +
 	"\x10MODE_UNSPECIFIED\x10\x00\x12\v\n" +
-	"\aMODE_AT\x10\x01*\xc7\x01\n" +
+	"\aMODE_AT\x10\x01\x12\v\n" +
+	"\aMODE_XA\x10\x02\x12\f\n" +
+	"\bMODE_TCC\x10\x03\x12\r\n" +
+	"\tMODE_SAGA\x10\x04\x12\x10\n" +
+	"\fMODE_MESSAGE\x10\x05\x12\x11\n" +
+	"\rMODE_WORKFLOW\x10\x06*H\n" +
+	"\x02Op\x12\x12\n" +
+	"\x0eOP_UNSPECIFIED\x10\x00\x12\x0e\n" +
+	"\n" +
+	"OP_FORWARD\x10\x01\x12\r\n" +
+	"\tOP_COMMIT\x10\x02\x12\x0f\n" +
+	"\vOP_ROLLBACK\x10\x03*\xc7\x01\n" +
 	"\x0eRollbackReason\x12\x1f\n" +
 	"\x1bROLLBACK_REASON_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19ROLLBACK_REASON_REQUESTED\x10\x01\x12\x1b\n" +
@@ -856,40 +1459,61 @@ func file_handfast_v1_types_proto_rawDescGZIP() []byte {
 	return file_handfast_v1_types_proto_rawDescData
 }
 
-var file_handfast_v1_types_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_handfast_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_handfast_v1_types_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
+var file_handfast_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_handfast_v1_types_proto_goTypes = []any{
 	(Outcome)(0),                  // 0: handfast.v1.Outcome
 	(Phase)(0),                    // 1: handfast.v1.Phase
 	(Vote)(0),                     // 2: handfast.v1.Vote
 	(Mode)(0),                     // 3: handfast.v1.Mode
-	(RollbackReason)(0),           // 4: handfast.v1.RollbackReason
-	(ErrorReason)(0),              // 5: handfast.v1.ErrorReason
-	(*Transaction)(nil),           // 6: handfast.v1.Transaction
-	(*Branch)(nil),                // 7: handfast.v1.Branch
-	(*Settlement)(nil),            // 8: handfast.v1.Settlement
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(Op)(0),                       // 4: handfast.v1.Op
+	(RollbackReason)(0),           // 5: handfast.v1.RollbackReason
+	(ErrorReason)(0),              // 6: handfast.v1.ErrorReason
+	(*Action)(nil),                // 7: handfast.v1.Action
+	(*Header)(nil),                // 8: handfast.v1.Header
+	(*Plan)(nil),                  // 9: handfast.v1.Plan
+	(*RetryPolicy)(nil),           // 10: handfast.v1.RetryPolicy
+	(*Progress)(nil),              // 11: handfast.v1.Progress
+	(*Transaction)(nil),           // 12: handfast.v1.Transaction
+	(*Branch)(nil),                // 13: handfast.v1.Branch
+	(*Settlement)(nil),            // 14: handfast.v1.Settlement
+	(*durationpb.Duration)(nil),   // 15: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
 }
 var file_handfast_v1_types_proto_depIdxs = []int32{
-	1,  // 0: handfast.v1.Transaction.phase:type_name -> handfast.v1.Phase
-	0,  // 1: handfast.v1.Transaction.outcome:type_name -> handfast.v1.Outcome
-	4,  // 2: handfast.v1.Transaction.rollback_reason:type_name -> handfast.v1.RollbackReason
-	9,  // 3: handfast.v1.Transaction.begin_time:type_name -> google.protobuf.Timestamp
-	9,  // 4: handfast.v1.Transaction.deadline:type_name -> google.protobuf.Timestamp
-	9,  // 5: handfast.v1.Transaction.decision_time:type_name -> google.protobuf.Timestamp
-	9,  // 6: handfast.v1.Transaction.finish_time:type_name -> google.protobuf.Timestamp
-	7,  // 7: handfast.v1.Transaction.branches:type_name -> handfast.v1.Branch
-	8,  // 8: handfast.v1.Transaction.settlements:type_name -> handfast.v1.Settlement
-	3,  // 9: handfast.v1.Branch.mode:type_name -> handfast.v1.Mode
-	2,  // 10: handfast.v1.Branch.vote:type_name -> handfast.v1.Vote
-	9,  // 11: handfast.v1.Branch.register_time:type_name -> google.protobuf.Timestamp
-	9,  // 12: handfast.v1.Settlement.last_attempt_time:type_name -> google.protobuf.Timestamp
-	9,  // 13: handfast.v1.Settlement.next_attempt_time:type_name -> google.protobuf.Timestamp
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	8,  // 0: handfast.v1.Action.headers:type_name -> handfast.v1.Header
+	15, // 1: handfast.v1.Action.timeout:type_name -> google.protobuf.Duration
+	15, // 2: handfast.v1.Action.delay:type_name -> google.protobuf.Duration
+	7,  // 3: handfast.v1.Plan.forward:type_name -> handfast.v1.Action
+	7,  // 4: handfast.v1.Plan.commit:type_name -> handfast.v1.Action
+	7,  // 5: handfast.v1.Plan.rollback:type_name -> handfast.v1.Action
+	10, // 6: handfast.v1.Plan.retry:type_name -> handfast.v1.RetryPolicy
+	15, // 7: handfast.v1.RetryPolicy.first:type_name -> google.protobuf.Duration
+	15, // 8: handfast.v1.RetryPolicy.max:type_name -> google.protobuf.Duration
+	16, // 9: handfast.v1.Progress.last_attempt_time:type_name -> google.protobuf.Timestamp
+	16, // 10: handfast.v1.Progress.next_attempt_time:type_name -> google.protobuf.Timestamp
+	1,  // 11: handfast.v1.Transaction.phase:type_name -> handfast.v1.Phase
+	0,  // 12: handfast.v1.Transaction.outcome:type_name -> handfast.v1.Outcome
+	5,  // 13: handfast.v1.Transaction.rollback_reason:type_name -> handfast.v1.RollbackReason
+	16, // 14: handfast.v1.Transaction.begin_time:type_name -> google.protobuf.Timestamp
+	16, // 15: handfast.v1.Transaction.deadline:type_name -> google.protobuf.Timestamp
+	16, // 16: handfast.v1.Transaction.decision_time:type_name -> google.protobuf.Timestamp
+	16, // 17: handfast.v1.Transaction.finish_time:type_name -> google.protobuf.Timestamp
+	13, // 18: handfast.v1.Transaction.branches:type_name -> handfast.v1.Branch
+	14, // 19: handfast.v1.Transaction.settlements:type_name -> handfast.v1.Settlement
+	3,  // 20: handfast.v1.Branch.mode:type_name -> handfast.v1.Mode
+	2,  // 21: handfast.v1.Branch.vote:type_name -> handfast.v1.Vote
+	16, // 22: handfast.v1.Branch.register_time:type_name -> google.protobuf.Timestamp
+	9,  // 23: handfast.v1.Branch.plan:type_name -> handfast.v1.Plan
+	11, // 24: handfast.v1.Branch.forward:type_name -> handfast.v1.Progress
+	16, // 25: handfast.v1.Settlement.last_attempt_time:type_name -> google.protobuf.Timestamp
+	16, // 26: handfast.v1.Settlement.next_attempt_time:type_name -> google.protobuf.Timestamp
+	4,  // 27: handfast.v1.Settlement.op:type_name -> handfast.v1.Op
+	28, // [28:28] is the sub-list for method output_type
+	28, // [28:28] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_handfast_v1_types_proto_init() }
@@ -902,8 +1526,8 @@ func file_handfast_v1_types_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_handfast_v1_types_proto_rawDesc), len(file_handfast_v1_types_proto_rawDesc)),
-			NumEnums:      6,
-			NumMessages:   3,
+			NumEnums:      7,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

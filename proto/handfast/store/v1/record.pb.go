@@ -41,6 +41,8 @@ type Record struct {
 	Reason        uint32 `protobuf:"varint,11,opt,name=reason,proto3" json:"reason,omitempty"`
 	Text          string `protobuf:"bytes,12,opt,name=text,proto3" json:"text,omitempty"`
 	Operator      string `protobuf:"bytes,13,opt,name=operator,proto3" json:"operator,omitempty"`
+	Plan          *Plan  `protobuf:"bytes,14,opt,name=plan,proto3" json:"plan,omitempty"`
+	Result        []byte `protobuf:"bytes,15,opt,name=result,proto3" json:"result,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -166,28 +168,297 @@ func (x *Record) GetOperator() string {
 	return ""
 }
 
-// Finished is the final state of a transaction; its key holds the XID.
-type Finished struct {
+func (x *Record) GetPlan() *Plan {
+	if x != nil {
+		return x.Plan
+	}
+	return nil
+}
+
+func (x *Record) GetResult() []byte {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+type Plan struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Forward        *Action                `protobuf:"bytes,1,opt,name=forward,proto3" json:"forward,omitempty"`
+	Commit         *Action                `protobuf:"bytes,2,opt,name=commit,proto3" json:"commit,omitempty"`
+	Rollback       *Action                `protobuf:"bytes,3,opt,name=rollback,proto3" json:"rollback,omitempty"`
+	After          [][]byte               `protobuf:"bytes,4,rep,name=after,proto3" json:"after,omitempty"`
+	RetryFirstNs   int64                  `protobuf:"varint,5,opt,name=retry_first_ns,json=retryFirstNs,proto3" json:"retry_first_ns,omitempty"`
+	RetryMaxNs     int64                  `protobuf:"varint,6,opt,name=retry_max_ns,json=retryMaxNs,proto3" json:"retry_max_ns,omitempty"`
+	RetryPercent   uint32                 `protobuf:"varint,7,opt,name=retry_percent,json=retryPercent,proto3" json:"retry_percent,omitempty"`
+	RetryAttempts  uint32                 `protobuf:"varint,8,opt,name=retry_attempts,json=retryAttempts,proto3" json:"retry_attempts,omitempty"`
+	RetryAttention uint32                 `protobuf:"varint,9,opt,name=retry_attention,json=retryAttention,proto3" json:"retry_attention,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Plan) Reset() {
+	*x = Plan{}
+	mi := &file_handfast_store_v1_record_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Plan) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Plan) ProtoMessage() {}
+
+func (x *Plan) ProtoReflect() protoreflect.Message {
+	mi := &file_handfast_store_v1_record_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Plan.ProtoReflect.Descriptor instead.
+func (*Plan) Descriptor() ([]byte, []int) {
+	return file_handfast_store_v1_record_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Plan) GetForward() *Action {
+	if x != nil {
+		return x.Forward
+	}
+	return nil
+}
+
+func (x *Plan) GetCommit() *Action {
+	if x != nil {
+		return x.Commit
+	}
+	return nil
+}
+
+func (x *Plan) GetRollback() *Action {
+	if x != nil {
+		return x.Rollback
+	}
+	return nil
+}
+
+func (x *Plan) GetAfter() [][]byte {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
+func (x *Plan) GetRetryFirstNs() int64 {
+	if x != nil {
+		return x.RetryFirstNs
+	}
+	return 0
+}
+
+func (x *Plan) GetRetryMaxNs() int64 {
+	if x != nil {
+		return x.RetryMaxNs
+	}
+	return 0
+}
+
+func (x *Plan) GetRetryPercent() uint32 {
+	if x != nil {
+		return x.RetryPercent
+	}
+	return 0
+}
+
+func (x *Plan) GetRetryAttempts() uint32 {
+	if x != nil {
+		return x.RetryAttempts
+	}
+	return 0
+}
+
+func (x *Plan) GetRetryAttention() uint32 {
+	if x != nil {
+		return x.RetryAttention
+	}
+	return 0
+}
+
+type Action struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          uint32                 `protobuf:"varint,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	Lane          []byte                 `protobuf:"bytes,3,opt,name=lane,proto3" json:"lane,omitempty"`
+	Payload       []byte                 `protobuf:"bytes,4,opt,name=payload,proto3" json:"payload,omitempty"`
+	Headers       []*Header              `protobuf:"bytes,5,rep,name=headers,proto3" json:"headers,omitempty"`
+	DelayNs       int64                  `protobuf:"varint,6,opt,name=delay_ns,json=delayNs,proto3" json:"delay_ns,omitempty"`
+	TimeoutNs     int64                  `protobuf:"varint,7,opt,name=timeout_ns,json=timeoutNs,proto3" json:"timeout_ns,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Action) Reset() {
+	*x = Action{}
+	mi := &file_handfast_store_v1_record_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Action) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Action) ProtoMessage() {}
+
+func (x *Action) ProtoReflect() protoreflect.Message {
+	mi := &file_handfast_store_v1_record_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Action.ProtoReflect.Descriptor instead.
+func (*Action) Descriptor() ([]byte, []int) {
+	return file_handfast_store_v1_record_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Action) GetKind() uint32 {
+	if x != nil {
+		return x.Kind
+	}
+	return 0
+}
+
+func (x *Action) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Action) GetLane() []byte {
+	if x != nil {
+		return x.Lane
+	}
+	return nil
+}
+
+func (x *Action) GetPayload() []byte {
+	if x != nil {
+		return x.Payload
+	}
+	return nil
+}
+
+func (x *Action) GetHeaders() []*Header {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+func (x *Action) GetDelayNs() int64 {
+	if x != nil {
+		return x.DelayNs
+	}
+	return 0
+}
+
+func (x *Action) GetTimeoutNs() int64 {
+	if x != nil {
+		return x.TimeoutNs
+	}
+	return 0
+}
+
+type Header struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Parent        []byte                 `protobuf:"bytes,2,opt,name=parent,proto3" json:"parent,omitempty"`
-	DeadlineMs    int64                  `protobuf:"varint,3,opt,name=deadline_ms,json=deadlineMs,proto3" json:"deadline_ms,omitempty"`
-	Outcome       uint32                 `protobuf:"varint,4,opt,name=outcome,proto3" json:"outcome,omitempty"`
-	Reason        uint32                 `protobuf:"varint,5,opt,name=reason,proto3" json:"reason,omitempty"`
-	Cause         string                 `protobuf:"bytes,6,opt,name=cause,proto3" json:"cause,omitempty"`
-	Operator      string                 `protobuf:"bytes,7,opt,name=operator,proto3" json:"operator,omitempty"`
-	DecidedMs     int64                  `protobuf:"varint,8,opt,name=decided_ms,json=decidedMs,proto3" json:"decided_ms,omitempty"`
-	FinishedMs    int64                  `protobuf:"varint,9,opt,name=finished_ms,json=finishedMs,proto3" json:"finished_ms,omitempty"`
-	Records       uint32                 `protobuf:"varint,10,opt,name=records,proto3" json:"records,omitempty"`
-	Branches      []*Branch              `protobuf:"bytes,11,rep,name=branches,proto3" json:"branches,omitempty"`
-	Resources     [][]byte               `protobuf:"bytes,12,rep,name=resources,proto3" json:"resources,omitempty"`
+	Value         string                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Header) Reset() {
+	*x = Header{}
+	mi := &file_handfast_store_v1_record_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Header) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Header) ProtoMessage() {}
+
+func (x *Header) ProtoReflect() protoreflect.Message {
+	mi := &file_handfast_store_v1_record_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Header.ProtoReflect.Descriptor instead.
+func (*Header) Descriptor() ([]byte, []int) {
+	return file_handfast_store_v1_record_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Header) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Header) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+// Finished is the final state of a transaction; its key holds the XID.
+type Finished struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Name       string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Parent     []byte                 `protobuf:"bytes,2,opt,name=parent,proto3" json:"parent,omitempty"`
+	DeadlineMs int64                  `protobuf:"varint,3,opt,name=deadline_ms,json=deadlineMs,proto3" json:"deadline_ms,omitempty"`
+	Outcome    uint32                 `protobuf:"varint,4,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	Reason     uint32                 `protobuf:"varint,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	Cause      string                 `protobuf:"bytes,6,opt,name=cause,proto3" json:"cause,omitempty"`
+	Operator   string                 `protobuf:"bytes,7,opt,name=operator,proto3" json:"operator,omitempty"`
+	DecidedMs  int64                  `protobuf:"varint,8,opt,name=decided_ms,json=decidedMs,proto3" json:"decided_ms,omitempty"`
+	FinishedMs int64                  `protobuf:"varint,9,opt,name=finished_ms,json=finishedMs,proto3" json:"finished_ms,omitempty"`
+	Records    uint32                 `protobuf:"varint,10,opt,name=records,proto3" json:"records,omitempty"`
+	Branches   []*Branch              `protobuf:"bytes,11,rep,name=branches,proto3" json:"branches,omitempty"`
+	Resources  [][]byte               `protobuf:"bytes,12,rep,name=resources,proto3" json:"resources,omitempty"`
+	// Of the branches that were called in phase two.
+	Called        [][]byte `protobuf:"bytes,13,rep,name=called,proto3" json:"called,omitempty"`
+	Submitted     bool     `protobuf:"varint,14,opt,name=submitted,proto3" json:"submitted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Finished) Reset() {
 	*x = Finished{}
-	mi := &file_handfast_store_v1_record_proto_msgTypes[1]
+	mi := &file_handfast_store_v1_record_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -199,7 +470,7 @@ func (x *Finished) String() string {
 func (*Finished) ProtoMessage() {}
 
 func (x *Finished) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_store_v1_record_proto_msgTypes[1]
+	mi := &file_handfast_store_v1_record_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -212,7 +483,7 @@ func (x *Finished) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finished.ProtoReflect.Descriptor instead.
 func (*Finished) Descriptor() ([]byte, []int) {
-	return file_handfast_store_v1_record_proto_rawDescGZIP(), []int{1}
+	return file_handfast_store_v1_record_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Finished) GetName() string {
@@ -299,21 +570,39 @@ func (x *Finished) GetResources() [][]byte {
 	return nil
 }
 
+func (x *Finished) GetCalled() [][]byte {
+	if x != nil {
+		return x.Called
+	}
+	return nil
+}
+
+func (x *Finished) GetSubmitted() bool {
+	if x != nil {
+		return x.Submitted
+	}
+	return false
+}
+
 type Branch struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Resource      []byte                 `protobuf:"bytes,2,opt,name=resource,proto3" json:"resource,omitempty"`
-	Mode          uint32                 `protobuf:"varint,3,opt,name=mode,proto3" json:"mode,omitempty"`
-	Vote          uint32                 `protobuf:"varint,4,opt,name=vote,proto3" json:"vote,omitempty"`
-	VoteReason    string                 `protobuf:"bytes,5,opt,name=vote_reason,json=voteReason,proto3" json:"vote_reason,omitempty"`
-	RegisteredMs  int64                  `protobuf:"varint,6,opt,name=registered_ms,json=registeredMs,proto3" json:"registered_ms,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Id           []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Resource     []byte                 `protobuf:"bytes,2,opt,name=resource,proto3" json:"resource,omitempty"`
+	Mode         uint32                 `protobuf:"varint,3,opt,name=mode,proto3" json:"mode,omitempty"`
+	Vote         uint32                 `protobuf:"varint,4,opt,name=vote,proto3" json:"vote,omitempty"`
+	VoteReason   string                 `protobuf:"bytes,5,opt,name=vote_reason,json=voteReason,proto3" json:"vote_reason,omitempty"`
+	RegisteredMs int64                  `protobuf:"varint,6,opt,name=registered_ms,json=registeredMs,proto3" json:"registered_ms,omitempty"`
+	Name         string                 `protobuf:"bytes,7,opt,name=name,proto3" json:"name,omitempty"`
+	// Without payloads: what is over is not called again.
+	Plan          *Plan  `protobuf:"bytes,8,opt,name=plan,proto3" json:"plan,omitempty"`
+	Result        []byte `protobuf:"bytes,9,opt,name=result,proto3" json:"result,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Branch) Reset() {
 	*x = Branch{}
-	mi := &file_handfast_store_v1_record_proto_msgTypes[2]
+	mi := &file_handfast_store_v1_record_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -325,7 +614,7 @@ func (x *Branch) String() string {
 func (*Branch) ProtoMessage() {}
 
 func (x *Branch) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_store_v1_record_proto_msgTypes[2]
+	mi := &file_handfast_store_v1_record_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -338,7 +627,7 @@ func (x *Branch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Branch.ProtoReflect.Descriptor instead.
 func (*Branch) Descriptor() ([]byte, []int) {
-	return file_handfast_store_v1_record_proto_rawDescGZIP(), []int{2}
+	return file_handfast_store_v1_record_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Branch) GetId() []byte {
@@ -383,6 +672,27 @@ func (x *Branch) GetRegisteredMs() int64 {
 	return 0
 }
 
+func (x *Branch) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Branch) GetPlan() *Plan {
+	if x != nil {
+		return x.Plan
+	}
+	return nil
+}
+
+func (x *Branch) GetResult() []byte {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
 // Meta is what the store knows of itself.
 type Meta struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
@@ -400,7 +710,7 @@ type Meta struct {
 
 func (x *Meta) Reset() {
 	*x = Meta{}
-	mi := &file_handfast_store_v1_record_proto_msgTypes[3]
+	mi := &file_handfast_store_v1_record_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -412,7 +722,7 @@ func (x *Meta) String() string {
 func (*Meta) ProtoMessage() {}
 
 func (x *Meta) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_store_v1_record_proto_msgTypes[3]
+	mi := &file_handfast_store_v1_record_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -425,7 +735,7 @@ func (x *Meta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Meta.ProtoReflect.Descriptor instead.
 func (*Meta) Descriptor() ([]byte, []int) {
-	return file_handfast_store_v1_record_proto_rawDescGZIP(), []int{3}
+	return file_handfast_store_v1_record_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Meta) GetFormat() uint32 {
@@ -481,7 +791,7 @@ var File_handfast_store_v1_record_proto protoreflect.FileDescriptor
 
 const file_handfast_store_v1_record_proto_rawDesc = "" +
 	"\n" +
-	"\x1ehandfast/store/v1/record.proto\x12\x11handfast.store.v1\"\xc0\x02\n" +
+	"\x1ehandfast/store/v1/record.proto\x12\x11handfast.store.v1\"\x85\x03\n" +
 	"\x06Record\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x17\n" +
 	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12\x12\n" +
@@ -497,7 +807,32 @@ const file_handfast_store_v1_record_proto_rawDesc = "" +
 	" \x01(\rR\aoutcome\x12\x16\n" +
 	"\x06reason\x18\v \x01(\rR\x06reason\x12\x12\n" +
 	"\x04text\x18\f \x01(\tR\x04text\x12\x1a\n" +
-	"\boperator\x18\r \x01(\tR\boperator\"\xea\x02\n" +
+	"\boperator\x18\r \x01(\tR\boperator\x12+\n" +
+	"\x04plan\x18\x0e \x01(\v2\x17.handfast.store.v1.PlanR\x04plan\x12\x16\n" +
+	"\x06result\x18\x0f \x01(\fR\x06result\"\xf8\x02\n" +
+	"\x04Plan\x123\n" +
+	"\aforward\x18\x01 \x01(\v2\x19.handfast.store.v1.ActionR\aforward\x121\n" +
+	"\x06commit\x18\x02 \x01(\v2\x19.handfast.store.v1.ActionR\x06commit\x125\n" +
+	"\brollback\x18\x03 \x01(\v2\x19.handfast.store.v1.ActionR\brollback\x12\x14\n" +
+	"\x05after\x18\x04 \x03(\fR\x05after\x12$\n" +
+	"\x0eretry_first_ns\x18\x05 \x01(\x03R\fretryFirstNs\x12 \n" +
+	"\fretry_max_ns\x18\x06 \x01(\x03R\n" +
+	"retryMaxNs\x12#\n" +
+	"\rretry_percent\x18\a \x01(\rR\fretryPercent\x12%\n" +
+	"\x0eretry_attempts\x18\b \x01(\rR\rretryAttempts\x12'\n" +
+	"\x0fretry_attention\x18\t \x01(\rR\x0eretryAttention\"\xd3\x01\n" +
+	"\x06Action\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
+	"\x04lane\x18\x03 \x01(\fR\x04lane\x12\x18\n" +
+	"\apayload\x18\x04 \x01(\fR\apayload\x123\n" +
+	"\aheaders\x18\x05 \x03(\v2\x19.handfast.store.v1.HeaderR\aheaders\x12\x19\n" +
+	"\bdelay_ns\x18\x06 \x01(\x03R\adelayNs\x12\x1d\n" +
+	"\n" +
+	"timeout_ns\x18\a \x01(\x03R\ttimeoutNs\"2\n" +
+	"\x06Header\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\xa0\x03\n" +
 	"\bFinished\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06parent\x18\x02 \x01(\fR\x06parent\x12\x1f\n" +
@@ -514,7 +849,9 @@ const file_handfast_store_v1_record_proto_rawDesc = "" +
 	"\arecords\x18\n" +
 	" \x01(\rR\arecords\x125\n" +
 	"\bbranches\x18\v \x03(\v2\x19.handfast.store.v1.BranchR\bbranches\x12\x1c\n" +
-	"\tresources\x18\f \x03(\fR\tresources\"\xa2\x01\n" +
+	"\tresources\x18\f \x03(\fR\tresources\x12\x16\n" +
+	"\x06called\x18\r \x03(\fR\x06called\x12\x1c\n" +
+	"\tsubmitted\x18\x0e \x01(\bR\tsubmitted\"\xfb\x01\n" +
 	"\x06Branch\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x1a\n" +
 	"\bresource\x18\x02 \x01(\fR\bresource\x12\x12\n" +
@@ -522,7 +859,10 @@ const file_handfast_store_v1_record_proto_rawDesc = "" +
 	"\x04vote\x18\x04 \x01(\rR\x04vote\x12\x1f\n" +
 	"\vvote_reason\x18\x05 \x01(\tR\n" +
 	"voteReason\x12#\n" +
-	"\rregistered_ms\x18\x06 \x01(\x03R\fregisteredMs\"\xe1\x01\n" +
+	"\rregistered_ms\x18\x06 \x01(\x03R\fregisteredMs\x12\x12\n" +
+	"\x04name\x18\a \x01(\tR\x04name\x12+\n" +
+	"\x04plan\x18\b \x01(\v2\x17.handfast.store.v1.PlanR\x04plan\x12\x16\n" +
+	"\x06result\x18\t \x01(\fR\x06result\"\xe1\x01\n" +
 	"\x04Meta\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x14\n" +
 	"\x05store\x18\x02 \x01(\fR\x05store\x12 \n" +
@@ -545,20 +885,29 @@ func file_handfast_store_v1_record_proto_rawDescGZIP() []byte {
 	return file_handfast_store_v1_record_proto_rawDescData
 }
 
-var file_handfast_store_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_handfast_store_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_handfast_store_v1_record_proto_goTypes = []any{
 	(*Record)(nil),   // 0: handfast.store.v1.Record
-	(*Finished)(nil), // 1: handfast.store.v1.Finished
-	(*Branch)(nil),   // 2: handfast.store.v1.Branch
-	(*Meta)(nil),     // 3: handfast.store.v1.Meta
+	(*Plan)(nil),     // 1: handfast.store.v1.Plan
+	(*Action)(nil),   // 2: handfast.store.v1.Action
+	(*Header)(nil),   // 3: handfast.store.v1.Header
+	(*Finished)(nil), // 4: handfast.store.v1.Finished
+	(*Branch)(nil),   // 5: handfast.store.v1.Branch
+	(*Meta)(nil),     // 6: handfast.store.v1.Meta
 }
 var file_handfast_store_v1_record_proto_depIdxs = []int32{
-	2, // 0: handfast.store.v1.Finished.branches:type_name -> handfast.store.v1.Branch
-	1, // [1:1] is the sub-list for method output_type
-	1, // [1:1] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	1, // 0: handfast.store.v1.Record.plan:type_name -> handfast.store.v1.Plan
+	2, // 1: handfast.store.v1.Plan.forward:type_name -> handfast.store.v1.Action
+	2, // 2: handfast.store.v1.Plan.commit:type_name -> handfast.store.v1.Action
+	2, // 3: handfast.store.v1.Plan.rollback:type_name -> handfast.store.v1.Action
+	3, // 4: handfast.store.v1.Action.headers:type_name -> handfast.store.v1.Header
+	5, // 5: handfast.store.v1.Finished.branches:type_name -> handfast.store.v1.Branch
+	1, // 6: handfast.store.v1.Branch.plan:type_name -> handfast.store.v1.Plan
+	7, // [7:7] is the sub-list for method output_type
+	7, // [7:7] is the sub-list for method input_type
+	7, // [7:7] is the sub-list for extension type_name
+	7, // [7:7] is the sub-list for extension extendee
+	0, // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_handfast_store_v1_record_proto_init() }
@@ -572,7 +921,7 @@ func file_handfast_store_v1_record_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_handfast_store_v1_record_proto_rawDesc), len(file_handfast_store_v1_record_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
