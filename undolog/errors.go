@@ -18,6 +18,19 @@ var (
 	ErrPrivilege     = errors.New("the role lacks a privilege")
 )
 
+// Errors for errors.Is: why a choice was refused. See ChoiceError.
+var (
+	// ErrNothingToUndo means: the transaction changed nothing here, or is settled.
+	ErrNothingToUndo = errors.New("nothing to roll back here")
+	// ErrUnknownRow means: the transaction did not change such a row or table.
+	ErrUnknownRow = errors.New("no such row in the transaction")
+	// ErrBadChoice means: there is no such choice, it does not go with what was
+	// given, or a value does not fit its column.
+	ErrBadChoice = errors.New("the choice does not fit")
+	// ErrRowChanged means: the row is not what the caller has seen.
+	ErrRowChanged = errors.New("the row has changed")
+)
+
 // ConflictError is a row, a key or a unique value that an undecided global
 // transaction holds.
 type ConflictError struct {
@@ -41,6 +54,7 @@ type detail struct {
 	Table    string `json:"table"`
 	Key      string `json:"key"`
 	What     string `json:"what"`
+	Kind     string `json:"kind"`
 }
 
 func detailOf(err error, kind string) (*pgconn.PgError, detail, bool) {
@@ -121,3 +135,20 @@ type AlarmError struct {
 
 // Error names the XID and the contradiction.
 func (e *AlarmError) Error() string { return fmt.Sprintf("settle %s: %s", e.XID, e.Reason) }
+
+// ChoiceError is a choice that was refused. Nothing was recorded.
+type ChoiceError struct {
+	XID        xid.ID
+	Table, Key string // as far as known
+	// Field is what is wrong: xid, table, key, row, choice, column, value, who,
+	// why or seen.
+	Field string
+	What  string
+	Err   error // one of ErrNothingToUndo, ErrUnknownRow, ErrBadChoice, ErrRowChanged
+}
+
+// Error says what is wrong.
+func (e *ChoiceError) Error() string { return e.What }
+
+// Unwrap gives the kind of refusal.
+func (e *ChoiceError) Unwrap() error { return e.Err }
