@@ -1042,6 +1042,7 @@ type ClientFrame struct {
 	//	*ClientFrame_SettleResult
 	//	*ClientFrame_AskVotesResult
 	//	*ClientFrame_CancelWait
+	//	*ClientFrame_ExamineResult
 	Kind          isClientFrame_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1208,6 +1209,15 @@ func (x *ClientFrame) GetCancelWait() *CancelWait {
 	return nil
 }
 
+func (x *ClientFrame) GetExamineResult() *ExamineResult {
+	if x != nil {
+		if x, ok := x.Kind.(*ClientFrame_ExamineResult); ok {
+			return x.ExamineResult
+		}
+	}
+	return nil
+}
+
 type isClientFrame_Kind interface {
 	isClientFrame_Kind()
 }
@@ -1264,6 +1274,10 @@ type ClientFrame_CancelWait struct {
 	CancelWait *CancelWait `protobuf:"bytes,14,opt,name=cancel_wait,json=cancelWait,proto3,oneof"`
 }
 
+type ClientFrame_ExamineResult struct {
+	ExamineResult *ExamineResult `protobuf:"bytes,15,opt,name=examine_result,json=examineResult,proto3,oneof"`
+}
+
 func (*ClientFrame_Hello) isClientFrame_Kind() {}
 
 func (*ClientFrame_Begin) isClientFrame_Kind() {}
@@ -1289,6 +1303,8 @@ func (*ClientFrame_SettleResult) isClientFrame_Kind() {}
 func (*ClientFrame_AskVotesResult) isClientFrame_Kind() {}
 
 func (*ClientFrame_CancelWait) isClientFrame_Kind() {}
+
+func (*ClientFrame_ExamineResult) isClientFrame_Kind() {}
 
 // CancelWait takes back a WaitFor of this stream that nobody waits for any
 // more. It has no answer, and there may be none to the WaitFor.
@@ -1356,6 +1372,7 @@ type ServerFrame struct {
 	//	*ServerFrame_Settle
 	//	*ServerFrame_AskVotes
 	//	*ServerFrame_Drain
+	//	*ServerFrame_Examine
 	Kind          isServerFrame_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1522,6 +1539,15 @@ func (x *ServerFrame) GetDrain() *Drain {
 	return nil
 }
 
+func (x *ServerFrame) GetExamine() *Examine {
+	if x != nil {
+		if x, ok := x.Kind.(*ServerFrame_Examine); ok {
+			return x.Examine
+		}
+	}
+	return nil
+}
+
 type isServerFrame_Kind interface {
 	isServerFrame_Kind()
 }
@@ -1581,6 +1607,10 @@ type ServerFrame_Drain struct {
 	Drain *Drain `protobuf:"bytes,14,opt,name=drain,proto3,oneof"`
 }
 
+type ServerFrame_Examine struct {
+	Examine *Examine `protobuf:"bytes,15,opt,name=examine,proto3,oneof"`
+}
+
 func (*ServerFrame_Error) isServerFrame_Kind() {}
 
 func (*ServerFrame_Hello) isServerFrame_Kind() {}
@@ -1606,6 +1636,8 @@ func (*ServerFrame_Settle) isServerFrame_Kind() {}
 func (*ServerFrame_AskVotes) isServerFrame_Kind() {}
 
 func (*ServerFrame_Drain) isServerFrame_Kind() {}
+
+func (*ServerFrame_Examine) isServerFrame_Kind() {}
 
 // Error has the fields of google.rpc.Status, byte for byte.
 type Error struct {
@@ -2490,6 +2522,275 @@ func (x *AskItemResult) GetReason() string {
 	return ""
 }
 
+// Examine asks an RM of the resource to look at the rows of one transaction, for
+// an operator. It is answered once, aside of what the RM settles.
+type Examine struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Chosen by the coordinator, never again: an answer may come on a later stream.
+	Id         uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	ResourceId string `protobuf:"bytes,2,opt,name=resource_id,json=resourceId,proto3" json:"resource_id,omitempty"`
+	Xid        string `protobuf:"bytes,3,opt,name=xid,proto3" json:"xid,omitempty"`
+	// What is known of the outcome. Choices are recorded only for ROLLED_BACK.
+	Outcome Outcome `protobuf:"varint,4,opt,name=outcome,proto3,enum=handfast.v1.Outcome" json:"outcome,omitempty"`
+	// How many rows may be in the answer.
+	MaxRows int32 `protobuf:"varint,5,opt,name=max_rows,json=maxRows,proto3" json:"max_rows,omitempty"`
+	// Record this first. Absent: only look.
+	Choose        *ChooseRows `protobuf:"bytes,6,opt,name=choose,proto3" json:"choose,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Examine) Reset() {
+	*x = Examine{}
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Examine) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Examine) ProtoMessage() {}
+
+func (x *Examine) ProtoReflect() protoreflect.Message {
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Examine.ProtoReflect.Descriptor instead.
+func (*Examine) Descriptor() ([]byte, []int) {
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *Examine) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Examine) GetResourceId() string {
+	if x != nil {
+		return x.ResourceId
+	}
+	return ""
+}
+
+func (x *Examine) GetXid() string {
+	if x != nil {
+		return x.Xid
+	}
+	return ""
+}
+
+func (x *Examine) GetOutcome() Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return Outcome_OUTCOME_UNSPECIFIED
+}
+
+func (x *Examine) GetMaxRows() int32 {
+	if x != nil {
+		return x.MaxRows
+	}
+	return 0
+}
+
+func (x *Examine) GetChoose() *ChooseRows {
+	if x != nil {
+		return x.Choose
+	}
+	return nil
+}
+
+// ChooseRows is what an operator chose for rows that can't be restored.
+type ChooseRows struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 256 bytes.
+	Operator string `protobuf:"bytes,1,opt,name=operator,proto3" json:"operator,omitempty"`
+	// At most 1,024 bytes.
+	Why    string `protobuf:"bytes,2,opt,name=why,proto3" json:"why,omitempty"`
+	Choice Choice `protobuf:"varint,3,opt,name=choice,proto3,enum=handfast.v1.Choice" json:"choice,omitempty"`
+	// Every row that contradicts and has no choice that holds. The fields below
+	// are empty then, and the choice is not EDIT.
+	All   bool     `protobuf:"varint,4,opt,name=all,proto3" json:"all,omitempty"`
+	Table string   `protobuf:"bytes,5,opt,name=table,proto3" json:"table,omitempty"`
+	Key   []string `protobuf:"bytes,6,rep,name=key,proto3" json:"key,omitempty"`
+	// For EDIT.
+	Values []*ColumnValue `protobuf:"bytes,7,rep,name=values,proto3" json:"values,omitempty"`
+	// RowDiff.seen of what the choice was made from. Empty: what is there when it
+	// is recorded.
+	Seen          string `protobuf:"bytes,8,opt,name=seen,proto3" json:"seen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChooseRows) Reset() {
+	*x = ChooseRows{}
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChooseRows) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChooseRows) ProtoMessage() {}
+
+func (x *ChooseRows) ProtoReflect() protoreflect.Message {
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChooseRows.ProtoReflect.Descriptor instead.
+func (*ChooseRows) Descriptor() ([]byte, []int) {
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *ChooseRows) GetOperator() string {
+	if x != nil {
+		return x.Operator
+	}
+	return ""
+}
+
+func (x *ChooseRows) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+func (x *ChooseRows) GetChoice() Choice {
+	if x != nil {
+		return x.Choice
+	}
+	return Choice_CHOICE_UNSPECIFIED
+}
+
+func (x *ChooseRows) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+func (x *ChooseRows) GetTable() string {
+	if x != nil {
+		return x.Table
+	}
+	return ""
+}
+
+func (x *ChooseRows) GetKey() []string {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *ChooseRows) GetValues() []*ColumnValue {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+func (x *ChooseRows) GetSeen() string {
+	if x != nil {
+		return x.Seen
+	}
+	return ""
+}
+
+// ExamineResult answers Examine.
+type ExamineResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Otherwise rows is set.
+	Error *Error        `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	Rows  *RowsToSettle `protobuf:"bytes,3,opt,name=rows,proto3" json:"rows,omitempty"`
+	// For how many rows a choice was recorded.
+	Chosen        int64 `protobuf:"varint,4,opt,name=chosen,proto3" json:"chosen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExamineResult) Reset() {
+	*x = ExamineResult{}
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExamineResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExamineResult) ProtoMessage() {}
+
+func (x *ExamineResult) ProtoReflect() protoreflect.Message {
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExamineResult.ProtoReflect.Descriptor instead.
+func (*ExamineResult) Descriptor() ([]byte, []int) {
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *ExamineResult) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *ExamineResult) GetError() *Error {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
+func (x *ExamineResult) GetRows() *RowsToSettle {
+	if x != nil {
+		return x.Rows
+	}
+	return nil
+}
+
+func (x *ExamineResult) GetChosen() int64 {
+	if x != nil {
+		return x.Chosen
+	}
+	return 0
+}
+
 // Drain has no content.
 type Drain struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2499,7 +2800,7 @@ type Drain struct {
 
 func (x *Drain) Reset() {
 	*x = Drain{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[36]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2511,7 +2812,7 @@ func (x *Drain) String() string {
 func (*Drain) ProtoMessage() {}
 
 func (x *Drain) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[36]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2524,7 +2825,7 @@ func (x *Drain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drain.ProtoReflect.Descriptor instead.
 func (*Drain) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{36}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{39}
 }
 
 var File_handfast_v1_coordinator_proto protoreflect.FileDescriptor
@@ -2598,7 +2899,7 @@ const file_handfast_v1_coordinator_proto_rawDesc = "" +
 	"\rClientMessage\x120\n" +
 	"\x06frames\x18\x01 \x03(\v2\x18.handfast.v1.ClientFrameR\x06frames\"A\n" +
 	"\rServerMessage\x120\n" +
-	"\x06frames\x18\x01 \x03(\v2\x18.handfast.v1.ServerFrameR\x06frames\"\x81\x06\n" +
+	"\x06frames\x18\x01 \x03(\v2\x18.handfast.v1.ServerFrameR\x06frames\"\xc6\x06\n" +
 	"\vClientFrame\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12*\n" +
 	"\x05hello\x18\x02 \x01(\v2\x12.handfast.v1.HelloH\x00R\x05hello\x121\n" +
@@ -2615,11 +2916,12 @@ const file_handfast_v1_coordinator_proto_rawDesc = "" +
 	"\rsettle_result\x18\f \x01(\v2\x19.handfast.v1.SettleResultH\x00R\fsettleResult\x12G\n" +
 	"\x10ask_votes_result\x18\r \x01(\v2\x1b.handfast.v1.AskVotesResultH\x00R\x0easkVotesResult\x12:\n" +
 	"\vcancel_wait\x18\x0e \x01(\v2\x17.handfast.v1.CancelWaitH\x00R\n" +
-	"cancelWaitB\x06\n" +
+	"cancelWait\x12C\n" +
+	"\x0eexamine_result\x18\x0f \x01(\v2\x1a.handfast.v1.ExamineResultH\x00R\rexamineResultB\x06\n" +
 	"\x04kind\"%\n" +
 	"\n" +
 	"CancelWait\x12\x17\n" +
-	"\await_id\x18\x01 \x01(\x04R\x06waitId\"\xdf\x05\n" +
+	"\await_id\x18\x01 \x01(\x04R\x06waitId\"\x91\x06\n" +
 	"\vServerFrame\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12*\n" +
 	"\x05error\x18\x02 \x01(\v2\x12.handfast.v1.ErrorH\x00R\x05error\x122\n" +
@@ -2635,7 +2937,8 @@ const file_handfast_v1_coordinator_proto_rawDesc = "" +
 	"\x06attach\x18\v \x01(\v2\x1b.handfast.v1.AttachResponseH\x00R\x06attach\x12-\n" +
 	"\x06settle\x18\f \x01(\v2\x13.handfast.v1.SettleH\x00R\x06settle\x124\n" +
 	"\task_votes\x18\r \x01(\v2\x15.handfast.v1.AskVotesH\x00R\baskVotes\x12*\n" +
-	"\x05drain\x18\x0e \x01(\v2\x12.handfast.v1.DrainH\x00R\x05drainB\x06\n" +
+	"\x05drain\x18\x0e \x01(\v2\x12.handfast.v1.DrainH\x00R\x05drain\x120\n" +
+	"\aexamine\x18\x0f \x01(\v2\x14.handfast.v1.ExamineH\x00R\aexamineB\x06\n" +
 	"\x04kind\"e\n" +
 	"\x05Error\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x18\n" +
@@ -2695,7 +2998,30 @@ const file_handfast_v1_coordinator_proto_rawDesc = "" +
 	"\x03xid\x18\x01 \x01(\tR\x03xid\x12\x1b\n" +
 	"\tbranch_id\x18\x02 \x01(\tR\bbranchId\x12%\n" +
 	"\x04vote\x18\x03 \x01(\x0e2\x11.handfast.v1.VoteR\x04vote\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason\"\a\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\xc8\x01\n" +
+	"\aExamine\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x1f\n" +
+	"\vresource_id\x18\x02 \x01(\tR\n" +
+	"resourceId\x12\x10\n" +
+	"\x03xid\x18\x03 \x01(\tR\x03xid\x12.\n" +
+	"\aoutcome\x18\x04 \x01(\x0e2\x14.handfast.v1.OutcomeR\aoutcome\x12\x19\n" +
+	"\bmax_rows\x18\x05 \x01(\x05R\amaxRows\x12/\n" +
+	"\x06choose\x18\x06 \x01(\v2\x17.handfast.v1.ChooseRowsR\x06choose\"\xe7\x01\n" +
+	"\n" +
+	"ChooseRows\x12\x1a\n" +
+	"\boperator\x18\x01 \x01(\tR\boperator\x12\x10\n" +
+	"\x03why\x18\x02 \x01(\tR\x03why\x12+\n" +
+	"\x06choice\x18\x03 \x01(\x0e2\x13.handfast.v1.ChoiceR\x06choice\x12\x10\n" +
+	"\x03all\x18\x04 \x01(\bR\x03all\x12\x14\n" +
+	"\x05table\x18\x05 \x01(\tR\x05table\x12\x10\n" +
+	"\x03key\x18\x06 \x03(\tR\x03key\x120\n" +
+	"\x06values\x18\a \x03(\v2\x18.handfast.v1.ColumnValueR\x06values\x12\x12\n" +
+	"\x04seen\x18\b \x01(\tR\x04seen\"\x90\x01\n" +
+	"\rExamineResult\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12(\n" +
+	"\x05error\x18\x02 \x01(\v2\x12.handfast.v1.ErrorR\x05error\x12-\n" +
+	"\x04rows\x18\x03 \x01(\v2\x19.handfast.v1.RowsToSettleR\x04rows\x12\x16\n" +
+	"\x06chosen\x18\x04 \x01(\x03R\x06chosen\"\a\n" +
 	"\x05Drain2\xb8\x04\n" +
 	"\vCoordinator\x12E\n" +
 	"\aSession\x12\x1a.handfast.v1.ClientMessage\x1a\x1a.handfast.v1.ServerMessage(\x010\x01\x12>\n" +
@@ -2719,7 +3045,7 @@ func file_handfast_v1_coordinator_proto_rawDescGZIP() []byte {
 	return file_handfast_v1_coordinator_proto_rawDescData
 }
 
-var file_handfast_v1_coordinator_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_handfast_v1_coordinator_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_handfast_v1_coordinator_proto_goTypes = []any{
 	(*BeginRequest)(nil),           // 0: handfast.v1.BeginRequest
 	(*BeginResponse)(nil),          // 1: handfast.v1.BeginResponse
@@ -2757,29 +3083,35 @@ var file_handfast_v1_coordinator_proto_goTypes = []any{
 	(*AskItem)(nil),                // 33: handfast.v1.AskItem
 	(*AskVotesResult)(nil),         // 34: handfast.v1.AskVotesResult
 	(*AskItemResult)(nil),          // 35: handfast.v1.AskItemResult
-	(*Drain)(nil),                  // 36: handfast.v1.Drain
-	(*durationpb.Duration)(nil),    // 37: google.protobuf.Duration
-	(Mode)(0),                      // 38: handfast.v1.Mode
-	(Vote)(0),                      // 39: handfast.v1.Vote
-	(Outcome)(0),                   // 40: handfast.v1.Outcome
-	(RollbackReason)(0),            // 41: handfast.v1.RollbackReason
-	(*Transaction)(nil),            // 42: handfast.v1.Transaction
-	(*anypb.Any)(nil),              // 43: google.protobuf.Any
+	(*Examine)(nil),                // 36: handfast.v1.Examine
+	(*ChooseRows)(nil),             // 37: handfast.v1.ChooseRows
+	(*ExamineResult)(nil),          // 38: handfast.v1.ExamineResult
+	(*Drain)(nil),                  // 39: handfast.v1.Drain
+	(*durationpb.Duration)(nil),    // 40: google.protobuf.Duration
+	(Mode)(0),                      // 41: handfast.v1.Mode
+	(Vote)(0),                      // 42: handfast.v1.Vote
+	(Outcome)(0),                   // 43: handfast.v1.Outcome
+	(RollbackReason)(0),            // 44: handfast.v1.RollbackReason
+	(*Transaction)(nil),            // 45: handfast.v1.Transaction
+	(*anypb.Any)(nil),              // 46: google.protobuf.Any
+	(Choice)(0),                    // 47: handfast.v1.Choice
+	(*ColumnValue)(nil),            // 48: handfast.v1.ColumnValue
+	(*RowsToSettle)(nil),           // 49: handfast.v1.RowsToSettle
 }
 var file_handfast_v1_coordinator_proto_depIdxs = []int32{
-	37, // 0: handfast.v1.BeginRequest.timeout:type_name -> google.protobuf.Duration
-	38, // 1: handfast.v1.RegisterBranchRequest.mode:type_name -> handfast.v1.Mode
+	40, // 0: handfast.v1.BeginRequest.timeout:type_name -> google.protobuf.Duration
+	41, // 1: handfast.v1.RegisterBranchRequest.mode:type_name -> handfast.v1.Mode
 	4,  // 2: handfast.v1.RegisterBranchResponse.witness:type_name -> handfast.v1.Witness
-	39, // 3: handfast.v1.VoteRequest.vote:type_name -> handfast.v1.Vote
-	40, // 4: handfast.v1.VoteResponse.outcome:type_name -> handfast.v1.Outcome
-	40, // 5: handfast.v1.CommitResponse.outcome:type_name -> handfast.v1.Outcome
-	41, // 6: handfast.v1.CommitResponse.rollback_reason:type_name -> handfast.v1.RollbackReason
-	40, // 7: handfast.v1.RollbackResponse.outcome:type_name -> handfast.v1.Outcome
-	41, // 8: handfast.v1.RollbackResponse.rollback_reason:type_name -> handfast.v1.RollbackReason
-	42, // 9: handfast.v1.GetResponse.transaction:type_name -> handfast.v1.Transaction
-	37, // 10: handfast.v1.WaitForRequest.timeout:type_name -> google.protobuf.Duration
-	37, // 11: handfast.v1.WaitForRequest.waited:type_name -> google.protobuf.Duration
-	40, // 12: handfast.v1.WaitForResponse.outcome:type_name -> handfast.v1.Outcome
+	42, // 3: handfast.v1.VoteRequest.vote:type_name -> handfast.v1.Vote
+	43, // 4: handfast.v1.VoteResponse.outcome:type_name -> handfast.v1.Outcome
+	43, // 5: handfast.v1.CommitResponse.outcome:type_name -> handfast.v1.Outcome
+	44, // 6: handfast.v1.CommitResponse.rollback_reason:type_name -> handfast.v1.RollbackReason
+	43, // 7: handfast.v1.RollbackResponse.outcome:type_name -> handfast.v1.Outcome
+	44, // 8: handfast.v1.RollbackResponse.rollback_reason:type_name -> handfast.v1.RollbackReason
+	45, // 9: handfast.v1.GetResponse.transaction:type_name -> handfast.v1.Transaction
+	40, // 10: handfast.v1.WaitForRequest.timeout:type_name -> google.protobuf.Duration
+	40, // 11: handfast.v1.WaitForRequest.waited:type_name -> google.protobuf.Duration
+	43, // 12: handfast.v1.WaitForResponse.outcome:type_name -> handfast.v1.Outcome
 	17, // 13: handfast.v1.ClientMessage.frames:type_name -> handfast.v1.ClientFrame
 	19, // 14: handfast.v1.ServerMessage.frames:type_name -> handfast.v1.ServerFrame
 	21, // 15: handfast.v1.ClientFrame.hello:type_name -> handfast.v1.Hello
@@ -2795,53 +3127,61 @@ var file_handfast_v1_coordinator_proto_depIdxs = []int32{
 	30, // 25: handfast.v1.ClientFrame.settle_result:type_name -> handfast.v1.SettleResult
 	34, // 26: handfast.v1.ClientFrame.ask_votes_result:type_name -> handfast.v1.AskVotesResult
 	18, // 27: handfast.v1.ClientFrame.cancel_wait:type_name -> handfast.v1.CancelWait
-	20, // 28: handfast.v1.ServerFrame.error:type_name -> handfast.v1.Error
-	22, // 29: handfast.v1.ServerFrame.hello:type_name -> handfast.v1.HelloResponse
-	1,  // 30: handfast.v1.ServerFrame.begin:type_name -> handfast.v1.BeginResponse
-	3,  // 31: handfast.v1.ServerFrame.register_branch:type_name -> handfast.v1.RegisterBranchResponse
-	6,  // 32: handfast.v1.ServerFrame.vote:type_name -> handfast.v1.VoteResponse
-	8,  // 33: handfast.v1.ServerFrame.commit:type_name -> handfast.v1.CommitResponse
-	10, // 34: handfast.v1.ServerFrame.rollback:type_name -> handfast.v1.RollbackResponse
-	12, // 35: handfast.v1.ServerFrame.get:type_name -> handfast.v1.GetResponse
-	14, // 36: handfast.v1.ServerFrame.wait_for:type_name -> handfast.v1.WaitForResponse
-	25, // 37: handfast.v1.ServerFrame.attach:type_name -> handfast.v1.AttachResponse
-	27, // 38: handfast.v1.ServerFrame.settle:type_name -> handfast.v1.Settle
-	32, // 39: handfast.v1.ServerFrame.ask_votes:type_name -> handfast.v1.AskVotes
-	36, // 40: handfast.v1.ServerFrame.drain:type_name -> handfast.v1.Drain
-	43, // 41: handfast.v1.Error.details:type_name -> google.protobuf.Any
-	4,  // 42: handfast.v1.Hello.witness:type_name -> handfast.v1.Witness
-	24, // 43: handfast.v1.Attach.resources:type_name -> handfast.v1.AttachedResource
-	4,  // 44: handfast.v1.AttachedResource.witnesses:type_name -> handfast.v1.Witness
-	28, // 45: handfast.v1.Settle.items:type_name -> handfast.v1.SettleItem
-	40, // 46: handfast.v1.SettleItem.outcome:type_name -> handfast.v1.Outcome
-	29, // 47: handfast.v1.SettleItem.branches:type_name -> handfast.v1.SettleBranch
-	39, // 48: handfast.v1.SettleBranch.vote:type_name -> handfast.v1.Vote
-	31, // 49: handfast.v1.SettleResult.items:type_name -> handfast.v1.SettleItemResult
-	40, // 50: handfast.v1.SettleItemResult.outcome:type_name -> handfast.v1.Outcome
-	33, // 51: handfast.v1.AskVotes.items:type_name -> handfast.v1.AskItem
-	35, // 52: handfast.v1.AskVotesResult.items:type_name -> handfast.v1.AskItemResult
-	39, // 53: handfast.v1.AskItemResult.vote:type_name -> handfast.v1.Vote
-	15, // 54: handfast.v1.Coordinator.Session:input_type -> handfast.v1.ClientMessage
-	0,  // 55: handfast.v1.Coordinator.Begin:input_type -> handfast.v1.BeginRequest
-	2,  // 56: handfast.v1.Coordinator.RegisterBranch:input_type -> handfast.v1.RegisterBranchRequest
-	5,  // 57: handfast.v1.Coordinator.Vote:input_type -> handfast.v1.VoteRequest
-	7,  // 58: handfast.v1.Coordinator.Commit:input_type -> handfast.v1.CommitRequest
-	9,  // 59: handfast.v1.Coordinator.Rollback:input_type -> handfast.v1.RollbackRequest
-	11, // 60: handfast.v1.Coordinator.Get:input_type -> handfast.v1.GetRequest
-	13, // 61: handfast.v1.Coordinator.WaitFor:input_type -> handfast.v1.WaitForRequest
-	16, // 62: handfast.v1.Coordinator.Session:output_type -> handfast.v1.ServerMessage
-	1,  // 63: handfast.v1.Coordinator.Begin:output_type -> handfast.v1.BeginResponse
-	3,  // 64: handfast.v1.Coordinator.RegisterBranch:output_type -> handfast.v1.RegisterBranchResponse
-	6,  // 65: handfast.v1.Coordinator.Vote:output_type -> handfast.v1.VoteResponse
-	8,  // 66: handfast.v1.Coordinator.Commit:output_type -> handfast.v1.CommitResponse
-	10, // 67: handfast.v1.Coordinator.Rollback:output_type -> handfast.v1.RollbackResponse
-	12, // 68: handfast.v1.Coordinator.Get:output_type -> handfast.v1.GetResponse
-	14, // 69: handfast.v1.Coordinator.WaitFor:output_type -> handfast.v1.WaitForResponse
-	62, // [62:70] is the sub-list for method output_type
-	54, // [54:62] is the sub-list for method input_type
-	54, // [54:54] is the sub-list for extension type_name
-	54, // [54:54] is the sub-list for extension extendee
-	0,  // [0:54] is the sub-list for field type_name
+	38, // 28: handfast.v1.ClientFrame.examine_result:type_name -> handfast.v1.ExamineResult
+	20, // 29: handfast.v1.ServerFrame.error:type_name -> handfast.v1.Error
+	22, // 30: handfast.v1.ServerFrame.hello:type_name -> handfast.v1.HelloResponse
+	1,  // 31: handfast.v1.ServerFrame.begin:type_name -> handfast.v1.BeginResponse
+	3,  // 32: handfast.v1.ServerFrame.register_branch:type_name -> handfast.v1.RegisterBranchResponse
+	6,  // 33: handfast.v1.ServerFrame.vote:type_name -> handfast.v1.VoteResponse
+	8,  // 34: handfast.v1.ServerFrame.commit:type_name -> handfast.v1.CommitResponse
+	10, // 35: handfast.v1.ServerFrame.rollback:type_name -> handfast.v1.RollbackResponse
+	12, // 36: handfast.v1.ServerFrame.get:type_name -> handfast.v1.GetResponse
+	14, // 37: handfast.v1.ServerFrame.wait_for:type_name -> handfast.v1.WaitForResponse
+	25, // 38: handfast.v1.ServerFrame.attach:type_name -> handfast.v1.AttachResponse
+	27, // 39: handfast.v1.ServerFrame.settle:type_name -> handfast.v1.Settle
+	32, // 40: handfast.v1.ServerFrame.ask_votes:type_name -> handfast.v1.AskVotes
+	39, // 41: handfast.v1.ServerFrame.drain:type_name -> handfast.v1.Drain
+	36, // 42: handfast.v1.ServerFrame.examine:type_name -> handfast.v1.Examine
+	46, // 43: handfast.v1.Error.details:type_name -> google.protobuf.Any
+	4,  // 44: handfast.v1.Hello.witness:type_name -> handfast.v1.Witness
+	24, // 45: handfast.v1.Attach.resources:type_name -> handfast.v1.AttachedResource
+	4,  // 46: handfast.v1.AttachedResource.witnesses:type_name -> handfast.v1.Witness
+	28, // 47: handfast.v1.Settle.items:type_name -> handfast.v1.SettleItem
+	43, // 48: handfast.v1.SettleItem.outcome:type_name -> handfast.v1.Outcome
+	29, // 49: handfast.v1.SettleItem.branches:type_name -> handfast.v1.SettleBranch
+	42, // 50: handfast.v1.SettleBranch.vote:type_name -> handfast.v1.Vote
+	31, // 51: handfast.v1.SettleResult.items:type_name -> handfast.v1.SettleItemResult
+	43, // 52: handfast.v1.SettleItemResult.outcome:type_name -> handfast.v1.Outcome
+	33, // 53: handfast.v1.AskVotes.items:type_name -> handfast.v1.AskItem
+	35, // 54: handfast.v1.AskVotesResult.items:type_name -> handfast.v1.AskItemResult
+	42, // 55: handfast.v1.AskItemResult.vote:type_name -> handfast.v1.Vote
+	43, // 56: handfast.v1.Examine.outcome:type_name -> handfast.v1.Outcome
+	37, // 57: handfast.v1.Examine.choose:type_name -> handfast.v1.ChooseRows
+	47, // 58: handfast.v1.ChooseRows.choice:type_name -> handfast.v1.Choice
+	48, // 59: handfast.v1.ChooseRows.values:type_name -> handfast.v1.ColumnValue
+	20, // 60: handfast.v1.ExamineResult.error:type_name -> handfast.v1.Error
+	49, // 61: handfast.v1.ExamineResult.rows:type_name -> handfast.v1.RowsToSettle
+	15, // 62: handfast.v1.Coordinator.Session:input_type -> handfast.v1.ClientMessage
+	0,  // 63: handfast.v1.Coordinator.Begin:input_type -> handfast.v1.BeginRequest
+	2,  // 64: handfast.v1.Coordinator.RegisterBranch:input_type -> handfast.v1.RegisterBranchRequest
+	5,  // 65: handfast.v1.Coordinator.Vote:input_type -> handfast.v1.VoteRequest
+	7,  // 66: handfast.v1.Coordinator.Commit:input_type -> handfast.v1.CommitRequest
+	9,  // 67: handfast.v1.Coordinator.Rollback:input_type -> handfast.v1.RollbackRequest
+	11, // 68: handfast.v1.Coordinator.Get:input_type -> handfast.v1.GetRequest
+	13, // 69: handfast.v1.Coordinator.WaitFor:input_type -> handfast.v1.WaitForRequest
+	16, // 70: handfast.v1.Coordinator.Session:output_type -> handfast.v1.ServerMessage
+	1,  // 71: handfast.v1.Coordinator.Begin:output_type -> handfast.v1.BeginResponse
+	3,  // 72: handfast.v1.Coordinator.RegisterBranch:output_type -> handfast.v1.RegisterBranchResponse
+	6,  // 73: handfast.v1.Coordinator.Vote:output_type -> handfast.v1.VoteResponse
+	8,  // 74: handfast.v1.Coordinator.Commit:output_type -> handfast.v1.CommitResponse
+	10, // 75: handfast.v1.Coordinator.Rollback:output_type -> handfast.v1.RollbackResponse
+	12, // 76: handfast.v1.Coordinator.Get:output_type -> handfast.v1.GetResponse
+	14, // 77: handfast.v1.Coordinator.WaitFor:output_type -> handfast.v1.WaitForResponse
+	70, // [70:78] is the sub-list for method output_type
+	62, // [62:70] is the sub-list for method input_type
+	62, // [62:62] is the sub-list for extension type_name
+	62, // [62:62] is the sub-list for extension extendee
+	0,  // [0:62] is the sub-list for field type_name
 }
 
 func init() { file_handfast_v1_coordinator_proto_init() }
@@ -2864,6 +3204,7 @@ func file_handfast_v1_coordinator_proto_init() {
 		(*ClientFrame_SettleResult)(nil),
 		(*ClientFrame_AskVotesResult)(nil),
 		(*ClientFrame_CancelWait)(nil),
+		(*ClientFrame_ExamineResult)(nil),
 	}
 	file_handfast_v1_coordinator_proto_msgTypes[19].OneofWrappers = []any{
 		(*ServerFrame_Error)(nil),
@@ -2879,6 +3220,7 @@ func file_handfast_v1_coordinator_proto_init() {
 		(*ServerFrame_Settle)(nil),
 		(*ServerFrame_AskVotes)(nil),
 		(*ServerFrame_Drain)(nil),
+		(*ServerFrame_Examine)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2886,7 +3228,7 @@ func file_handfast_v1_coordinator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_handfast_v1_coordinator_proto_rawDesc), len(file_handfast_v1_coordinator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   37,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
