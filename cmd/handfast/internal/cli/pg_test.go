@@ -174,7 +174,7 @@ func TestDatabaseCommandsSayWhatIsWrong(t *testing.T) {
 		"limit of zero":        {env, []string{"gc", "--limit", "0"}, ExitUsage, "--limit"},
 		"gc before":            {env, []string{"gc"}, ExitFailure, "handfast pg install"},
 		"bad age":              {env, []string{"pending", "--older-than", "x"}, ExitUsage, "--older-than"},
-		"no table":             {env, []string{"protect"}, ExitUsage, "public.stock"},
+		"renew before":         {env, []string{"protect"}, ExitFailure, "handfast pg install"},
 		"empty table":          {env, []string{"protect", ""}, ExitUsage, "argument 1"},
 		"no role":              {env, []string{"install", "--grant", "a,,b"}, ExitUsage, "--grant"},
 		"pending before":       {env, []string{"pending"}, ExitFailure, "handfast pg install"},
