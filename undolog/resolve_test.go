@@ -265,9 +265,9 @@ func TestResolveOfSeveralRows(t *testing.T) {
 
 func TestResolveRefusesWhatDoesNotFit(t *testing.T) {
 	t.Parallel()
-	const ddl = `CREATE DOMAIN small AS int CHECK (VALUE < 100);
-		CREATE TABLE g (id int PRIMARY KEY, v int NOT NULL, t varchar(3), s small, c int GENERATED ALWAYS AS (v + 1) STORED);
-		INSERT INTO g VALUES (1, 1, 'a', 1), (2, 2, 'b', 2); CREATE TABLE h (id int PRIMARY KEY)`
+	const ddl = `CREATE DOMAIN small AS int CHECK (VALUE < 100); CREATE DOMAIN code AS varchar(3);
+		CREATE TABLE g (id int PRIMARY KEY, v int NOT NULL, t varchar(3), s small, k code, l varchar(2)[], b bit(3), f char(4), c int GENERATED ALWAYS AS (v + 1) STORED);
+		INSERT INTO g (id, v, t, s) VALUES (1, 1, 'a', 1), (2, 2, 'b', 2); CREATE TABLE h (id int PRIMARY KEY)`
 	d := newDatabase(t, ddl, "g", "h")
 	id := newXID()
 	l := d.work(id, "UPDATE g SET v = 0 WHERE id = 1")
@@ -297,7 +297,10 @@ func TestResolveRefusesWhatDoesNotFit(t *testing.T) {
 		"generated column":    {id, edit("c", text("3")), undolog.ErrBadChoice, "generated"},
 		"not null":            {id, edit("v", nil), undolog.ErrBadChoice, "NULL"},
 		"not a number":        {id, edit("v", text("many")), undolog.ErrBadChoice, `"many"`},
-		"too long":            {id, edit("t", text("abcd")), undolog.ErrBadChoice, "too long"},
+		"too long":            {id, edit("t", text("abcd")), undolog.ErrBadChoice, "does not fit into"},
+		"too long for domain": {id, edit("k", text("abcd")), undolog.ErrBadChoice, "does not fit into"},
+		"too long in array":   {id, edit("l", text("{a,abc}")), undolog.ErrBadChoice, "does not fit into"},
+		"too few bits":        {id, edit("b", text("10")), undolog.ErrBadChoice, "does not fit into"},
 		"outside of domain":   {id, edit("s", text("100")), undolog.ErrBadChoice, "check"},
 		"given twice": {id, undolog.Resolution{Key: []string{"1"}, Choice: undolog.ChoiceEdit, Values: []undolog.Edit{{"v", text("1")}, {"v", text("2")}}},
 			undolog.ErrBadChoice, "twice"},
@@ -315,9 +318,10 @@ func TestResolveRefusesWhatDoesNotFit(t *testing.T) {
 	if n := d.value("SELECT count(*) FROM handfast.resolution"); n != "0" {
 		t.Errorf("%s choices were recorded", n)
 	}
-	d.mustChoose(id, edit("t", text("abc")))
+	d.mustChoose(id, undolog.Resolution{Key: []string{"1"}, Choice: undolog.ChoiceEdit, Values: []undolog.Edit{
+		{"t", text("abc")}, {"k", text("abc")}, {"l", text("{a,bc}")}, {"b", text("101")}, {"f", text("x")}}})
 	d.mustSettle(id, false, l)
-	if got := d.value("SELECT g FROM g WHERE id = 1"); got != "(1,1,abc,1,2)" {
+	if got := d.value("SELECT g FROM g WHERE id = 1"); got != "(1,1,abc,1,abc,\"{a,bc}\",101,\"x   \",2)" {
 		t.Error(got)
 	}
 	if err := d.choose(id, undolog.Resolution{Key: []string{"1"}, Choice: undolog.ChoiceKeep}); !errors.Is(err, undolog.ErrNothingToUndo) {

@@ -111,16 +111,17 @@ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'postgres' SET extra_float_digits = 3 SET TimeZone = 'UTC'
 SET bytea_output = 'hex' SET lc_monetary = 'C' SET xmloption = 'content' SET array_nulls = on SET quote_all_identifiers = off AS $f$
 DECLARE
+  base  regtype := handfast.base_type(p_type);
   image text;
   loose text;
 BEGIN
   -- A bare literal goes to the input function of the type, concat to its output function.
   EXECUTE format('SELECT concat(%L::%s)', p_val, format_type(p_type, p_mod)) INTO image;
-  IF p_mod >= 0 AND p_type IN ('varchar'::regtype, 'bpchar'::regtype, 'bit'::regtype, 'varbit'::regtype) THEN
+  IF base IN ('varchar'::regtype, 'bpchar'::regtype, 'bit'::regtype, 'varbit'::regtype, 'varchar[]'::regtype, 'varbit[]'::regtype) THEN
     -- A cast cuts or pads where an assignment fails.
-    EXECUTE format('SELECT concat(%L::%s)', p_val, format_type(p_type, CASE WHEN p_type IN ('bpchar'::regtype, 'bit'::regtype) THEN -1 END)) INTO loose;
+    EXECUTE format('SELECT concat(%L::%s)', p_val, format_type(base, -1)) INTO loose;
     IF rtrim(loose) <> rtrim(image) THEN
-      RAISE EXCEPTION 'value too long for type %', format_type(p_type, p_mod) USING ERRCODE = 'string_data_right_truncation';
+      RAISE EXCEPTION 'the value does not fit into type %', format_type(p_type, p_mod) USING ERRCODE = 'string_data_right_truncation';
     END IF;
   END IF;
   RETURN CASE WHEN p_val IS NOT NULL THEN image END;
