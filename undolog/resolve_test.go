@@ -390,3 +390,40 @@ func TestResolveKeepsTheParentOfARowBehindTheBack(t *testing.T) {
 		t.Error(v)
 	}
 }
+
+// A choice is on record as a whole or not at all, and nothing is settled beside it.
+func TestResolveThatIsCutOffLeavesNothing(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, rows, "g")
+	id := newXID()
+	l := d.work(id, "UPDATE g SET v = 0 WHERE id < 3")
+	d.behind("g", "UPDATE g SET v = 7 WHERE id < 3")
+	half := d.connect()
+	d.exec(half, "BEGIN")
+	d.exec(half, "SELECT handfast.choose_all($1, 'keep', 'ann', '')", id.String())
+	err := d.settle(d.own, id, false, l)
+	if _, ok := errors.AsType[*undolog.BlockedError](err); !ok {
+		t.Fatalf("settled beside a choice that is being made: %v", err)
+	}
+	err = d.choose(id, undolog.Resolution{Key: []string{"1"}, Choice: undolog.ChoiceRestore})
+	if _, ok := errors.AsType[*undolog.BlockedError](err); !ok {
+		t.Fatalf("another person at the same time: %v", err)
+	}
+	d.exec(d.own, "SELECT pg_terminate_backend($1)", int32(half.PgConn().PID()))
+	for range 1000 {
+		if d.value("SELECT count(*) FROM pg_stat_activity WHERE pid = $1", int32(half.PgConn().PID())) == "0" {
+			break
+		}
+	}
+	if n := d.value("SELECT count(*) FROM handfast.resolution"); n != "0" {
+		t.Fatalf("%s choices are on record", n)
+	}
+	d.mustMisfit(id, l, "is not what")
+	if n, err := undolog.ResolveAll(context.Background(), d.own, id, undolog.ChoiceRestore, "bob", ""); err != nil || n != 2 {
+		t.Fatal(n, err)
+	}
+	d.mustSettle(id, false, l)
+	if v := d.value("SELECT string_agg(v::text, ' ' ORDER BY id) FROM g WHERE id < 3"); v != "1 2" {
+		t.Error(v)
+	}
+}
