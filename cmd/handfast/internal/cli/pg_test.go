@@ -156,7 +156,7 @@ func TestDoctorAnswersInBothForms(t *testing.T) {
 func TestDatabaseCommandsSayWhatIsWrong(t *testing.T) {
 	t.Parallel()
 	env, _ := newDatabase(t, "create table keyless (n int)")
-	ready, _ := newDatabase(t, "create table keyless (n int)")
+	ready, _ := newDatabase(t, "create table keyless (n int)", "create view seen as table keyless")
 	if code, _, errOut := run(t, ready, "pg", "install"); code != ExitOK {
 		t.Fatal(errOut)
 	}
@@ -174,13 +174,19 @@ func TestDatabaseCommandsSayWhatIsWrong(t *testing.T) {
 		"limit of zero":        {env, []string{"gc", "--limit", "0"}, ExitUsage, "--limit"},
 		"gc before":            {env, []string{"gc"}, ExitFailure, "handfast pg install"},
 		"bad age":              {env, []string{"pending", "--older-than", "x"}, ExitUsage, "--older-than"},
-		"no table":             {env, []string{"protect"}, ExitUsage, "public.stock"},
+		"no table":             {env, []string{"unprotect"}, ExitUsage, "public.stock"},
+		"renewing before":      {env, []string{"protect"}, ExitFailure, "handfast pg install"},
+		"bad guard":            {ready, []string{"protect", "--guard", "no", "keyless"}, ExitUsage, "--guard"},
 		"empty table":          {env, []string{"protect", ""}, ExitUsage, "argument 1"},
 		"no role":              {env, []string{"install", "--grant", "a,,b"}, ExitUsage, "--grant"},
 		"pending before":       {env, []string{"pending"}, ExitFailure, "handfast pg install"},
 		"protect before":       {env, []string{"protect", "keyless"}, ExitFailure, "handfast pg install"},
 		"table is not there":   {ready, []string{"protect", "nowhere"}, ExitFailure, "nowhere"},
 		"table without key":    {ready, []string{"protect", "keyless"}, ExitFailure, "key"},
+		"a view":               {ready, []string{"protect", "seen"}, ExitFailure, "public.seen is a view"},
+		"empty pattern":        {ready, []string{"protect", "public.nowhere*"}, ExitFailure, `"public.nowhere*" stands for no table`},
+		"keyless pattern":      {ready, []string{"protect", "key*"}, ExitFailure, `none of the 1 tables that "key*" stands for has a primary key`},
+		"keyless schema":       {ready, []string{"protect", "public"}, ExitFailure, "primary key"},
 		"print of no table":    {ready, []string{"protect", "--print", "nowhere"}, ExitFailure, "nowhere"},
 		"role is not there":    {ready, []string{"install", "--grant", "nobody_of_this_name"}, ExitFailure, "nobody_of_this_name"},
 		"unprotect of nothing": {ready, []string{"unprotect", "nowhere"}, ExitFailure, "nowhere"},
