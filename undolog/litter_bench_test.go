@@ -107,6 +107,7 @@ func every(ctx context.Context, pause time.Duration, f func()) {
 
 // worker is a service: each round a branch that changes a row, in two flushes.
 func (l *litter) worker(b *testing.B, conn *pgx.Conn) {
+	b.Helper()
 	ctx := context.Background()
 	for range l.work {
 		id, branch := newXID(), newBranch()
@@ -138,6 +139,7 @@ func (l *litter) worker(b *testing.B, conn *pgx.Conn) {
 
 // settler takes what has queued, up to 128 at once.
 func (l *litter) settler(b *testing.B, conn *pgx.Conn) {
+	b.Helper()
 	for first := range l.settle {
 		list := append(make([]undolog.Settlement, 0, 128), first)
 		for len(list) < 128 && len(l.settle) > 0 {
@@ -153,6 +155,7 @@ func (l *litter) settler(b *testing.B, conn *pgx.Conn) {
 }
 
 func (l *litter) janitor(b *testing.B, conn *pgx.Conn) {
+	b.Helper()
 	for {
 		n, err := undolog.GC(context.Background(), conn, 50_000)
 		if err != nil {
