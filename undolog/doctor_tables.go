@@ -69,11 +69,11 @@ func tableChecks() []check {
 		{name: "gone", severity: SeverityError, sql: `SELECT 'table ' || p.rel::oid, 'was protected and is gone', 'handfast pg protect'
 			FROM handfast.protected p WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = p.rel)`},
 		{name: "altered", severity: SeverityError, sql: `WITH stale AS (
-				SELECT p.rel FROM handfast.protected p JOIN pg_class c ON c.oid = p.rel WHERE p.fingerprint <> handfast.fingerprint(p.rel))
-			SELECT p.rel::text, 'was altered, or a table that a foreign key joins to it, since its functions were made: global transactions are refused there, or not guarded',
+				SELECT p.rel, p.capture FROM handfast.protected p JOIN pg_class c ON c.oid = p.rel WHERE p.fingerprint <> handfast.fingerprint(p.rel))
+			SELECT p.rel::text, 'was altered, or a table without capture that a foreign key joins to it, since its functions were made: global transactions are refused there, or not guarded',
 				` + protect("p.rel") + `
 			FROM handfast.protected p WHERE p.capture AND (p.rel IN (SELECT s.rel FROM stale s) OR EXISTS (
-				SELECT FROM pg_constraint k JOIN stale s ON s.rel IN (handfast.root(k.conrelid), handfast.root(k.confrelid))
+				SELECT FROM pg_constraint k JOIN stale s ON NOT s.capture AND s.rel IN (handfast.root(k.conrelid), handfast.root(k.confrelid))
 				 WHERE k.contype = 'f' AND p.rel IN (handfast.root(k.conrelid), handfast.root(k.confrelid)))) ORDER BY 1`},
 		{name: "incomplete", severity: SeverityError, sql: members + `, part (root, name) AS (
 			SELECT m.root, 'function ' || w || '_' || m.id FROM member m, unnest('{row,plan,restore,verify}'::text[]) w

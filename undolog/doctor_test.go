@@ -307,3 +307,59 @@ func TestDoctorShowsLeftovers(t *testing.T) {
 		t.Fatalf("%+v", found)
 	}
 }
+
+// Where no superuser installs there are no event triggers, so altered and dropped
+// tables are for doctor to find.
+func TestDoctorOfAnOwnerWhoIsNoSuperuser(t *testing.T) {
+	t.Parallel()
+	c := pgtest.New(pgserver.Options{Durable: true})
+	t.Cleanup(func() { _ = c.Server(t).Stop(context.Background()) })
+	ctx := context.Background()
+	w := &ward{database: &database{t: t, dsn: c.DSN(t)}, role: "owner"}
+	w.own = w.connect()
+	w.exec(w.own, `CREATE ROLE owner; GRANT SET ON PARAMETER session_replication_role TO owner; CREATE SCHEMA w AUTHORIZATION owner;
+		DO $$ BEGIN EXECUTE format('GRANT CREATE ON DATABASE %I TO owner', current_database()); END $$`)
+	t.Cleanup(func() { w.exec(w.connect(), "DROP OWNED BY owner CASCADE; DROP ROLE owner") })
+	w.exec(w.own, "SET SESSION AUTHORIZATION owner")
+	w.exec(w.own, "CREATE TABLE w.parent (id int PRIMARY KEY, v int); CREATE TABLE w.child (id int PRIMARY KEY, p int REFERENCES w.parent)")
+	if err := undolog.Install(ctx, w.own); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := undolog.Protect(ctx, w.own, "w"); err != nil {
+		t.Fatal(err)
+	}
+	looks := func(want string) {
+		t.Helper()
+		var got []string
+		for _, f := range w.doctor(ailment{}) {
+			if got = append(got, f.Check+" "+f.Object); f.Check != "no-event-triggers" {
+				w.mend(f.Fix)
+			}
+		}
+		if strings.Join(got, ", ") != want {
+			t.Errorf("found %q, want %q", got, want)
+		}
+	}
+	const always = "no-event-triggers event triggers"
+	looks(always)
+	w.exec(w.own, "ALTER TABLE w.child ADD n int")
+	looks("altered w.child, " + always)
+	looks(always)
+	w.exec(w.own, "DROP TABLE w.child")
+	looks(strings.Join([]string{"gone " + w.gone(), "altered w.parent", always}, ", "))
+	looks(always)
+	w.exec(w.own, "CREATE TABLE w.more (id int PRIMARY KEY)")
+	looks("not-protected w.more, " + always)
+	looks(always)
+	if err := undolog.Unprotect(ctx, w.own, "w"); err != nil {
+		t.Fatal(err)
+	}
+	if left := w.lines("SELECT p.proname FROM pg_proc p WHERE p.pronamespace = 'handfast'::regnamespace AND p.proname ~ '_[0-9]+$'"); left != "" {
+		t.Errorf("functions are left: %s", left)
+	}
+}
+
+// gone names the table that was dropped as doctor does.
+func (w *ward) gone() string {
+	return "table " + w.lines("SELECT p.rel::oid::text FROM handfast.protected p WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = p.rel)")
+}

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // ownPath is the path that our functions run with. What is read under it is
@@ -48,9 +49,9 @@ func (p *protector) stale(ctx context.Context) ([]uint32, error) {
 	if err != nil {
 		return nil, err
 	}
-	rows, err := p.tx.Query(ctx, `WITH stale AS (SELECT p.rel FROM handfast.protected p JOIN pg_class c ON c.oid = p.rel WHERE p.fingerprint <> handfast.fingerprint(p.rel))
+	rows, err := p.tx.Query(ctx, `WITH stale AS (SELECT p.rel, p.capture FROM handfast.protected p JOIN pg_class c ON c.oid = p.rel WHERE p.fingerprint <> handfast.fingerprint(p.rel))
 		SELECT t.rel::oid FROM handfast.protected t WHERE t.capture AND (t.rel IN (SELECT rel FROM stale) OR EXISTS (
-			SELECT FROM pg_constraint k JOIN stale o ON o.rel IN (handfast.root(k.conrelid), handfast.root(k.confrelid))
+			SELECT FROM pg_constraint k JOIN stale o ON NOT o.capture AND o.rel IN (handfast.root(k.conrelid), handfast.root(k.confrelid))
 			 WHERE k.contype = 'f' AND t.rel IN (handfast.root(k.conrelid), handfast.root(k.confrelid)))) ORDER BY 1`)
 	if err != nil {
 		return nil, err
@@ -76,7 +77,7 @@ func tableOIDs(ctx context.Context, tx pgx.Tx, name string) ([]uint32, error) {
 	if err == nil && oid != nil {
 		return []uint32{*oid}, nil
 	}
-	if ctx.Err() != nil {
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ctx.Err() != nil || ok && pg.Code == "42501" {
 		return nil, err
 	}
 	var schema string
