@@ -77,11 +77,24 @@ func AsConflict(err error) (*ConflictError, bool) {
 	return &ConflictError{Holder: holder, Table: d.Table, Key: d.Key, SQLState: pg.Code, Err: pg}, true
 }
 
-// NoTableError is a table that is not there.
-type NoTableError struct{ Table string }
+// NoTableError is a table that is not there, or a pattern or schema without any
+// table that could be meant.
+type NoTableError struct {
+	Table   string
+	Pattern bool // Table is a pattern or a schema
+	Keyless int  // how many tables it found that have no primary key
+}
 
 // Error names the table.
-func (e *NoTableError) Error() string { return fmt.Sprintf("table %q does not exist", e.Table) }
+func (e *NoTableError) Error() string {
+	switch {
+	case !e.Pattern:
+		return fmt.Sprintf("table %q does not exist", e.Table)
+	case e.Keyless > 0:
+		return fmt.Sprintf("none of the %d tables that %q stands for has a primary key", e.Keyless, e.Table)
+	}
+	return fmt.Sprintf("%q stands for no table", e.Table)
+}
 
 // NoKeyError is a table that can't be protected because its rows have no usable identity.
 type NoKeyError struct{ Table, Reason string }

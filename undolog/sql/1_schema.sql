@@ -2,6 +2,10 @@
 -- transaction, by a superuser or by the owner of the protected tables. Running
 -- them again upgrades functions and keeps data.
 
+-- An older event trigger would look at tables in between, with functions that
+-- may be missing.
+DO $f$ BEGIN PERFORM pg_catalog.set_config('handfast.arranging', pg_catalog.pg_current_xact_id()::text, true); END $f$;
+
 CREATE SCHEMA IF NOT EXISTS handfast;
 REVOKE ALL ON SCHEMA handfast FROM PUBLIC;
 -- To call arm() and seal(); the tables stay closed.
