@@ -32,12 +32,26 @@ type Handler interface {
 	AskVotes(ctx context.Context, cmd *pb.AskVotes, answer func(*pb.AskVotesResult))
 }
 
+// Examiner is a Handler that can also look at single rows for an operator. The
+// client calls it from a goroutine of its own, one call at a time; when too many
+// wait, they are refused.
+type Examiner interface {
+	Handler
+	// Examine is answered once, by what it returns; the client fills in the id and
+	// the resource. ctx ends like that of the other methods.
+	Examine(ctx context.Context, cmd *pb.Examine) *pb.ExamineResult
+}
+
+// maxExamines bounds those that wait; operators are few.
+const maxExamines = 4
+
 // result is an encoded answer to a command.
 type result []byte
 
 type command struct {
 	settle *pb.Settle
 	ask    *pb.AskVotes
+	look   *pb.Examine
 }
 
 // attachment is one resource with its handler.
@@ -50,6 +64,7 @@ type attachment struct {
 	cancel   context.CancelFunc
 	settles  chan *pb.Settle
 	asks     chan *pb.AskVotes
+	looks    chan *pb.Examine
 	wg       sync.WaitGroup
 }
 
@@ -74,6 +89,7 @@ func (c *Client) Attach(r *pb.AttachedResource, h Handler) (detach func(), err e
 		c: c, id: id.String(), resource: proto.CloneOf(r), handler: h,
 		settles: make(chan *pb.Settle, c.maxCommands),
 		asks:    make(chan *pb.AskVotes, c.maxCommands),
+		looks:   make(chan *pb.Examine, maxExamines),
 	}
 	if _, err := c.encode("Attach", a.frame()); err != nil {
 		return nil, err
@@ -88,7 +104,7 @@ func (c *Client) Attach(r *pb.AttachedResource, h Handler) (detach func(), err e
 	}
 	c.attached[a.id] = append(c.attached[a.id], a)
 	// Added under the lock, so that Close waits for them or refuses them.
-	for _, f := range []func(){a.keepAttached, a.runSettles, a.runAsks} {
+	for _, f := range []func(){a.keepAttached, a.runSettles, a.runAsks, a.runLooks} {
 		a.wg.Add(1)
 		c.wg.Go(func() {
 			defer a.wg.Done()
@@ -190,6 +206,10 @@ func (c *Client) dispatch(resource string, cmd command) {
 	if a == nil {
 		return // detached while the command was under way
 	}
+	if cmd.look != nil {
+		a.look(cmd.look)
+		return
+	}
 	if cmd.settle != nil {
 		select {
 		case a.settles <- cmd.settle:
@@ -225,6 +245,53 @@ func (a *attachment) runAsks() {
 			return
 		}
 	}
+}
+
+// look queues a question of an operator, who waits: it is refused rather than dropped.
+func (a *attachment) look(cmd *pb.Examine) {
+	if _, ok := a.handler.(Examiner); !ok {
+		a.examined(cmd, refuseExamine(codes.Unimplemented, "this service can't look at single rows"))
+		return
+	}
+	select {
+	case a.looks <- cmd:
+	default:
+		a.examined(cmd, refuseExamine(codes.ResourceExhausted, "too many questions of operators wait at this service; try again"))
+	}
+}
+
+func (a *attachment) runLooks() {
+	h, ok := a.handler.(Examiner)
+	if !ok {
+		return
+	}
+	for {
+		select {
+		case cmd := <-a.looks:
+			a.examined(cmd, h.Examine(a.ctx, cmd))
+		case <-a.ctx.Done():
+			return
+		}
+	}
+}
+
+func refuseExamine(code codes.Code, message string) *pb.ExamineResult {
+	return &pb.ExamineResult{Error: &pb.Error{Code: int32(code), Message: message}}
+}
+
+func (a *attachment) examined(cmd *pb.Examine, r *pb.ExamineResult) {
+	r.Id = cmd.GetId()
+	if r.GetRows() != nil {
+		r.Rows.ResourceId = a.id
+	}
+	f := func() *pb.ClientFrame {
+		return &pb.ClientFrame{Kind: &pb.ClientFrame_ExamineResult{ExamineResult: r}}
+	}
+	if _, err := a.c.encode("ExamineResult", f()); err != nil {
+		r = refuseExamine(codes.Internal, err.Error())
+		r.Id = cmd.GetId()
+	}
+	a.c.post("ExamineResult", f())
 }
 
 func (a *attachment) settled(r *pb.SettleResult) {

@@ -25,5 +25,6 @@
 // Commands of the coordinator are handed to the Handler of their resource
 // through a bounded queue. When it is full the command is dropped; the
 // coordinator sends it again. The same holds for answers while there is no
-// session.
+// session. A question that an operator waits for is refused instead, and asked
+// again by the coordinator or the operator: see Examiner.
 package client

@@ -348,6 +348,8 @@ func (c *Client) receive(s *session, m *pb.ServerMessage) {
 			c.dispatch(k.Settle.GetResourceId(), command{settle: k.Settle})
 		case *pb.ServerFrame_AskVotes:
 			c.dispatch(k.AskVotes.GetResourceId(), command{ask: k.AskVotes})
+		case *pb.ServerFrame_Examine:
+			c.dispatch(k.Examine.GetResourceId(), command{look: k.Examine})
 		case *pb.ServerFrame_Drain:
 			c.startDrain(s)
 		}

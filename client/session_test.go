@@ -425,6 +425,7 @@ func FuzzReceive(f *testing.F) {
 		{Frames: []*pb.ServerFrame{refusal(1, &Error{Reason: pb.ErrorReason_ERROR_REASON_INVALID_FIELD, Code: codes.InvalidArgument, Field: "x"})}},
 		{Frames: []*pb.ServerFrame{refusal(1, &Error{Reason: pb.ErrorReason_ERROR_REASON_DRAINING, Code: codes.Unavailable})}},
 		{Frames: []*pb.ServerFrame{settle(resourceA, "1"), {Kind: &pb.ServerFrame_AskVotes{}}, {Kind: &pb.ServerFrame_Drain{}}}},
+		{Frames: []*pb.ServerFrame{{Kind: &pb.ServerFrame_Examine{Examine: &pb.Examine{Id: 1, ResourceId: resourceA}}}}},
 		{Frames: []*pb.ServerFrame{{Id: 1, Kind: &pb.ServerFrame_Get{Get: &pb.GetResponse{}}}, {Id: 1, Kind: &pb.ServerFrame_Get{}}}},
 	} {
 		b, err := proto.Marshal(m)

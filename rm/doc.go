@@ -19,6 +19,7 @@
 //	       committed ---------------------------> Vote yes ---------> TC
 //
 //	TC === Settle, AskVotes ==> agent: queue --> settlers (own connections)
+//	TC === Examine ===========> agent: rows for an operator (a connection for it)
 //	janitor: intents left over --> Get from the TC --> the same queue
 //
 // A local transaction of n statements costs no more round trips than with plain

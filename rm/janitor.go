@@ -5,22 +5,33 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
+
 	"github.com/handfast/handfast/undolog"
 	"github.com/handfast/handfast/xid"
 )
 
 const (
 	janitorBatch   = 256    // XIDs asked for in one round
-	janitorGC      = 50_000 // old fences dropped in one round
+	janitorGC      = 50_000 // old fences dropped at once
 	janitorTimeout = 10 * time.Second
 )
 
 // janitor looks for intents that have lain for long and settles those whose
-// transaction the coordinator says is decided, and drops old fences. It never concludes anything from
-// the coordinator not knowing an XID.
+// transaction the coordinator says is decided. It never concludes anything from
+// the coordinator not knowing an XID. It also drops old fences, and has dead rows
+// cleared away.
 type janitor struct {
 	agent *agent
 	told  map[xid.ID]string // what was logged of the XIDs of the last round
+	chore string            // what was logged of cleaning
+}
+
+// chores are what a round found to clean, and is not done on a settling connection.
+type chores struct {
+	fences bool     // there are more old ones than one round drops
+	vacuum []string // tables
 }
 
 func (j *janitor) run() {
@@ -40,13 +51,26 @@ func (j *janitor) run() {
 
 // round looks once.
 func (j *janitor) round(ctx context.Context) {
-	pending, err := j.pending(ctx)
+	pending, todo, err := j.pending(ctx)
 	if err != nil {
 		if ctx.Err() == nil {
 			j.agent.p.log.Warn("the janitor can't read what is left over", "resource", j.agent.p.resource, "error", err)
 		}
 		return
 	}
+	j.settle(ctx, pending)
+	err = j.clean(ctx, todo)
+	switch {
+	case err == nil:
+		j.chore = ""
+	case ctx.Err() == nil && err.Error() != j.chore:
+		j.chore = err.Error()
+		j.agent.p.log.Warn("the janitor can't clean the tables of the schema", "resource", j.agent.p.resource, "error", err)
+	}
+}
+
+// settle looks at each transaction that is left over.
+func (j *janitor) settle(ctx context.Context, pending []undolog.PendingXID) {
 	// Any part of a long list gets its turn.
 	rand.Shuffle(len(pending), func(a, b int) { pending[a], pending[b] = pending[b], pending[a] }) //nolint:gosec // not a secret
 	told := make(map[xid.ID]string, len(pending))
@@ -68,10 +92,11 @@ func (j *janitor) round(ctx context.Context) {
 	j.told = told
 }
 
-func (j *janitor) pending(ctx context.Context) ([]undolog.PendingXID, error) {
+func (j *janitor) pending(ctx context.Context) ([]undolog.PendingXID, chores, error) {
 	ctx, cancel := context.WithTimeout(ctx, janitorTimeout)
 	defer cancel()
 	var found []undolog.PendingXID
+	var todo chores
 	err := j.agent.do(ctx, func(ctx context.Context, s *settler) error {
 		conn, err := s.connect(ctx)
 		if err != nil {
@@ -80,15 +105,48 @@ func (j *janitor) pending(ctx context.Context) ([]undolog.PendingXID, error) {
 		if found, err = undolog.Pending(ctx, conn, j.agent.p.cfg.janitorAge); err != nil {
 			return err
 		}
-		// Fences that no late message can need any more; what is over the limit
-		// goes in the next round.
-		_, err = undolog.GC(ctx, conn, janitorGC)
+		// Fences that no late message can need any more.
+		n, err := undolog.GC(ctx, conn, janitorGC)
+		if err != nil {
+			return err
+		}
+		todo.fences = n == janitorGC
+		todo.vacuum, err = undolog.VacuumDue(ctx, conn, undolog.VacuumDead)
 		return err
 	})
 	if err != nil {
-		return nil, err
+		return nil, chores{}, err // a job that was given up may still write to them
 	}
-	return found, nil
+	return found, todo, nil
+}
+
+// clean does what takes long, on a connection of its own, which lives for that
+// only: nobody's settling waits for it.
+func (j *janitor) clean(ctx context.Context, todo chores) error {
+	if !todo.fences && len(todo.vacuum) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, janitorTimeout)
+	defer cancel()
+	s := newSettler(j.agent)
+	defer s.disconnect()
+	// Without this, Postgres would go on with what nobody waits for.
+	s.config.ConnConfig.BuildContextWatcherHandler = func(c *pgconn.PgConn) ctxwatch.Handler {
+		return &pgconn.CancelRequestContextWatcherHandler{Conn: c, DeadlineDelay: time.Second}
+	}
+	conn, err := s.connect(ctx)
+	if err != nil {
+		return err
+	}
+	// Not all of the time, or tables would never get their turn.
+	for begun := time.Now(); todo.fences && time.Since(begun) < janitorTimeout/2; {
+		n, err := undolog.GC(ctx, conn, janitorGC)
+		if err != nil {
+			return err
+		}
+		todo.fences = n == janitorGC
+	}
+	return undolog.Vacuum(ctx, conn, todo.vacuum...)
 }
 
 // look settles a transaction if it is decided. Otherwise it says why not; ""

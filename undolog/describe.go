@@ -83,13 +83,24 @@ func (p *protector) describe(ctx context.Context, oid uint32) (*table, error) {
 	t.partitioned = t.kind == "p"
 	t.RowPath = t.partitioned || inherits
 	if t.kind != "r" && t.kind != "p" {
-		return nil, &NotProtectableError{Table: t.Name, Reason: "is not an ordinary table"}
+		return nil, &NotProtectableError{Table: t.Name, Reason: "is " + relationKind(t.kind) + ", not an ordinary table"}
 	}
 	if err := p.columns(ctx, t); err != nil {
 		return nil, err
 	}
 	p.tables[oid] = t
 	return t, nil
+}
+
+func relationKind(kind string) string {
+	names := map[string]string{
+		"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence",
+		"i": "an index", "I": "an index", "c": "a composite type",
+	}
+	if name := names[kind]; name != "" {
+		return name
+	}
+	return "a relation of the kind " + kind
 }
 
 // protectable reads what only a table with capture needs, and refuses what could

@@ -58,6 +58,14 @@
 // WithCommittedView makes a view of the rows as if no undecided transaction
 // existed. handfast.settled(row) in a WHERE refuses undecided rows.
 //
+// # Contradictions
+//
+// A rollback compares each row with what the transaction left there. One that
+// differs was changed behind the back of the triggers; it is never overwritten,
+// and nothing of the transaction is undone before a person has chosen what is to
+// become of it. Diff shows such rows, Resolve records a choice, and the next
+// Settle carries it out, if the row is still what the person saw.
+//
 // # SQLSTATEs
 //
 //	HF001  a row, key or unique value is held by an undecided transaction
@@ -66,6 +74,7 @@
 //	HF004  refused in a global transaction: it could not be undone
 //	HF005  arming was lost, forged or left over from another transaction
 //	HF006  what is in the database contradicts the decision
+//	HF007  a choice for a row is refused; see Resolve
 //
 // # Limits
 //

@@ -2,10 +2,12 @@ package undolog
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // Severity says how bad a finding is.
@@ -19,78 +21,88 @@ const (
 
 // Finding is one thing that Doctor found, with what mends it.
 type Finding struct {
+	Check    string   `json:"check"` // its name, for programs
 	Severity Severity `json:"severity"`
 	Object   string   `json:"object"`
 	Problem  string   `json:"problem"`
-	Fix      string   `json:"fix"`
+	Fix      string   `json:"fix"` // a command: of handfast for a shell, any other one for psql
 }
 
-// leftover is how long a settled transaction's intents take at the most, when
-// everything works.
-const leftover = time.Minute
+// limits are from where on something is worth a word.
+type limits struct {
+	leftover    time.Duration // how long settling takes at the most when everything works
+	held        time.Duration // of an open transaction
+	dead        int64         // rows
+	heap, index int64         // bytes; a busy minute without any VACUUM stays below
+}
 
-// checks are queries that each give object, problem and fix.
-var checks = []struct {
+var usual = limits{leftover: time.Minute, held: 10 * time.Minute, dead: 500_000, heap: 64 << 20, index: 64 << 20}
+
+// check is one look: a query that gives object, problem and fix.
+type check struct {
+	name     string
 	severity Severity
 	sql      string
-}{
-	{SeverityError, `SELECT p.rel::text, 'was altered since its functions were made', 'handfast pg protect ' || p.rel::text
-		FROM handfast.protected p WHERE p.fingerprint <> handfast.fingerprint(p.rel)`},
-	{SeverityError, `SELECT p.rel::text, 'its capture trigger is missing', 'handfast pg protect ' || p.rel::text
-		FROM handfast.protected p WHERE NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = p.rel AND t.tgname LIKE chr(1) || 'handfast%')`},
-	{SeverityError, `SELECT p.rel::text, 'its trigger ' || quote_ident(t.tgname) || ' is disabled', 'ALTER TABLE ' || p.rel::text || ' ENABLE TRIGGER USER'
-		FROM handfast.protected p JOIN pg_trigger t ON t.tgrelid = p.rel
-		WHERE (t.tgname LIKE chr(1) || 'handfast%' OR t.tgname IN ('handfast_truncate', '~handfast')) AND t.tgenabled IN ('D', 'R')`},
-	{SeverityError, `SELECT 'role ' || quote_ident(r.rolname), 'owns the schema and may not set session_replication_role, so nothing can be rolled back',
-			'GRANT SET ON PARAMETER session_replication_role TO ' || quote_ident(r.rolname)
-		FROM pg_proc f JOIN pg_roles r ON r.oid = f.proowner
-		WHERE f.oid = 'handfast.rollback_undo(text, uuid[])'::regprocedure AND NOT r.rolsuper
-		AND NOT has_parameter_privilege(r.oid, 'session_replication_role', 'SET')`},
-	{SeverityError, `SELECT 'role ' || quote_ident(current_user), 'may not settle', 'handfast pg install --grant ' || quote_ident(current_user)
-		WHERE NOT has_function_privilege('handfast.rollback_undo(text, uuid[])', 'EXECUTE')`},
-	{SeverityWarning, `SELECT c.oid::regclass::text, 'has no primary key and can not be protected', 'ALTER TABLE ' || c.oid::regclass::text || ' ADD PRIMARY KEY (...)'
-		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-		WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND n.nspname NOT IN ('handfast', 'information_schema') AND n.nspname NOT LIKE 'pg\_%'
-		AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)`},
-	{SeverityWarning, `SELECT c.oid::regclass::text, 'is not protected: a global transaction that writes to it is refused', 'handfast pg protect ' || c.oid::regclass::text
-		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-		WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND n.nspname NOT IN ('handfast', 'information_schema') AND n.nspname NOT LIKE 'pg\_%'
-		AND EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)
-		AND NOT EXISTS (SELECT FROM handfast.protected p WHERE p.rel = c.oid)`},
-	{SeverityError, `SELECT 'setting ' || s.name, 'is ' || s.setting || ': a crash of the server can lose what was committed', 'ALTER SYSTEM SET ' || s.name || ' = on'
-		FROM pg_settings s WHERE s.name IN ('fsync', 'full_page_writes') AND s.setting = 'off'`},
+	args     []any
+}
+
+// Beginner begins transactions; *pgx.Conn, pgx.Tx and *pgxpool.Pool are one.
+type Beginner interface {
+	DB
+	Begin(ctx context.Context) (pgx.Tx, error)
 }
 
 // Doctor looks for what keeps the promises from holding in this database. An
-// empty result is a healthy one. Needs the rights of the schema's owner.
-func Doctor(ctx context.Context, db DB) ([]Finding, error) {
+// empty result is a healthy one. It only reads, and waits for no lock longer than
+// a moment: what it could not look at because of one is a finding, too. Needs the
+// rights of the schema's owner.
+func Doctor(ctx context.Context, db Beginner) ([]Finding, error) { return doctor(ctx, db, usual) }
+
+func doctor(ctx context.Context, db Beginner, l limits) ([]Finding, error) {
 	if _, err := Inspect(ctx, db); err != nil {
 		return nil, err
 	}
-	var out []Finding
-	for _, c := range checks {
-		rows, err := db.Query(ctx, c.sql)
+	// Without the whole schema the other questions can't be asked.
+	out, err := examine(ctx, db, schemaComplete())
+	if err != nil || len(out) > 0 {
+		return out, explain("doctor", err)
+	}
+	for _, c := range checks(l) {
+		found, err := examine(ctx, db, c)
 		if err != nil {
-			return nil, explain("doctor", err)
+			return nil, explain("doctor", fmt.Errorf("%s: %w", c.name, err))
 		}
-		var object, problem, fix string
-		if _, err := pgx.ForEachRow(rows, []any{&object, &problem, &fix}, func() error {
-			out = append(out, Finding{Severity: c.severity, Object: object, Problem: problem, Fix: fix})
-			return nil
-		}); err != nil {
-			return nil, explain("doctor", err)
-		}
-	}
-	left, err := Pending(ctx, db, leftover)
-	if err != nil {
-		return nil, explain("doctor", err)
-	}
-	for _, p := range left {
-		out = append(out, Finding{
-			Severity: SeverityWarning, Object: "transaction " + p.XID.String(),
-			Problem: fmt.Sprintf("has %d intents since %s", p.Intents, p.Since.UTC().Format(time.RFC3339)),
-			Fix:     "handfast tx show " + p.XID.String(),
-		})
+		out = append(out, found...)
 	}
 	return out, nil
+}
+
+// examine makes one look, in a transaction of its own: a lock that is in the way
+// of one spares the others.
+func examine(ctx context.Context, db Beginner, c check) ([]Finding, error) {
+	var out []Finding
+	err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
+		// Names are written with their schema, so that the fix works in any session.
+		if _, err := tx.Exec(ctx, `SELECT set_config('lock_timeout', '200ms', true), set_config('statement_timeout', '5s', true),
+			set_config('search_path', 'pg_catalog, pg_temp', true), set_config('jit', 'off', true)`); err != nil {
+			return err
+		}
+		rows, err := tx.Query(ctx, c.sql, c.args...)
+		if err != nil {
+			return err
+		}
+		f := Finding{Check: c.name, Severity: c.severity}
+		_, err = pgx.ForEachRow(rows, []any{&f.Object, &f.Problem, &f.Fix}, func() error {
+			out = append(out, f)
+			return nil
+		})
+		return err
+	})
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok && (pg.Code == "55P03" || pg.Code == "57014") && ctx.Err() == nil {
+		return []Finding{{
+			Check: c.name, Severity: SeverityWarning, Object: "check " + c.name,
+			Problem: "could not be made: " + pg.Message, Fix: "handfast pg doctor",
+		}}, nil
+	}
+	return out, err
 }

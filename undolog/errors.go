@@ -18,6 +18,19 @@ var (
 	ErrPrivilege     = errors.New("the role lacks a privilege")
 )
 
+// Errors for errors.Is: why a choice was refused. See ChoiceError.
+var (
+	// ErrNothingToUndo means: the transaction changed nothing here, or is settled.
+	ErrNothingToUndo = errors.New("nothing to roll back here")
+	// ErrUnknownRow means: the transaction did not change such a row or table.
+	ErrUnknownRow = errors.New("no such row in the transaction")
+	// ErrBadChoice means: there is no such choice, it does not go with what was
+	// given, or a value does not fit its column.
+	ErrBadChoice = errors.New("the choice does not fit")
+	// ErrRowChanged means: the row is not what the caller has seen.
+	ErrRowChanged = errors.New("the row has changed")
+)
+
 // ConflictError is a row, a key or a unique value that an undecided global
 // transaction holds.
 type ConflictError struct {
@@ -41,6 +54,7 @@ type detail struct {
 	Table    string `json:"table"`
 	Key      string `json:"key"`
 	What     string `json:"what"`
+	Kind     string `json:"kind"`
 }
 
 func detailOf(err error, kind string) (*pgconn.PgError, detail, bool) {
@@ -63,11 +77,24 @@ func AsConflict(err error) (*ConflictError, bool) {
 	return &ConflictError{Holder: holder, Table: d.Table, Key: d.Key, SQLState: pg.Code, Err: pg}, true
 }
 
-// NoTableError is a table that is not there.
-type NoTableError struct{ Table string }
+// NoTableError is a table that is not there, or a pattern or schema without any
+// table that could be meant.
+type NoTableError struct {
+	Table   string
+	Pattern bool // Table is a pattern or a schema
+	Keyless int  // how many tables it found that have no primary key
+}
 
 // Error names the table.
-func (e *NoTableError) Error() string { return fmt.Sprintf("table %q does not exist", e.Table) }
+func (e *NoTableError) Error() string {
+	switch {
+	case !e.Pattern:
+		return fmt.Sprintf("table %q does not exist", e.Table)
+	case e.Keyless > 0:
+		return fmt.Sprintf("none of the %d tables that %q stands for has a primary key", e.Keyless, e.Table)
+	}
+	return fmt.Sprintf("%q stands for no table", e.Table)
+}
 
 // NoKeyError is a table that can't be protected because its rows have no usable identity.
 type NoKeyError struct{ Table, Reason string }
@@ -121,3 +148,20 @@ type AlarmError struct {
 
 // Error names the XID and the contradiction.
 func (e *AlarmError) Error() string { return fmt.Sprintf("settle %s: %s", e.XID, e.Reason) }
+
+// ChoiceError is a choice that was refused. Nothing was recorded.
+type ChoiceError struct {
+	XID        xid.ID
+	Table, Key string // as far as known
+	// Field is what is wrong: xid, table, key, row, choice, column, value, who,
+	// why or seen.
+	Field string
+	What  string
+	Err   error // one of ErrNothingToUndo, ErrUnknownRow, ErrBadChoice, ErrRowChanged
+}
+
+// Error says what is wrong.
+func (e *ChoiceError) Error() string { return e.What }
+
+// Unwrap gives the kind of refusal.
+func (e *ChoiceError) Unwrap() error { return e.Err }

@@ -430,10 +430,10 @@ func (t *table) triggers() string {
 		} {
 			if t.RowPath {
 				fmt.Fprintf(&b, "CREATE TRIGGER %s AFTER %s ON %s FOR EACH ROW EXECUTE FUNCTION handfast.row_%d();\n",
-					quote(captureTrigger+e.suffix), e.event, t.Name, t.ID)
+					captureName(e.suffix), e.event, t.Name, t.ID)
 			} else {
 				fmt.Fprintf(&b, "CREATE TRIGGER %s AFTER %s ON %s REFERENCING %s FOR EACH STATEMENT EXECUTE FUNCTION handfast.row_%d();\n",
-					quote(captureTrigger+e.suffix), e.event, t.Name, e.tables, t.ID)
+					captureName(e.suffix), e.event, t.Name, e.tables, t.ID)
 			}
 		}
 	}

@@ -11,10 +11,11 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// captureTrigger begins the names of the triggers that capture. It sorts before
-// every name that a person gives, so that a conflict is found before the user's
-// own triggers act.
-const captureTrigger = "\x01handfast"
+// captureName is the name of a trigger that captures. It begins with a control
+// character, which sorts before every name that a person gives, so that a
+// conflict is found before the user's own triggers act. It is written so that it
+// can be read, and copied from a terminal.
+func captureName(suffix string) string { return `U&"\0001handfast` + suffix + `"` }
 
 // guardTrigger sorts after those with which Postgres enforces foreign keys.
 const guardTrigger = "~handfast"
@@ -52,9 +53,10 @@ func Protect(ctx context.Context, conn *pgx.Conn, tables ...string) ([]Protected
 }
 
 // ProtectTables puts capture and guard on tables, in one transaction. A table is
-// named as "table" or "schema.table", several with * and ? in either part; such
-// a pattern leaves out tables that have no primary key. Without any name it renews
-// what is protected and was altered since. Tables that inherit from one are
+// named as "table" or "schema.table", several with * and ? in either part, or all
+// of a schema by its name, where no table has it; patterns and schemas leave out
+// tables that have no primary key. Without any name it renews what is protected
+// and was altered since. Tables that inherit from one are
 // protected with it, and tables that a foreign key joins to one get a guard. It
 // may be called again, and has to be after a table was altered. It waits for open
 // writers of a table. Errors, for errors.As: *NoTableError, *NoKeyError,
@@ -75,7 +77,9 @@ func ProtectTables(ctx context.Context, conn *pgx.Conn, tables []string, opts ..
 	return out, nil
 }
 
-// ProtectSQL gives the SQL that ProtectTables would run, for reading.
+// ProtectSQL gives the SQL that ProtectTables would run. It does the same when a
+// person runs it, as long as the tables and what is protected are as they were; a
+// table that somebody has protected in between makes it fail.
 func ProtectSQL(ctx context.Context, conn *pgx.Conn, tables []string, opts ...ProtectOption) (string, error) {
 	var sql string
 	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
@@ -83,7 +87,7 @@ func ProtectSQL(ctx context.Context, conn *pgx.Conn, tables []string, opts ...Pr
 		if err := p.run(ctx, tables); err != nil {
 			return err
 		}
-		sql = p.script.String()
+		sql = "BEGIN;\nSELECT pg_advisory_xact_lock(4263, 1);\n" + ownPath + ";\n" + p.script.String() + "COMMIT;\n"
 		return errOnlyPrint
 	})
 	if !errors.Is(err, errOnlyPrint) {
@@ -128,70 +132,15 @@ func (p *protector) run(ctx context.Context, names []string) error {
 			return err
 		}
 	}
-	_, err = p.tx.Exec(ctx, "SELECT handfast.arrange()")
+	return p.do(ctx, "SELECT handfast.arrange()")
+}
+
+// do runs what changes something, and keeps it for ProtectSQL.
+func (p *protector) do(ctx context.Context, sql string) error {
+	sql = strings.TrimSuffix(sql, ";\n") + ";\n"
+	p.script.WriteString(sql)
+	_, err := p.tx.Exec(ctx, sql)
 	return err
-}
-
-// resolve finds the tables, with those that inherit from them. What is read
-// later has to be qualified for the path that our functions run with; only the
-// names of tables are the caller's.
-func (p *protector) resolve(ctx context.Context, names []string) ([]uint32, error) {
-	var oids []uint32
-	for _, name := range names {
-		found, err := tableOIDs(ctx, p.tx, name)
-		if err != nil {
-			return nil, err
-		}
-		oids = append(oids, found...)
-	}
-	if _, err := p.tx.Exec(ctx, "SET LOCAL search_path = pg_catalog, pg_temp"); err != nil {
-		return nil, err
-	}
-	if len(names) == 0 {
-		rows, err := p.tx.Query(ctx, "SELECT t.rel::oid FROM handfast.protected t WHERE t.capture AND t.fingerprint <> handfast.fingerprint(t.rel)")
-		if err != nil {
-			return nil, err
-		}
-		return pgx.CollectRows(rows, pgx.RowTo[uint32])
-	}
-	rows, err := p.tx.Query(ctx, `WITH RECURSIVE t (oid) AS (
-			SELECT handfast.root(o)::oid FROM unnest($1::oid[]) o
-			UNION SELECT i.inhrelid FROM t JOIN pg_inherits i ON i.inhparent = t.oid JOIN pg_class c ON c.oid = i.inhrelid AND NOT c.relispartition)
-		SELECT oid FROM t ORDER BY oid`, oids)
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectRows(rows, pgx.RowTo[uint32])
-}
-
-// tableOIDs finds the tables that a name or a pattern stands for.
-func tableOIDs(ctx context.Context, tx pgx.Tx, name string) ([]uint32, error) {
-	if !strings.ContainsAny(name, "*?") || strings.Contains(name, `"`) {
-		var oid uint32
-		err := tx.QueryRow(ctx, "SELECT to_regclass($1)::oid", name).Scan(&oid)
-		if err != nil && ctx.Err() == nil {
-			return nil, &NoTableError{Table: name}
-		}
-		return []uint32{oid}, err
-	}
-	schema, relation, qualified := strings.Cut(name, ".")
-	if !qualified {
-		schema, relation = "", name
-	}
-	like := strings.NewReplacer(`\`, `\\`, "_", `\_`, "%", `\%`, "*", "%", "?", "_")
-	rows, err := tx.Query(ctx, `SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-		WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND NOT c.relispartition
-		AND n.nspname NOT IN ('handfast', 'information_schema') AND n.nspname !~ '^pg_'
-		AND c.relname LIKE $2 AND CASE WHEN $1 = '' THEN pg_table_is_visible(c.oid) ELSE n.nspname LIKE $1 END
-		AND EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary) ORDER BY c.oid`, like.Replace(schema), like.Replace(relation))
-	if err != nil {
-		return nil, err
-	}
-	oids, err := pgx.CollectRows(rows, pgx.RowTo[uint32])
-	if err == nil && len(oids) == 0 {
-		return nil, &NoTableError{Table: name}
-	}
-	return oids, err
 }
 
 // capture describes a table and registers it.
@@ -261,7 +210,11 @@ func (p *protector) equip(ctx context.Context, t *table) error {
 	if t.guardEvents() != "" {
 		parts = append(parts, "guard")
 	}
-	if t.Capture && p.options.committed {
+	committed, err := p.viewWanted(ctx, t)
+	if err != nil {
+		return err
+	}
+	if committed {
 		parts = append(parts, "committed")
 	}
 	sql := fmt.Sprintf("SELECT handfast.take_off(%d);\n", t.ID)
@@ -273,19 +226,19 @@ func (p *protector) equip(ctx context.Context, t *table) error {
 		sql += s
 	}
 	sql += t.triggers() + fmt.Sprintf("SELECT handfast.always(%d);\n", t.ID) + fmt.Sprintf("UPDATE handfast.protected SET fingerprint = handfast.fingerprint(rel) WHERE id = %d;\n", t.ID)
-	if _, err := p.tx.Exec(ctx, sql); err != nil {
+	if err := p.do(ctx, sql); err != nil {
 		return fmt.Errorf("%s: %w", t.Name, err)
 	}
-	p.script.WriteString(sql)
-	if t.Capture && p.options.committed {
+	if committed {
 		err := try(ctx, p.tx, t.keyIndex())
 		if pg, ok := errors.AsType[*pgconn.PgError](err); ok && pg.Code == "42P17" {
 			err = nil // not IMMUTABLE: the view is then slower while many rows are deleted
+		} else {
+			p.script.WriteString(t.keyIndex() + ";\n")
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", t.Name, err)
 		}
-		p.script.WriteString(t.keyIndex() + ";\n")
 	}
 	if t.Capture {
 		p.done = append(p.done, ProtectedTable{ID: t.ID, Name: t.Name, Keys: t.keyNames()})
@@ -293,10 +246,31 @@ func (p *protector) equip(ctx context.Context, t *table) error {
 	return nil
 }
 
+// viewWanted tells whether the table gets its view: one that it has is kept as
+// the table is. Another relation of that name is somebody else's.
+func (p *protector) viewWanted(ctx context.Context, t *table) (bool, error) {
+	if !t.Capture {
+		return false, nil
+	}
+	taken, ours, err := p.view(ctx, t)
+	if err == nil && p.options.committed && taken && !ours {
+		err = &NotProtectableError{Table: t.Name, Reason: fmt.Sprintf("can't have its view: there is another %s", t.ViewName())}
+	}
+	return p.options.committed || ours, err
+}
+
+// view tells whether the name of the view is taken, and by the view itself.
+func (p *protector) view(ctx context.Context, t *table) (taken, ours bool, err error) {
+	err = p.tx.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL, EXISTS (
+			SELECT FROM pg_rewrite w JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid
+			 WHERE w.ev_class = to_regclass($1) AND d.refobjid = 'handfast.gate'::regclass)`, t.ViewName()).Scan(&taken, &ours)
+	return taken, ours, err
+}
+
 // register gives the table its id. What the functions rest on must not change
 // under open intents: their images are made for the old columns.
 func (p *protector) register(ctx context.Context, t *table) error {
-	if _, err := p.tx.Exec(ctx, "LOCK TABLE "+t.Name+" IN SHARE ROW EXCLUSIVE MODE"); err != nil {
+	if err := p.do(ctx, "LOCK TABLE "+t.Name+" IN SHARE ROW EXCLUSIVE MODE"); err != nil {
 		return err
 	}
 	var intents int64
@@ -306,8 +280,12 @@ func (p *protector) register(ctx context.Context, t *table) error {
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		t.Enforce = p.options.enforce == nil || *p.options.enforce
-		return p.tx.QueryRow(ctx, `INSERT INTO handfast.protected (rel, capture, enforce, fingerprint)
-			VALUES ($1, $2, $3, '') RETURNING id`, t.oid, t.Capture, t.Enforce).Scan(&t.ID)
+		// The functions have it in them, also those that are only printed.
+		if err := p.tx.QueryRow(ctx, "SELECT nextval(pg_get_serial_sequence('handfast.protected', 'id'))").Scan(&t.ID); err != nil {
+			return err
+		}
+		return p.do(ctx, fmt.Sprintf(`INSERT INTO handfast.protected (id, rel, capture, enforce, fingerprint) OVERRIDING SYSTEM VALUE
+  VALUES (%d, %s, %t, %t, '')`, t.ID, literal(t.Name), t.Capture, t.Enforce))
 	case err != nil:
 		return err
 	case changed && intents > 0:
@@ -316,8 +294,7 @@ func (p *protector) register(ctx context.Context, t *table) error {
 	if t.Capture && p.options.enforce != nil {
 		t.Enforce = *p.options.enforce
 	}
-	_, err = p.tx.Exec(ctx, "UPDATE handfast.protected SET capture = $2, enforce = $3 WHERE rel = $1", t.oid, t.Capture, t.Enforce)
-	return err
+	return p.do(ctx, fmt.Sprintf("UPDATE handfast.protected SET capture = %t, enforce = %t WHERE id = %d", t.Capture, t.Enforce, t.ID))
 }
 
 // Unprotect takes capture and guard off tables. It is refused while a table has
@@ -389,7 +366,11 @@ func (p *protector) release(ctx context.Context, oid uint32) error {
 	case intents > 0:
 		return &NotProtectableError{Table: t.Name, Reason: fmt.Sprintf("has %d intents of undecided transactions; wait until they are settled", intents)}
 	}
-	if _, err := p.tx.Exec(ctx, fmt.Sprintf("DROP VIEW IF EXISTS %s; DROP INDEX IF EXISTS handfast.gone_%d", t.ViewName(), t.ID)); err != nil {
+	_, ours, err := p.view(ctx, t)
+	if err == nil && ours {
+		_, err = p.tx.Exec(ctx, "DROP VIEW "+t.ViewName())
+	}
+	if err != nil {
 		return err
 	}
 	_, err = p.tx.Exec(ctx, "SELECT handfast.take_off($1), handfast.drop_functions($1)", t.ID)

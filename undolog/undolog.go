@@ -27,6 +27,7 @@ const (
 	SQLStateRefused      = "HF004"
 	SQLStateNotArmed     = "HF005"
 	SQLStateContradicted = "HF006"
+	SQLStateBadChoice    = "HF007"
 )
 
 // DB runs statements; *pgx.Conn, pgx.Tx and *pgxpool.Pool are one.

@@ -31,6 +31,9 @@ type Config struct {
 	// StuckAfter is how long a client may take no data before its session
 	// ends; 0: 20 s.
 	StuckAfter time.Duration
+	// ExamineTimeout is how long a service may take to look at rows for an
+	// operator; 0: 20 s.
+	ExamineTimeout time.Duration
 	// WatchBuffer is how many events may wait for one watcher; 0: 1,024.
 	WatchBuffer int
 	// Log; nil: slog.Default.
@@ -52,6 +55,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.StuckAfter == 0 {
 		c.StuckAfter = 20 * time.Second
+	}
+	if c.ExamineTimeout == 0 {
+		c.ExamineTimeout = 20 * time.Second
 	}
 	if c.WatchBuffer == 0 {
 		c.WatchBuffer = 1024

@@ -23,6 +23,8 @@ type hub struct {
 	stop chan struct{}
 	once sync.Once
 
+	examiners *examiners
+
 	mu       sync.RWMutex
 	sessions map[*session]struct{}
 	routes   map[xid.ResourceID]*route
@@ -38,7 +40,7 @@ type route struct {
 
 func newHub(a *API) *hub {
 	return &hub{
-		a: a, stop: make(chan struct{}),
+		a: a, stop: make(chan struct{}), examiners: newExaminers(),
 		sessions: make(map[*session]struct{}),
 		routes:   make(map[xid.ResourceID]*route),
 		empty:    make(chan struct{}),

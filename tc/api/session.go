@@ -227,6 +227,9 @@ func (s *session) handle(f *pb.ClientFrame) error {
 		return s.settled(k.SettleResult)
 	case *pb.ClientFrame_AskVotesResult:
 		return s.answered(k.AskVotesResult)
+	case *pb.ClientFrame_ExamineResult:
+		s.a.hub.examiners.answered(k.ExamineResult)
+		return nil
 	case *pb.ClientFrame_Hello:
 		return invalid("hello", "Hello was sent before")
 	case *pb.ClientFrame_Detach:

@@ -23,6 +23,8 @@ const (
 	recordReason
 	recordText
 	recordOperator
+	recordPlan
+	recordResult
 )
 
 // Field numbers of store.v1.Finished.
@@ -39,6 +41,8 @@ const (
 	finishedRecords
 	finishedBranches
 	finishedResources
+	finishedCalled
+	finishedSubmitted
 )
 
 // Field numbers of store.v1.Branch.
@@ -49,6 +53,9 @@ const (
 	branchVote
 	branchVoteReason
 	branchRegistered
+	branchName
+	branchPlan
+	branchResult
 )
 
 // AppendRecord appends the encoded record to b. XID and Seq are not part of
@@ -73,6 +80,8 @@ func AppendRecord(b []byte, r core.Record) ([]byte, error) {
 	e.uint(recordReason, uint64(r.Reason))
 	e.text(recordText, r.Text)
 	e.text(recordOperator, r.Operator)
+	e.plan(recordPlan, r.Plan, true)
+	e.blob(recordResult, r.Result)
 	if e.err != nil {
 		return b, fmt.Errorf("record %d of %s can't be stored: %w", r.Seq, r.XID, e.err)
 	}
@@ -86,7 +95,7 @@ func DecodeRecord(id xid.ID, seq uint32, b []byte) (core.Record, error) {
 	for d.next() {
 		switch d.field {
 		case recordKind:
-			r.Kind = core.RecordKind(d.enum("kind", uint64(core.RecordDone)))
+			r.Kind = core.RecordKind(d.enum("kind", uint64(core.RecordSubmit)))
 		case recordTime:
 			r.Time = d.time("time")
 		case recordName:
@@ -100,7 +109,7 @@ func DecodeRecord(id xid.ID, seq uint32, b []byte) (core.Record, error) {
 		case recordResource:
 			r.Resource = d.id("resource")
 		case recordMode:
-			r.Mode = core.Mode(d.enum("mode", uint64(core.ModeAT)))
+			r.Mode = core.Mode(d.enum("mode", uint64(core.ModeWorkflow)))
 		case recordVote:
 			r.Vote = core.Vote(d.enum("vote", uint64(core.VoteWithdrawn)))
 		case recordOutcome:
@@ -111,6 +120,10 @@ func DecodeRecord(id xid.ID, seq uint32, b []byte) (core.Record, error) {
 			r.Text = d.text("text")
 		case recordOperator:
 			r.Operator = d.text("operator")
+		case recordPlan:
+			r.Plan = d.plan()
+		case recordResult:
+			r.Result = d.blob("result")
 		default:
 			d.unknown()
 		}
@@ -132,8 +145,11 @@ func checkRecord(r *core.Record) error {
 	case core.RecordBegin:
 		return nil
 	case core.RecordRegister:
-		if noBranch || noResource || r.Mode != core.ModeAT {
-			return errors.New("registration without branch, resource or mode")
+		if noBranch || !whole(r.Resource, r.Mode, r.Plan) {
+			return errors.New("registration without branch, mode, or resource or plan")
+		}
+		if r.Vote > core.VoteYes {
+			return errors.New("registration with a vote other than yes")
 		}
 	case core.RecordVote:
 		if noBranch || r.Vote < core.VoteYes || r.Vote > core.VoteWithdrawn {
@@ -144,13 +160,26 @@ func checkRecord(r *core.Record) error {
 			return errors.New("decision without outcome")
 		}
 	case core.RecordDone:
-		if noResource {
-			return errors.New("done without resource")
+		if noResource == noBranch {
+			return errors.New("done without resource or branch, or with both")
 		}
+	case core.RecordSubmit:
 	default:
 		return fmt.Errorf("kind %d", r.Kind)
 	}
 	return nil
+}
+
+// whole tells whether a branch has what its mode needs.
+func whole(r xid.ResourceID, m core.Mode, p *core.Plan) bool {
+	switch {
+	case m == core.ModeAT || m == core.ModeXA:
+		return r != xid.ResourceID{} && p == nil
+	case m > core.ModeXA && m <= core.ModeWorkflow:
+		return p != nil
+	default:
+		return false
+	}
 }
 
 // AppendFinished appends the encoded final state to b, without the XID. What
@@ -179,10 +208,21 @@ func AppendFinished(b []byte, tx core.Transaction) ([]byte, error) {
 			e.uint(branchVote, uint64(br.Vote))
 			e.text(branchVoteReason, br.VoteReason)
 			e.time(branchRegistered, br.Registered)
+			e.text(branchName, br.Name)
+			e.plan(branchPlan, br.Plan, false)
+			e.blob(branchResult, br.Result)
 		})
 	}
 	for i := range tx.Settlements {
-		e.id(finishedResources, tx.Settlements[i].Resource)
+		if s := &tx.Settlements[i]; s.Branch == (xid.BranchID{}) {
+			e.id(finishedResources, s.Resource)
+		}
+	}
+	for i := range tx.Settlements {
+		e.id(finishedCalled, tx.Settlements[i].Branch)
+	}
+	if tx.Submitted {
+		e.uint(finishedSubmitted, 1)
 	}
 	if e.err != nil {
 		return b, fmt.Errorf("transaction %s can't be stored: %w", tx.XID, e.err)
@@ -193,7 +233,7 @@ func AppendFinished(b []byte, tx core.Transaction) ([]byte, error) {
 // DecodeFinished reads what AppendFinished wrote. Anything else is ErrCorrupt.
 func DecodeFinished(id xid.ID, b []byte) (core.Transaction, error) {
 	tx := core.Transaction{XID: id, Phase: core.Finished}
-	d := decoder{b: b, repeated: 1<<finishedBranches | 1<<finishedResources}
+	d := decoder{b: b, repeated: 1<<finishedBranches | 1<<finishedResources | 1<<finishedCalled}
 	for d.next() {
 		switch d.field {
 		case finishedName:
@@ -220,6 +260,10 @@ func DecodeFinished(id xid.ID, b []byte) (core.Transaction, error) {
 			tx.Branches = append(tx.Branches, d.branch())
 		case finishedResources:
 			tx.Settlements = append(tx.Settlements, core.Settlement{Resource: d.id("resource"), Done: true})
+		case finishedCalled:
+			tx.Settlements = append(tx.Settlements, core.Settlement{Branch: d.id("branch that was called"), Done: true})
+		case finishedSubmitted:
+			tx.Submitted = d.uint("submitted", 1) == 1
 		default:
 			d.unknown()
 		}
@@ -243,13 +287,19 @@ func (d *decoder) branch() (br core.Branch) {
 		case branchResource:
 			br.Resource = in.id("resource of a branch")
 		case branchMode:
-			br.Mode = core.Mode(in.enum("mode", uint64(core.ModeAT)))
+			br.Mode = core.Mode(in.enum("mode", uint64(core.ModeWorkflow)))
 		case branchVote:
 			br.Vote = core.Vote(in.enum("vote", uint64(core.VoteWithdrawn)))
 		case branchVoteReason:
 			br.VoteReason = in.text("reason of a vote")
 		case branchRegistered:
 			br.Registered = in.time("time of a registration")
+		case branchName:
+			br.Name = in.text("name of a branch")
+		case branchPlan:
+			br.Plan = in.plan()
+		case branchResult:
+			br.Result = in.blob("result of a branch")
 		default:
 			in.unknown()
 		}
@@ -270,13 +320,13 @@ func checkFinished(tx *core.Transaction) error {
 	}
 	for i := range tx.Branches {
 		br := &tx.Branches[i]
-		if br.ID == (xid.BranchID{}) || br.Resource == (xid.ResourceID{}) || br.Mode != core.ModeAT || br.Vote > core.VoteWithdrawn {
-			return fmt.Errorf("branch %s without resource, mode or known vote", br.ID)
+		if br.ID == (xid.BranchID{}) || !whole(br.Resource, br.Mode, br.Plan) || br.Vote > core.VoteWithdrawn {
+			return fmt.Errorf("branch %s without mode, resource or plan, or known vote", br.ID)
 		}
 	}
 	for i := range tx.Settlements {
-		if tx.Settlements[i].Resource == (xid.ResourceID{}) {
-			return errors.New("settlement without resource")
+		if s := &tx.Settlements[i]; s.Resource == (xid.ResourceID{}) && s.Branch == (xid.BranchID{}) {
+			return errors.New("settlement without resource or branch")
 		}
 	}
 	return nil

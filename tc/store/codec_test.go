@@ -39,6 +39,11 @@ func someRecords() map[string]core.Record {
 		"vote":       {Kind: core.RecordVote, Branch: someBranch, Vote: core.VoteYes},
 		"decide":     {Kind: core.RecordDecide, Outcome: core.Committed},
 		"done":       {Kind: core.RecordDone, Resource: someResource},
+		"plan":       {Kind: core.RecordRegister, Branch: someBranch, Mode: core.ModeSaga, Name: "hotel", Plan: somePlan(), Vote: core.VoteYes, Result: []byte{}},
+		"bare plan":  {Kind: core.RecordRegister, Branch: someBranch, Resource: someResource, Mode: core.ModeTCC, Plan: &core.Plan{}},
+		"submit":     {Kind: core.RecordSubmit, Deadline: someTime},
+		"for ever":   {Kind: core.RecordSubmit},
+		"called":     {Kind: core.RecordDone, Branch: someBranch, Result: []byte("ok")},
 		"last year":  {Kind: core.RecordDone, Resource: someResource, Time: time.UnixMilli(253_402_300_799_999)},
 	}
 	for name, r := range records {
@@ -49,6 +54,46 @@ func someRecords() map[string]core.Record {
 		records[name] = r
 	}
 	return records
+}
+
+func somePlan() *core.Plan {
+	return &core.Plan{
+		Forward: core.Action{
+			Kind: core.TargetHTTP, Address: "http://a/b", Lane: someResource, Payload: []byte("\x00body"),
+			Header: []core.Header{{Name: "a", Value: "b"}, {Name: "a"}}, Delay: time.Second, Timeout: time.Minute,
+		},
+		Rollback: core.Action{Kind: core.TargetHandler, Address: "undo", Lane: someResource, Payload: []byte{}},
+		After:    []xid.BranchID{{3}, {4}},
+		Retry:    core.Retry{First: 1, Max: 2, Percent: 150, Attempts: 3, Attention: 4},
+	}
+}
+
+func schemaPlan(p *core.Plan) *storev1.Plan {
+	if p == nil {
+		return nil
+	}
+	out := &storev1.Plan{
+		Forward: schemaAction(p.Forward), Commit: schemaAction(p.Commit), Rollback: schemaAction(p.Rollback),
+		RetryFirstNs: int64(p.Retry.First), RetryMaxNs: int64(p.Retry.Max), RetryPercent: p.Retry.Percent,
+		RetryAttempts: p.Retry.Attempts, RetryAttention: p.Retry.Attention,
+	}
+	for _, id := range p.After {
+		out.After = append(out.After, id[:])
+	}
+	return out
+}
+
+func schemaAction(a core.Action) *storev1.Action {
+	if a.Kind == core.TargetNone {
+		return nil
+	}
+	out := &storev1.Action{
+		Kind: uint32(a.Kind), Address: a.Address, Lane: a.Lane[:], Payload: a.Payload, DelayNs: int64(a.Delay), TimeoutNs: int64(a.Timeout),
+	}
+	for _, h := range a.Header {
+		out.Headers = append(out.Headers, &storev1.Header{Name: h.Name, Value: h.Value})
+	}
+	return out
 }
 
 func someFinished() core.Transaction {
@@ -129,6 +174,7 @@ func TestEncodingIsThatOfTheSchema(t *testing.T) {
 			Kind: uint32(r.Kind), TimeMs: millis(r.Time), Name: r.Name, Parent: present(r.Parent[:]), DeadlineMs: millis(r.Deadline),
 			Branch: present(r.Branch[:]), Resource: present(r.Resource[:]), Mode: uint32(r.Mode), Vote: uint32(r.Vote),
 			Outcome: uint32(r.Outcome), Reason: uint32(r.Reason), Text: r.Text, Operator: r.Operator,
+			Plan: schemaPlan(r.Plan), Result: r.Result,
 		}
 		if !proto.Equal(&m, want) {
 			t.Errorf("%s:\n%v\nwant\n%v", name, &m, want)
@@ -162,7 +208,7 @@ func TestDecodingRefusesWhatWasNotWritten(t *testing.T) {
 	for name, b := range map[string][]byte{
 		"nothing":             {},
 		"cut off":             good[:len(good)-1],
-		"an unknown kind":     {8, 6},
+		"an unknown kind":     {8, 7},
 		"an unknown vote":     append(bytes.Clone(good[:len(good)-1]), 4),
 		"an unknown field":    append(bytes.Clone(good), 0x70, 1),
 		"a field twice":       append(bytes.Clone(good), 0x48, 1),
@@ -218,6 +264,11 @@ func TestEncodingRefusesWhatDecodingWould(t *testing.T) {
 		"before 1970":   {Kind: core.RecordBegin, Time: time.UnixMilli(-1)},
 		"the year 1970": {Kind: core.RecordBegin, Time: time.UnixMilli(0)},
 		"far out":       {Kind: core.RecordBegin, Deadline: time.UnixMilli(1 << 60)},
+		"XA with plan":  {Kind: core.RecordRegister, Branch: someBranch, Resource: someResource, Mode: core.ModeXA, Plan: &core.Plan{}},
+		"saga without":  {Kind: core.RecordRegister, Branch: someBranch, Resource: someResource, Mode: core.ModeSaga},
+		"done twice":    {Kind: core.RecordDone, Branch: someBranch, Resource: someResource},
+		"back in time":  {Kind: core.RecordRegister, Branch: someBranch, Mode: core.ModeSaga, Plan: &core.Plan{Retry: core.Retry{First: -1}}},
+		"no target":     {Kind: core.RecordRegister, Branch: someBranch, Mode: core.ModeSaga, Plan: &core.Plan{Commit: core.Action{Kind: 9}}},
 	} {
 		if b, err := store.AppendRecord([]byte("kept"), r); err == nil || string(b) != "kept" {
 			t.Errorf("%s: %x %v", name, b, err)

@@ -11,10 +11,11 @@ WITH u AS MATERIALIZED (
    WHERE u.xid = p_xid AND u.tab = {{.ID}} AND u.op <> 'L'
      AND (p_key IS NULL OR {{.TypedSame "u.key" "p_key"}})),
 keys AS (
-  SELECT {{.KeyNames "u"}}, min(u.key) AS key, array_agg(DISTINCT c.n) FILTER (WHERE c.n IS NOT NULL) AS cols, bool_or(u.op <> 'U') AS whole
+  SELECT {{.KeyNames "u"}}, min(u.key) AS key, array_agg(DISTINCT c.n) FILTER (WHERE c.n IS NOT NULL) AS cols, bool_or(u.op <> 'U') AS whole,
+         (array_agg(u.op ORDER BY u.seq))[1] AS first
     FROM u LEFT JOIN LATERAL unnest(u.cols) c (n) ON true GROUP BY {{.KeyNames "u"}}),
 cur AS MATERIALIZED (
-  SELECT {{.KeyNames "k"}}, k.key, coalesce(k.cols, '{}') AS cols, k.whole, {{.Present "t"}} AS there, {{.ImagesOf "t" "k.cols"}} AS img
+  SELECT {{.KeyNames "k"}}, k.key, coalesce(k.cols, '{}') AS cols, k.whole, k.first, {{.Present "t"}} AS there, {{.ImagesOf "t" "k.cols"}} AS img
     FROM keys k LEFT JOIN {{.Only}}{{.Name}} t ON {{.KeyIs "t" "k"}}),
 touch AS (
   SELECT {{.KeyNames "u"}}, c.n, CASE WHEN u.op <> 'I' THEN u.old[c.n] END AS v, u.op = 'I' AS gone, 1 AS w FROM u, unnest(u.cols) c (n)
@@ -34,13 +35,13 @@ col AS (
 seen AS (
   SELECT {{.KeyNames "u"}}, c.n, (array_agg(u.old[c.n] ORDER BY u.seq))[1] AS old, (array_agg(u.new[c.n] ORDER BY u.seq DESC))[1] AS new
     FROM u, unnest(u.cols) c (n) GROUP BY {{.KeyNames "u"}}, c.n)
-SELECT p_xid, {{.ID}}, k.key, NOT coalesce(bool_or(t.gone) FILTER (WHERE t.n = 0), NOT k.there),
+SELECT p_xid, {{.ID}}, k.key, coalesce(bool_or(NOT t.gone) FILTER (WHERE t.n = 0 AND t.fits), k.first <> 'I'),
        k.there, coalesce(bool_and(t.fits), true), k.cols,
        array_agg(CASE WHEN t.fits THEN t.v ELSE s.old END ORDER BY t.n) FILTER (WHERE t.n > 0),
        array_agg(s.new ORDER BY t.n) FILTER (WHERE t.n > 0),
        array_agg(CASE WHEN k.there THEN k.img[t.n] END ORDER BY t.n) FILTER (WHERE t.n > 0), false
   FROM cur k LEFT JOIN col t ON {{.KeyTwin "t" "k"}} LEFT JOIN seen s ON {{.KeyTwin "s" "k"}} AND s.n = t.n
- GROUP BY {{.KeyNames "k"}}, k.key, k.there, k.cols
+ GROUP BY {{.KeyNames "k"}}, k.key, k.there, k.cols, k.first
 @body@;
 
 -- restore writes what plan says, all of a table or nothing. Values go from text

@@ -2,6 +2,10 @@
 -- transaction, by a superuser or by the owner of the protected tables. Running
 -- them again upgrades functions and keeps data.
 
+-- An older event trigger would look at tables in between, with functions that
+-- may be missing.
+DO $f$ BEGIN PERFORM pg_catalog.set_config('handfast.arranging', pg_catalog.pg_current_xact_id()::text, true); END $f$;
+
 CREATE SCHEMA IF NOT EXISTS handfast;
 REVOKE ALL ON SCHEMA handfast FROM PUBLIC;
 -- To call arm() and seal(); the tables stay closed.
@@ -92,19 +96,42 @@ CREATE UNLOGGED TABLE IF NOT EXISTS handfast.step (
 -- Local transactions that restore: no session can forge a row here.
 CREATE UNLOGGED TABLE IF NOT EXISTS handfast.settling (lxid xid8 PRIMARY KEY);
 
--- What a person decided about rows that do not fit. It stays, with who it was.
+-- What a person decided about a row, with all that was known when it was
+-- decided. Rows are only added, so that nobody's choice is lost.
+DO $f$
+BEGIN
+  -- Of an early version, which had nothing that wrote it.
+  IF to_regclass('handfast.resolution') IS NOT NULL
+     AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = to_regclass('handfast.resolution') AND a.attname = 'seen') THEN
+    DROP TABLE handfast.resolution;
+  END IF;
+END $f$;
 CREATE TABLE IF NOT EXISTS handfast.resolution (
-  xid    text COLLATE "C" NOT NULL,
-  tab    integer NOT NULL,
-  key    text[] COLLATE "C" NOT NULL,
-  choice text NOT NULL CHECK (choice IN ('restore', 'keep', 'edit')),
-  cols   smallint[] NOT NULL DEFAULT '{}', -- for edit
-  vals   text[] NOT NULL DEFAULT '{}',
-  who    text NOT NULL,
-  at     timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-  done   timestamptz,        -- when it was carried out
-  PRIMARY KEY (xid, tab, key)
+  id       bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  xid      text COLLATE "C" NOT NULL,
+  tab      integer NOT NULL,
+  rel      text NOT NULL,
+  key      text[] COLLATE "C" NOT NULL,
+  choice   text NOT NULL CHECK (choice IN ('restore', 'keep', 'edit')),
+  who      text NOT NULL,
+  why      text NOT NULL DEFAULT '',
+  at       timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+  -- What the person saw: the row before, after and now, as in handfast.step.
+  was      boolean NOT NULL,
+  is_now   boolean NOT NULL,
+  touched  smallint[] NOT NULL,
+  before   text[] COLLATE "C" NOT NULL,
+  after    text[] COLLATE "C" NOT NULL,
+  current  text[] COLLATE "C" NOT NULL,
+  seen     text NOT NULL,    -- short for what is there now: a choice holds for nothing else
+  -- What comes of it: whether the row is there, and with which values.
+  there    boolean NOT NULL,
+  cols     smallint[] NOT NULL,
+  vals     text[] COLLATE "C" NOT NULL,
+  replaced timestamptz,      -- when it was given up for another, or the row had become what it should be
+  done     timestamptz       -- when it was carried out
 );
+CREATE UNIQUE INDEX IF NOT EXISTS resolution_open ON handfast.resolution (xid, tab, key) WHERE done IS NULL AND replaced IS NULL;
 
 -- They live for milliseconds and must not wait for the global thresholds.
 ALTER TABLE handfast.undo SET (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);

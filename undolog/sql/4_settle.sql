@@ -63,56 +63,7 @@ BEGIN
     EXECUTE format('SELECT handfast.verify_%s($1)', t) USING p_xid;
   END LOOP;
   DELETE FROM handfast.step s WHERE s.xid = p_xid;
-  UPDATE handfast.resolution r SET done = clock_timestamp() WHERE r.xid = p_xid AND r.done IS NULL;
-END $f$;
-
-CREATE OR REPLACE FUNCTION handfast.check_unchanged(p_tab integer) RETURNS void
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
-DECLARE
-  p handfast.protected;
-BEGIN
-  SELECT * INTO p FROM handfast.protected t WHERE t.id = p_tab;
-  IF NOT FOUND OR to_regclass(p.rel::text) IS NULL THEN
-    PERFORM handfast.misfit('table ' || p_tab, '?', 'the table is gone');
-  ELSIF p.fingerprint <> handfast.fingerprint(p.rel) THEN
-    PERFORM handfast.misfit(p.rel::text, '?', 'the table was altered after the change was captured');
-  END IF;
-END $f$;
-
--- resolve puts what a person decided into the steps.
-CREATE OR REPLACE FUNCTION handfast.resolve(p_xid text, p_tab integer) RETURNS void
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
-DECLARE
-  r handfast.resolution;
-BEGIN
-  FOR r IN SELECT * FROM handfast.resolution t WHERE t.xid = p_xid AND t.tab = p_tab AND t.done IS NULL LOOP
-    CASE r.choice
-      WHEN 'keep' THEN
-        UPDATE handfast.step s SET fits = true, was = s.is_now, cols = '{}' WHERE s.xid = p_xid AND s.tab = p_tab AND s.key = r.key;
-      WHEN 'restore' THEN
-        UPDATE handfast.step s SET fits = true WHERE s.xid = p_xid AND s.tab = p_tab AND s.key = r.key;
-      WHEN 'edit' THEN
-        UPDATE handfast.step s SET fits = true, was = true, cols = e.cols, before = e.before
-          FROM (SELECT array_agg(c.n ORDER BY c.n) AS cols,
-                       array_agg(CASE WHEN array_position(r.cols, c.n) IS NULL THEN o.before[array_position(o.cols, c.n)]
-                                      ELSE r.vals[array_position(r.cols, c.n)] END ORDER BY c.n) AS before
-                  FROM handfast.step o, LATERAL (SELECT unnest(o.cols) UNION SELECT unnest(r.cols)) c (n)
-                 WHERE o.xid = p_xid AND o.tab = p_tab AND o.key = r.key) e
-         WHERE s.xid = p_xid AND s.tab = p_tab AND s.key = r.key;
-    END CASE;
-  END LOOP;
-END $f$;
-
--- diff is what a rollback would do, row by row: before, after, now.
-CREATE OR REPLACE FUNCTION handfast.diff(p_xid text) RETURNS SETOF handfast.step
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
-DECLARE
-  t integer;
-BEGIN
-  FOR t IN SELECT DISTINCT u.tab FROM handfast.undo u WHERE u.xid = p_xid ORDER BY u.tab LOOP
-    PERFORM handfast.check_unchanged(t);
-    RETURN QUERY EXECUTE format('SELECT * FROM handfast.plan_%s($1, NULL)', t) USING p_xid;
-  END LOOP;
+  UPDATE handfast.resolution r SET done = clock_timestamp() WHERE r.xid = p_xid AND r.done IS NULL AND r.replaced IS NULL;
 END $f$;
 
 -- The three steps of a rollback. Each is a statement of its own at READ

@@ -305,6 +305,229 @@ func (x *AdminRollbackRequest) GetCause() string {
 	return ""
 }
 
+type DiffRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Xid   string                 `protobuf:"bytes,1,opt,name=xid,proto3" json:"xid,omitempty"`
+	// Empty: every database where it is not settled.
+	ResourceId string `protobuf:"bytes,2,opt,name=resource_id,json=resourceId,proto3" json:"resource_id,omitempty"`
+	// Of one database. 0: 100. At most 1,000.
+	MaxRows       int32 `protobuf:"varint,3,opt,name=max_rows,json=maxRows,proto3" json:"max_rows,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiffRequest) Reset() {
+	*x = DiffRequest{}
+	mi := &file_handfast_v1_admin_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiffRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiffRequest) ProtoMessage() {}
+
+func (x *DiffRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_handfast_v1_admin_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiffRequest.ProtoReflect.Descriptor instead.
+func (*DiffRequest) Descriptor() ([]byte, []int) {
+	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *DiffRequest) GetXid() string {
+	if x != nil {
+		return x.Xid
+	}
+	return ""
+}
+
+func (x *DiffRequest) GetResourceId() string {
+	if x != nil {
+		return x.ResourceId
+	}
+	return ""
+}
+
+func (x *DiffRequest) GetMaxRows() int32 {
+	if x != nil {
+		return x.MaxRows
+	}
+	return 0
+}
+
+type DiffResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where a database could not be asked, its error says why. All answers
+	// together hold at most about 3 MiB; counts are whole in any case.
+	Resources     []*RowsToSettle `protobuf:"bytes,1,rep,name=resources,proto3" json:"resources,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiffResponse) Reset() {
+	*x = DiffResponse{}
+	mi := &file_handfast_v1_admin_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiffResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiffResponse) ProtoMessage() {}
+
+func (x *DiffResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_handfast_v1_admin_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiffResponse.ProtoReflect.Descriptor instead.
+func (*DiffResponse) Descriptor() ([]byte, []int) {
+	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *DiffResponse) GetResources() []*RowsToSettle {
+	if x != nil {
+		return x.Resources
+	}
+	return nil
+}
+
+type ResolveRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Xid   string                 `protobuf:"bytes,1,opt,name=xid,proto3" json:"xid,omitempty"`
+	// May be empty where only one database is not settled.
+	ResourceId    string      `protobuf:"bytes,2,opt,name=resource_id,json=resourceId,proto3" json:"resource_id,omitempty"`
+	Choose        *ChooseRows `protobuf:"bytes,3,opt,name=choose,proto3" json:"choose,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResolveRequest) Reset() {
+	*x = ResolveRequest{}
+	mi := &file_handfast_v1_admin_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResolveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResolveRequest) ProtoMessage() {}
+
+func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_handfast_v1_admin_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
+func (*ResolveRequest) Descriptor() ([]byte, []int) {
+	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ResolveRequest) GetXid() string {
+	if x != nil {
+		return x.Xid
+	}
+	return ""
+}
+
+func (x *ResolveRequest) GetResourceId() string {
+	if x != nil {
+		return x.ResourceId
+	}
+	return ""
+}
+
+func (x *ResolveRequest) GetChoose() *ChooseRows {
+	if x != nil {
+		return x.Choose
+	}
+	return nil
+}
+
+type ResolveResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// For how many rows a choice was recorded.
+	Chosen int64 `protobuf:"varint,1,opt,name=chosen,proto3" json:"chosen,omitempty"`
+	// What there is now, as Diff says it; at most 100 rows.
+	Rows          *RowsToSettle `protobuf:"bytes,2,opt,name=rows,proto3" json:"rows,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResolveResponse) Reset() {
+	*x = ResolveResponse{}
+	mi := &file_handfast_v1_admin_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResolveResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResolveResponse) ProtoMessage() {}
+
+func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_handfast_v1_admin_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResolveResponse.ProtoReflect.Descriptor instead.
+func (*ResolveResponse) Descriptor() ([]byte, []int) {
+	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ResolveResponse) GetChosen() int64 {
+	if x != nil {
+		return x.Chosen
+	}
+	return 0
+}
+
+func (x *ResolveResponse) GetRows() *RowsToSettle {
+	if x != nil {
+		return x.Rows
+	}
+	return nil
+}
+
 type RetryNowRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Xid           string                 `protobuf:"bytes,1,opt,name=xid,proto3" json:"xid,omitempty"`
@@ -314,7 +537,7 @@ type RetryNowRequest struct {
 
 func (x *RetryNowRequest) Reset() {
 	*x = RetryNowRequest{}
-	mi := &file_handfast_v1_admin_proto_msgTypes[4]
+	mi := &file_handfast_v1_admin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -326,7 +549,7 @@ func (x *RetryNowRequest) String() string {
 func (*RetryNowRequest) ProtoMessage() {}
 
 func (x *RetryNowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_admin_proto_msgTypes[4]
+	mi := &file_handfast_v1_admin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -339,7 +562,7 @@ func (x *RetryNowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryNowRequest.ProtoReflect.Descriptor instead.
 func (*RetryNowRequest) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{4}
+	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RetryNowRequest) GetXid() string {
@@ -359,7 +582,7 @@ type RetryNowResponse struct {
 
 func (x *RetryNowResponse) Reset() {
 	*x = RetryNowResponse{}
-	mi := &file_handfast_v1_admin_proto_msgTypes[5]
+	mi := &file_handfast_v1_admin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -371,7 +594,7 @@ func (x *RetryNowResponse) String() string {
 func (*RetryNowResponse) ProtoMessage() {}
 
 func (x *RetryNowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_admin_proto_msgTypes[5]
+	mi := &file_handfast_v1_admin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -384,7 +607,7 @@ func (x *RetryNowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryNowResponse.ProtoReflect.Descriptor instead.
 func (*RetryNowResponse) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{5}
+	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RetryNowResponse) GetResources() int32 {
@@ -404,7 +627,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_handfast_v1_admin_proto_msgTypes[6]
+	mi := &file_handfast_v1_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -416,7 +639,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_admin_proto_msgTypes[6]
+	mi := &file_handfast_v1_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -429,7 +652,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{6}
+	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *WatchRequest) GetXid() string {
@@ -452,7 +675,7 @@ type WatchEvent struct {
 
 func (x *WatchEvent) Reset() {
 	*x = WatchEvent{}
-	mi := &file_handfast_v1_admin_proto_msgTypes[7]
+	mi := &file_handfast_v1_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -464,7 +687,7 @@ func (x *WatchEvent) String() string {
 func (*WatchEvent) ProtoMessage() {}
 
 func (x *WatchEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_admin_proto_msgTypes[7]
+	mi := &file_handfast_v1_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -477,7 +700,7 @@ func (x *WatchEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEvent.ProtoReflect.Descriptor instead.
 func (*WatchEvent) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{7}
+	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *WatchEvent) GetTime() *timestamppb.Timestamp {
@@ -509,7 +732,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_handfast_v1_admin_proto_msgTypes[8]
+	mi := &file_handfast_v1_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -521,7 +744,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_admin_proto_msgTypes[8]
+	mi := &file_handfast_v1_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -534,7 +757,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{8}
+	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{12}
 }
 
 type StatusResponse struct {
@@ -552,7 +775,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_handfast_v1_admin_proto_msgTypes[9]
+	mi := &file_handfast_v1_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -564,7 +787,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_admin_proto_msgTypes[9]
+	mi := &file_handfast_v1_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -577,7 +800,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{9}
+	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *StatusResponse) GetVersion() string {
@@ -640,7 +863,7 @@ type AttachedClient struct {
 
 func (x *AttachedClient) Reset() {
 	*x = AttachedClient{}
-	mi := &file_handfast_v1_admin_proto_msgTypes[10]
+	mi := &file_handfast_v1_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -652,7 +875,7 @@ func (x *AttachedClient) String() string {
 func (*AttachedClient) ProtoMessage() {}
 
 func (x *AttachedClient) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_admin_proto_msgTypes[10]
+	mi := &file_handfast_v1_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -665,7 +888,7 @@ func (x *AttachedClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachedClient.ProtoReflect.Descriptor instead.
 func (*AttachedClient) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{10}
+	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AttachedClient) GetName() string {
@@ -699,7 +922,7 @@ type AdoptRequest struct {
 
 func (x *AdoptRequest) Reset() {
 	*x = AdoptRequest{}
-	mi := &file_handfast_v1_admin_proto_msgTypes[11]
+	mi := &file_handfast_v1_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -711,7 +934,7 @@ func (x *AdoptRequest) String() string {
 func (*AdoptRequest) ProtoMessage() {}
 
 func (x *AdoptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_admin_proto_msgTypes[11]
+	mi := &file_handfast_v1_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -724,7 +947,7 @@ func (x *AdoptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptRequest.ProtoReflect.Descriptor instead.
 func (*AdoptRequest) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AdoptRequest) GetOperator() string {
@@ -742,7 +965,7 @@ type AdoptResponse struct {
 
 func (x *AdoptResponse) Reset() {
 	*x = AdoptResponse{}
-	mi := &file_handfast_v1_admin_proto_msgTypes[12]
+	mi := &file_handfast_v1_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -754,7 +977,7 @@ func (x *AdoptResponse) String() string {
 func (*AdoptResponse) ProtoMessage() {}
 
 func (x *AdoptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_admin_proto_msgTypes[12]
+	mi := &file_handfast_v1_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -767,7 +990,7 @@ func (x *AdoptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptResponse.ProtoReflect.Descriptor instead.
 func (*AdoptResponse) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{12}
+	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{16}
 }
 
 var File_handfast_v1_admin_proto protoreflect.FileDescriptor
@@ -798,7 +1021,22 @@ const file_handfast_v1_admin_proto_rawDesc = "" +
 	"\x14AdminRollbackRequest\x12\x10\n" +
 	"\x03xid\x18\x01 \x01(\tR\x03xid\x12\x1a\n" +
 	"\boperator\x18\x02 \x01(\tR\boperator\x12\x14\n" +
-	"\x05cause\x18\x03 \x01(\tR\x05cause\"#\n" +
+	"\x05cause\x18\x03 \x01(\tR\x05cause\"[\n" +
+	"\vDiffRequest\x12\x10\n" +
+	"\x03xid\x18\x01 \x01(\tR\x03xid\x12\x1f\n" +
+	"\vresource_id\x18\x02 \x01(\tR\n" +
+	"resourceId\x12\x19\n" +
+	"\bmax_rows\x18\x03 \x01(\x05R\amaxRows\"G\n" +
+	"\fDiffResponse\x127\n" +
+	"\tresources\x18\x01 \x03(\v2\x19.handfast.v1.RowsToSettleR\tresources\"t\n" +
+	"\x0eResolveRequest\x12\x10\n" +
+	"\x03xid\x18\x01 \x01(\tR\x03xid\x12\x1f\n" +
+	"\vresource_id\x18\x02 \x01(\tR\n" +
+	"resourceId\x12/\n" +
+	"\x06choose\x18\x03 \x01(\v2\x17.handfast.v1.ChooseRowsR\x06choose\"X\n" +
+	"\x0fResolveResponse\x12\x16\n" +
+	"\x06chosen\x18\x01 \x01(\x03R\x06chosen\x12-\n" +
+	"\x04rows\x18\x02 \x01(\v2\x19.handfast.v1.RowsToSettleR\x04rows\"#\n" +
 	"\x0fRetryNowRequest\x12\x10\n" +
 	"\x03xid\x18\x01 \x01(\tR\x03xid\"0\n" +
 	"\x10RetryNowResponse\x12\x1c\n" +
@@ -825,12 +1063,14 @@ const file_handfast_v1_admin_proto_rawDesc = "" +
 	"\tresources\x18\x03 \x03(\v2\x1d.handfast.v1.AttachedResourceR\tresources\"*\n" +
 	"\fAdoptRequest\x12\x1a\n" +
 	"\boperator\x18\x01 \x01(\tR\boperator\"\x0f\n" +
-	"\rAdoptResponse2\xa0\x04\n" +
+	"\rAdoptResponse2\xa3\x05\n" +
 	"\x05Admin\x12;\n" +
 	"\x04List\x12\x18.handfast.v1.ListRequest\x1a\x19.handfast.v1.ListResponse\x129\n" +
 	"\x04Show\x12\x17.handfast.v1.GetRequest\x1a\x18.handfast.v1.GetResponse\x12F\n" +
 	"\x06Commit\x12\x1f.handfast.v1.AdminCommitRequest\x1a\x1b.handfast.v1.CommitResponse\x12L\n" +
-	"\bRollback\x12!.handfast.v1.AdminRollbackRequest\x1a\x1d.handfast.v1.RollbackResponse\x12G\n" +
+	"\bRollback\x12!.handfast.v1.AdminRollbackRequest\x1a\x1d.handfast.v1.RollbackResponse\x12;\n" +
+	"\x04Diff\x12\x18.handfast.v1.DiffRequest\x1a\x19.handfast.v1.DiffResponse\x12D\n" +
+	"\aResolve\x12\x1b.handfast.v1.ResolveRequest\x1a\x1c.handfast.v1.ResolveResponse\x12G\n" +
 	"\bRetryNow\x12\x1c.handfast.v1.RetryNowRequest\x1a\x1d.handfast.v1.RetryNowResponse\x12=\n" +
 	"\x05Watch\x12\x19.handfast.v1.WatchRequest\x1a\x17.handfast.v1.WatchEvent0\x01\x12A\n" +
 	"\x06Status\x12\x1a.handfast.v1.StatusRequest\x1a\x1b.handfast.v1.StatusResponse\x12>\n" +
@@ -848,63 +1088,76 @@ func file_handfast_v1_admin_proto_rawDescGZIP() []byte {
 	return file_handfast_v1_admin_proto_rawDescData
 }
 
-var file_handfast_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_handfast_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_handfast_v1_admin_proto_goTypes = []any{
 	(*ListRequest)(nil),           // 0: handfast.v1.ListRequest
 	(*ListResponse)(nil),          // 1: handfast.v1.ListResponse
 	(*AdminCommitRequest)(nil),    // 2: handfast.v1.AdminCommitRequest
 	(*AdminRollbackRequest)(nil),  // 3: handfast.v1.AdminRollbackRequest
-	(*RetryNowRequest)(nil),       // 4: handfast.v1.RetryNowRequest
-	(*RetryNowResponse)(nil),      // 5: handfast.v1.RetryNowResponse
-	(*WatchRequest)(nil),          // 6: handfast.v1.WatchRequest
-	(*WatchEvent)(nil),            // 7: handfast.v1.WatchEvent
-	(*StatusRequest)(nil),         // 8: handfast.v1.StatusRequest
-	(*StatusResponse)(nil),        // 9: handfast.v1.StatusResponse
-	(*AttachedClient)(nil),        // 10: handfast.v1.AttachedClient
-	(*AdoptRequest)(nil),          // 11: handfast.v1.AdoptRequest
-	(*AdoptResponse)(nil),         // 12: handfast.v1.AdoptResponse
-	(Phase)(0),                    // 13: handfast.v1.Phase
-	(Outcome)(0),                  // 14: handfast.v1.Outcome
-	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
-	(*Transaction)(nil),           // 16: handfast.v1.Transaction
-	(*AttachedResource)(nil),      // 17: handfast.v1.AttachedResource
-	(*GetRequest)(nil),            // 18: handfast.v1.GetRequest
-	(*GetResponse)(nil),           // 19: handfast.v1.GetResponse
-	(*CommitResponse)(nil),        // 20: handfast.v1.CommitResponse
-	(*RollbackResponse)(nil),      // 21: handfast.v1.RollbackResponse
+	(*DiffRequest)(nil),           // 4: handfast.v1.DiffRequest
+	(*DiffResponse)(nil),          // 5: handfast.v1.DiffResponse
+	(*ResolveRequest)(nil),        // 6: handfast.v1.ResolveRequest
+	(*ResolveResponse)(nil),       // 7: handfast.v1.ResolveResponse
+	(*RetryNowRequest)(nil),       // 8: handfast.v1.RetryNowRequest
+	(*RetryNowResponse)(nil),      // 9: handfast.v1.RetryNowResponse
+	(*WatchRequest)(nil),          // 10: handfast.v1.WatchRequest
+	(*WatchEvent)(nil),            // 11: handfast.v1.WatchEvent
+	(*StatusRequest)(nil),         // 12: handfast.v1.StatusRequest
+	(*StatusResponse)(nil),        // 13: handfast.v1.StatusResponse
+	(*AttachedClient)(nil),        // 14: handfast.v1.AttachedClient
+	(*AdoptRequest)(nil),          // 15: handfast.v1.AdoptRequest
+	(*AdoptResponse)(nil),         // 16: handfast.v1.AdoptResponse
+	(Phase)(0),                    // 17: handfast.v1.Phase
+	(Outcome)(0),                  // 18: handfast.v1.Outcome
+	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
+	(*Transaction)(nil),           // 20: handfast.v1.Transaction
+	(*RowsToSettle)(nil),          // 21: handfast.v1.RowsToSettle
+	(*ChooseRows)(nil),            // 22: handfast.v1.ChooseRows
+	(*AttachedResource)(nil),      // 23: handfast.v1.AttachedResource
+	(*GetRequest)(nil),            // 24: handfast.v1.GetRequest
+	(*GetResponse)(nil),           // 25: handfast.v1.GetResponse
+	(*CommitResponse)(nil),        // 26: handfast.v1.CommitResponse
+	(*RollbackResponse)(nil),      // 27: handfast.v1.RollbackResponse
 }
 var file_handfast_v1_admin_proto_depIdxs = []int32{
-	13, // 0: handfast.v1.ListRequest.phases:type_name -> handfast.v1.Phase
-	14, // 1: handfast.v1.ListRequest.outcome:type_name -> handfast.v1.Outcome
-	15, // 2: handfast.v1.ListRequest.begun_after:type_name -> google.protobuf.Timestamp
-	15, // 3: handfast.v1.ListRequest.begun_before:type_name -> google.protobuf.Timestamp
-	16, // 4: handfast.v1.ListResponse.transactions:type_name -> handfast.v1.Transaction
-	15, // 5: handfast.v1.WatchEvent.time:type_name -> google.protobuf.Timestamp
-	16, // 6: handfast.v1.WatchEvent.transaction:type_name -> handfast.v1.Transaction
-	10, // 7: handfast.v1.StatusResponse.clients:type_name -> handfast.v1.AttachedClient
-	15, // 8: handfast.v1.AttachedClient.since:type_name -> google.protobuf.Timestamp
-	17, // 9: handfast.v1.AttachedClient.resources:type_name -> handfast.v1.AttachedResource
-	0,  // 10: handfast.v1.Admin.List:input_type -> handfast.v1.ListRequest
-	18, // 11: handfast.v1.Admin.Show:input_type -> handfast.v1.GetRequest
-	2,  // 12: handfast.v1.Admin.Commit:input_type -> handfast.v1.AdminCommitRequest
-	3,  // 13: handfast.v1.Admin.Rollback:input_type -> handfast.v1.AdminRollbackRequest
-	4,  // 14: handfast.v1.Admin.RetryNow:input_type -> handfast.v1.RetryNowRequest
-	6,  // 15: handfast.v1.Admin.Watch:input_type -> handfast.v1.WatchRequest
-	8,  // 16: handfast.v1.Admin.Status:input_type -> handfast.v1.StatusRequest
-	11, // 17: handfast.v1.Admin.Adopt:input_type -> handfast.v1.AdoptRequest
-	1,  // 18: handfast.v1.Admin.List:output_type -> handfast.v1.ListResponse
-	19, // 19: handfast.v1.Admin.Show:output_type -> handfast.v1.GetResponse
-	20, // 20: handfast.v1.Admin.Commit:output_type -> handfast.v1.CommitResponse
-	21, // 21: handfast.v1.Admin.Rollback:output_type -> handfast.v1.RollbackResponse
-	5,  // 22: handfast.v1.Admin.RetryNow:output_type -> handfast.v1.RetryNowResponse
-	7,  // 23: handfast.v1.Admin.Watch:output_type -> handfast.v1.WatchEvent
-	9,  // 24: handfast.v1.Admin.Status:output_type -> handfast.v1.StatusResponse
-	12, // 25: handfast.v1.Admin.Adopt:output_type -> handfast.v1.AdoptResponse
-	18, // [18:26] is the sub-list for method output_type
-	10, // [10:18] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	17, // 0: handfast.v1.ListRequest.phases:type_name -> handfast.v1.Phase
+	18, // 1: handfast.v1.ListRequest.outcome:type_name -> handfast.v1.Outcome
+	19, // 2: handfast.v1.ListRequest.begun_after:type_name -> google.protobuf.Timestamp
+	19, // 3: handfast.v1.ListRequest.begun_before:type_name -> google.protobuf.Timestamp
+	20, // 4: handfast.v1.ListResponse.transactions:type_name -> handfast.v1.Transaction
+	21, // 5: handfast.v1.DiffResponse.resources:type_name -> handfast.v1.RowsToSettle
+	22, // 6: handfast.v1.ResolveRequest.choose:type_name -> handfast.v1.ChooseRows
+	21, // 7: handfast.v1.ResolveResponse.rows:type_name -> handfast.v1.RowsToSettle
+	19, // 8: handfast.v1.WatchEvent.time:type_name -> google.protobuf.Timestamp
+	20, // 9: handfast.v1.WatchEvent.transaction:type_name -> handfast.v1.Transaction
+	14, // 10: handfast.v1.StatusResponse.clients:type_name -> handfast.v1.AttachedClient
+	19, // 11: handfast.v1.AttachedClient.since:type_name -> google.protobuf.Timestamp
+	23, // 12: handfast.v1.AttachedClient.resources:type_name -> handfast.v1.AttachedResource
+	0,  // 13: handfast.v1.Admin.List:input_type -> handfast.v1.ListRequest
+	24, // 14: handfast.v1.Admin.Show:input_type -> handfast.v1.GetRequest
+	2,  // 15: handfast.v1.Admin.Commit:input_type -> handfast.v1.AdminCommitRequest
+	3,  // 16: handfast.v1.Admin.Rollback:input_type -> handfast.v1.AdminRollbackRequest
+	4,  // 17: handfast.v1.Admin.Diff:input_type -> handfast.v1.DiffRequest
+	6,  // 18: handfast.v1.Admin.Resolve:input_type -> handfast.v1.ResolveRequest
+	8,  // 19: handfast.v1.Admin.RetryNow:input_type -> handfast.v1.RetryNowRequest
+	10, // 20: handfast.v1.Admin.Watch:input_type -> handfast.v1.WatchRequest
+	12, // 21: handfast.v1.Admin.Status:input_type -> handfast.v1.StatusRequest
+	15, // 22: handfast.v1.Admin.Adopt:input_type -> handfast.v1.AdoptRequest
+	1,  // 23: handfast.v1.Admin.List:output_type -> handfast.v1.ListResponse
+	25, // 24: handfast.v1.Admin.Show:output_type -> handfast.v1.GetResponse
+	26, // 25: handfast.v1.Admin.Commit:output_type -> handfast.v1.CommitResponse
+	27, // 26: handfast.v1.Admin.Rollback:output_type -> handfast.v1.RollbackResponse
+	5,  // 27: handfast.v1.Admin.Diff:output_type -> handfast.v1.DiffResponse
+	7,  // 28: handfast.v1.Admin.Resolve:output_type -> handfast.v1.ResolveResponse
+	9,  // 29: handfast.v1.Admin.RetryNow:output_type -> handfast.v1.RetryNowResponse
+	11, // 30: handfast.v1.Admin.Watch:output_type -> handfast.v1.WatchEvent
+	13, // 31: handfast.v1.Admin.Status:output_type -> handfast.v1.StatusResponse
+	16, // 32: handfast.v1.Admin.Adopt:output_type -> handfast.v1.AdoptResponse
+	23, // [23:33] is the sub-list for method output_type
+	13, // [13:23] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_handfast_v1_admin_proto_init() }
@@ -920,7 +1173,7 @@ func file_handfast_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_handfast_v1_admin_proto_rawDesc), len(file_handfast_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,6 +23,8 @@ const (
 	Admin_Show_FullMethodName     = "/handfast.v1.Admin/Show"
 	Admin_Commit_FullMethodName   = "/handfast.v1.Admin/Commit"
 	Admin_Rollback_FullMethodName = "/handfast.v1.Admin/Rollback"
+	Admin_Diff_FullMethodName     = "/handfast.v1.Admin/Diff"
+	Admin_Resolve_FullMethodName  = "/handfast.v1.Admin/Resolve"
 	Admin_RetryNow_FullMethodName = "/handfast.v1.Admin/RetryNow"
 	Admin_Watch_FullMethodName    = "/handfast.v1.Admin/Watch"
 	Admin_Status_FullMethodName   = "/handfast.v1.Admin/Status"
@@ -43,6 +45,13 @@ type AdminClient interface {
 	Commit(ctx context.Context, in *AdminCommitRequest, opts ...grpc.CallOption) (*CommitResponse, error)
 	// Rollback is Coordinator.Rollback on an operator's account.
 	Rollback(ctx context.Context, in *AdminRollbackRequest, opts ...grpc.CallOption) (*RollbackResponse, error)
+	// Diff compares the rows that a transaction changed with what it left there, in
+	// every database where it is not settled: what a rollback would restore, and
+	// what it could not.
+	Diff(ctx context.Context, in *DiffRequest, opts ...grpc.CallOption) (*DiffResponse, error)
+	// Resolve records what is to become of rows that a rollback can't restore,
+	// because somebody changed them. The next try to settle carries it out.
+	Resolve(ctx context.Context, in *ResolveRequest, opts ...grpc.CallOption) (*ResolveResponse, error)
 	// RetryNow makes every unsettled resource of the transaction due at once.
 	RetryNow(ctx context.Context, in *RetryNowRequest, opts ...grpc.CallOption) (*RetryNowResponse, error)
 	// Watch streams changes from now on until the caller goes away.
@@ -95,6 +104,26 @@ func (c *adminClient) Rollback(ctx context.Context, in *AdminRollbackRequest, op
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RollbackResponse)
 	err := c.cc.Invoke(ctx, Admin_Rollback_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) Diff(ctx context.Context, in *DiffRequest, opts ...grpc.CallOption) (*DiffResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DiffResponse)
+	err := c.cc.Invoke(ctx, Admin_Diff_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) Resolve(ctx context.Context, in *ResolveRequest, opts ...grpc.CallOption) (*ResolveResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ResolveResponse)
+	err := c.cc.Invoke(ctx, Admin_Resolve_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -164,6 +193,13 @@ type AdminServer interface {
 	Commit(context.Context, *AdminCommitRequest) (*CommitResponse, error)
 	// Rollback is Coordinator.Rollback on an operator's account.
 	Rollback(context.Context, *AdminRollbackRequest) (*RollbackResponse, error)
+	// Diff compares the rows that a transaction changed with what it left there, in
+	// every database where it is not settled: what a rollback would restore, and
+	// what it could not.
+	Diff(context.Context, *DiffRequest) (*DiffResponse, error)
+	// Resolve records what is to become of rows that a rollback can't restore,
+	// because somebody changed them. The next try to settle carries it out.
+	Resolve(context.Context, *ResolveRequest) (*ResolveResponse, error)
 	// RetryNow makes every unsettled resource of the transaction due at once.
 	RetryNow(context.Context, *RetryNowRequest) (*RetryNowResponse, error)
 	// Watch streams changes from now on until the caller goes away.
@@ -193,6 +229,12 @@ func (UnimplementedAdminServer) Commit(context.Context, *AdminCommitRequest) (*C
 }
 func (UnimplementedAdminServer) Rollback(context.Context, *AdminRollbackRequest) (*RollbackResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Rollback not implemented")
+}
+func (UnimplementedAdminServer) Diff(context.Context, *DiffRequest) (*DiffResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Diff not implemented")
+}
+func (UnimplementedAdminServer) Resolve(context.Context, *ResolveRequest) (*ResolveResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Resolve not implemented")
 }
 func (UnimplementedAdminServer) RetryNow(context.Context, *RetryNowRequest) (*RetryNowResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RetryNow not implemented")
@@ -299,6 +341,42 @@ func _Admin_Rollback_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_Diff_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DiffRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).Diff(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_Diff_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).Diff(ctx, req.(*DiffRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_Resolve_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ResolveRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).Resolve(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_Resolve_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).Resolve(ctx, req.(*ResolveRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Admin_RetryNow_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RetryNowRequest)
 	if err := dec(in); err != nil {
@@ -386,6 +464,14 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Rollback",
 			Handler:    _Admin_Rollback_Handler,
+		},
+		{
+			MethodName: "Diff",
+			Handler:    _Admin_Diff_Handler,
+		},
+		{
+			MethodName: "Resolve",
+			Handler:    _Admin_Resolve_Handler,
 		},
 		{
 			MethodName: "RetryNow",

@@ -1256,6 +1256,7 @@ type ClientFrame struct {
 	//	*ClientFrame_SettleResult
 	//	*ClientFrame_AskVotesResult
 	//	*ClientFrame_CancelWait
+	//	*ClientFrame_ExamineResult
 	//	*ClientFrame_Submit
 	//	*ClientFrame_CallResult
 	Kind          isClientFrame_Kind `protobuf_oneof:"kind"`
@@ -1424,6 +1425,15 @@ func (x *ClientFrame) GetCancelWait() *CancelWait {
 	return nil
 }
 
+func (x *ClientFrame) GetExamineResult() *ExamineResult {
+	if x != nil {
+		if x, ok := x.Kind.(*ClientFrame_ExamineResult); ok {
+			return x.ExamineResult
+		}
+	}
+	return nil
+}
+
 func (x *ClientFrame) GetSubmit() *SubmitRequest {
 	if x != nil {
 		if x, ok := x.Kind.(*ClientFrame_Submit); ok {
@@ -1498,6 +1508,10 @@ type ClientFrame_CancelWait struct {
 	CancelWait *CancelWait `protobuf:"bytes,14,opt,name=cancel_wait,json=cancelWait,proto3,oneof"`
 }
 
+type ClientFrame_ExamineResult struct {
+	ExamineResult *ExamineResult `protobuf:"bytes,15,opt,name=examine_result,json=examineResult,proto3,oneof"`
+}
+
 type ClientFrame_Submit struct {
 	Submit *SubmitRequest `protobuf:"bytes,16,opt,name=submit,proto3,oneof"`
 }
@@ -1531,6 +1545,8 @@ func (*ClientFrame_SettleResult) isClientFrame_Kind() {}
 func (*ClientFrame_AskVotesResult) isClientFrame_Kind() {}
 
 func (*ClientFrame_CancelWait) isClientFrame_Kind() {}
+
+func (*ClientFrame_ExamineResult) isClientFrame_Kind() {}
 
 func (*ClientFrame_Submit) isClientFrame_Kind() {}
 
@@ -1602,6 +1618,7 @@ type ServerFrame struct {
 	//	*ServerFrame_Settle
 	//	*ServerFrame_AskVotes
 	//	*ServerFrame_Drain
+	//	*ServerFrame_Examine
 	//	*ServerFrame_Submit
 	//	*ServerFrame_Call
 	Kind          isServerFrame_Kind `protobuf_oneof:"kind"`
@@ -1770,6 +1787,15 @@ func (x *ServerFrame) GetDrain() *Drain {
 	return nil
 }
 
+func (x *ServerFrame) GetExamine() *Examine {
+	if x != nil {
+		if x, ok := x.Kind.(*ServerFrame_Examine); ok {
+			return x.Examine
+		}
+	}
+	return nil
+}
+
 func (x *ServerFrame) GetSubmit() *SubmitResponse {
 	if x != nil {
 		if x, ok := x.Kind.(*ServerFrame_Submit); ok {
@@ -1847,6 +1873,10 @@ type ServerFrame_Drain struct {
 	Drain *Drain `protobuf:"bytes,14,opt,name=drain,proto3,oneof"`
 }
 
+type ServerFrame_Examine struct {
+	Examine *Examine `protobuf:"bytes,15,opt,name=examine,proto3,oneof"`
+}
+
 type ServerFrame_Submit struct {
 	Submit *SubmitResponse `protobuf:"bytes,16,opt,name=submit,proto3,oneof"`
 }
@@ -1880,6 +1910,8 @@ func (*ServerFrame_Settle) isServerFrame_Kind() {}
 func (*ServerFrame_AskVotes) isServerFrame_Kind() {}
 
 func (*ServerFrame_Drain) isServerFrame_Kind() {}
+
+func (*ServerFrame_Examine) isServerFrame_Kind() {}
 
 func (*ServerFrame_Submit) isServerFrame_Kind() {}
 
@@ -3072,6 +3104,275 @@ func (x *AskItemResult) GetReason() string {
 	return ""
 }
 
+// Examine asks an RM of the resource to look at the rows of one transaction, for
+// an operator. It is answered once, aside of what the RM settles.
+type Examine struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Chosen by the coordinator, never again: an answer may come on a later stream.
+	Id         uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	ResourceId string `protobuf:"bytes,2,opt,name=resource_id,json=resourceId,proto3" json:"resource_id,omitempty"`
+	Xid        string `protobuf:"bytes,3,opt,name=xid,proto3" json:"xid,omitempty"`
+	// What is known of the outcome. Choices are recorded only for ROLLED_BACK.
+	Outcome Outcome `protobuf:"varint,4,opt,name=outcome,proto3,enum=handfast.v1.Outcome" json:"outcome,omitempty"`
+	// How many rows may be in the answer.
+	MaxRows int32 `protobuf:"varint,5,opt,name=max_rows,json=maxRows,proto3" json:"max_rows,omitempty"`
+	// Record this first. Absent: only look.
+	Choose        *ChooseRows `protobuf:"bytes,6,opt,name=choose,proto3" json:"choose,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Examine) Reset() {
+	*x = Examine{}
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Examine) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Examine) ProtoMessage() {}
+
+func (x *Examine) ProtoReflect() protoreflect.Message {
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Examine.ProtoReflect.Descriptor instead.
+func (*Examine) Descriptor() ([]byte, []int) {
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *Examine) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Examine) GetResourceId() string {
+	if x != nil {
+		return x.ResourceId
+	}
+	return ""
+}
+
+func (x *Examine) GetXid() string {
+	if x != nil {
+		return x.Xid
+	}
+	return ""
+}
+
+func (x *Examine) GetOutcome() Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return Outcome_OUTCOME_UNSPECIFIED
+}
+
+func (x *Examine) GetMaxRows() int32 {
+	if x != nil {
+		return x.MaxRows
+	}
+	return 0
+}
+
+func (x *Examine) GetChoose() *ChooseRows {
+	if x != nil {
+		return x.Choose
+	}
+	return nil
+}
+
+// ChooseRows is what an operator chose for rows that can't be restored.
+type ChooseRows struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 256 bytes.
+	Operator string `protobuf:"bytes,1,opt,name=operator,proto3" json:"operator,omitempty"`
+	// At most 1,024 bytes.
+	Why    string `protobuf:"bytes,2,opt,name=why,proto3" json:"why,omitempty"`
+	Choice Choice `protobuf:"varint,3,opt,name=choice,proto3,enum=handfast.v1.Choice" json:"choice,omitempty"`
+	// Every row that contradicts and has no choice that holds. The fields below
+	// are empty then, and the choice is not EDIT.
+	All   bool     `protobuf:"varint,4,opt,name=all,proto3" json:"all,omitempty"`
+	Table string   `protobuf:"bytes,5,opt,name=table,proto3" json:"table,omitempty"`
+	Key   []string `protobuf:"bytes,6,rep,name=key,proto3" json:"key,omitempty"`
+	// For EDIT.
+	Values []*ColumnValue `protobuf:"bytes,7,rep,name=values,proto3" json:"values,omitempty"`
+	// RowDiff.seen of what the choice was made from. Empty: what is there when it
+	// is recorded.
+	Seen          string `protobuf:"bytes,8,opt,name=seen,proto3" json:"seen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChooseRows) Reset() {
+	*x = ChooseRows{}
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChooseRows) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChooseRows) ProtoMessage() {}
+
+func (x *ChooseRows) ProtoReflect() protoreflect.Message {
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChooseRows.ProtoReflect.Descriptor instead.
+func (*ChooseRows) Descriptor() ([]byte, []int) {
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *ChooseRows) GetOperator() string {
+	if x != nil {
+		return x.Operator
+	}
+	return ""
+}
+
+func (x *ChooseRows) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+func (x *ChooseRows) GetChoice() Choice {
+	if x != nil {
+		return x.Choice
+	}
+	return Choice_CHOICE_UNSPECIFIED
+}
+
+func (x *ChooseRows) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+func (x *ChooseRows) GetTable() string {
+	if x != nil {
+		return x.Table
+	}
+	return ""
+}
+
+func (x *ChooseRows) GetKey() []string {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *ChooseRows) GetValues() []*ColumnValue {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+func (x *ChooseRows) GetSeen() string {
+	if x != nil {
+		return x.Seen
+	}
+	return ""
+}
+
+// ExamineResult answers Examine.
+type ExamineResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Otherwise rows is set.
+	Error *Error        `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	Rows  *RowsToSettle `protobuf:"bytes,3,opt,name=rows,proto3" json:"rows,omitempty"`
+	// For how many rows a choice was recorded.
+	Chosen        int64 `protobuf:"varint,4,opt,name=chosen,proto3" json:"chosen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExamineResult) Reset() {
+	*x = ExamineResult{}
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExamineResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExamineResult) ProtoMessage() {}
+
+func (x *ExamineResult) ProtoReflect() protoreflect.Message {
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExamineResult.ProtoReflect.Descriptor instead.
+func (*ExamineResult) Descriptor() ([]byte, []int) {
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *ExamineResult) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *ExamineResult) GetError() *Error {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
+func (x *ExamineResult) GetRows() *RowsToSettle {
+	if x != nil {
+		return x.Rows
+	}
+	return nil
+}
+
+func (x *ExamineResult) GetChosen() int64 {
+	if x != nil {
+		return x.Chosen
+	}
+	return 0
+}
+
 // Drain has no content.
 type Drain struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3081,7 +3382,7 @@ type Drain struct {
 
 func (x *Drain) Reset() {
 	*x = Drain{}
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[41]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3093,7 +3394,7 @@ func (x *Drain) String() string {
 func (*Drain) ProtoMessage() {}
 
 func (x *Drain) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_coordinator_proto_msgTypes[41]
+	mi := &file_handfast_v1_coordinator_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3106,7 +3407,7 @@ func (x *Drain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drain.ProtoReflect.Descriptor instead.
 func (*Drain) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{41}
+	return file_handfast_v1_coordinator_proto_rawDescGZIP(), []int{44}
 }
 
 var File_handfast_v1_coordinator_proto protoreflect.FileDescriptor
@@ -3191,7 +3492,7 @@ const file_handfast_v1_coordinator_proto_rawDesc = "" +
 	"\rClientMessage\x120\n" +
 	"\x06frames\x18\x01 \x03(\v2\x18.handfast.v1.ClientFrameR\x06frames\"A\n" +
 	"\rServerMessage\x120\n" +
-	"\x06frames\x18\x01 \x03(\v2\x18.handfast.v1.ServerFrameR\x06frames\"\xf3\x06\n" +
+	"\x06frames\x18\x01 \x03(\v2\x18.handfast.v1.ServerFrameR\x06frames\"\xb8\a\n" +
 	"\vClientFrame\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12*\n" +
 	"\x05hello\x18\x02 \x01(\v2\x12.handfast.v1.HelloH\x00R\x05hello\x121\n" +
@@ -3208,14 +3509,15 @@ const file_handfast_v1_coordinator_proto_rawDesc = "" +
 	"\rsettle_result\x18\f \x01(\v2\x19.handfast.v1.SettleResultH\x00R\fsettleResult\x12G\n" +
 	"\x10ask_votes_result\x18\r \x01(\v2\x1b.handfast.v1.AskVotesResultH\x00R\x0easkVotesResult\x12:\n" +
 	"\vcancel_wait\x18\x0e \x01(\v2\x17.handfast.v1.CancelWaitH\x00R\n" +
-	"cancelWait\x124\n" +
+	"cancelWait\x12C\n" +
+	"\x0eexamine_result\x18\x0f \x01(\v2\x1a.handfast.v1.ExamineResultH\x00R\rexamineResult\x124\n" +
 	"\x06submit\x18\x10 \x01(\v2\x1a.handfast.v1.SubmitRequestH\x00R\x06submit\x12:\n" +
 	"\vcall_result\x18\x11 \x01(\v2\x17.handfast.v1.CallResultH\x00R\n" +
 	"callResultB\x06\n" +
 	"\x04kind\"%\n" +
 	"\n" +
 	"CancelWait\x12\x17\n" +
-	"\await_id\x18\x01 \x01(\x04R\x06waitId\"\xbf\x06\n" +
+	"\await_id\x18\x01 \x01(\x04R\x06waitId\"\xf1\x06\n" +
 	"\vServerFrame\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12*\n" +
 	"\x05error\x18\x02 \x01(\v2\x12.handfast.v1.ErrorH\x00R\x05error\x122\n" +
@@ -3231,7 +3533,8 @@ const file_handfast_v1_coordinator_proto_rawDesc = "" +
 	"\x06attach\x18\v \x01(\v2\x1b.handfast.v1.AttachResponseH\x00R\x06attach\x12-\n" +
 	"\x06settle\x18\f \x01(\v2\x13.handfast.v1.SettleH\x00R\x06settle\x124\n" +
 	"\task_votes\x18\r \x01(\v2\x15.handfast.v1.AskVotesH\x00R\baskVotes\x12*\n" +
-	"\x05drain\x18\x0e \x01(\v2\x12.handfast.v1.DrainH\x00R\x05drain\x125\n" +
+	"\x05drain\x18\x0e \x01(\v2\x12.handfast.v1.DrainH\x00R\x05drain\x120\n" +
+	"\aexamine\x18\x0f \x01(\v2\x14.handfast.v1.ExamineH\x00R\aexamine\x125\n" +
 	"\x06submit\x18\x10 \x01(\v2\x1b.handfast.v1.SubmitResponseH\x00R\x06submit\x12'\n" +
 	"\x04call\x18\x11 \x01(\v2\x11.handfast.v1.CallH\x00R\x04callB\x06\n" +
 	"\x04kind\"e\n" +
@@ -3322,7 +3625,30 @@ const file_handfast_v1_coordinator_proto_rawDesc = "" +
 	"\x03xid\x18\x01 \x01(\tR\x03xid\x12\x1b\n" +
 	"\tbranch_id\x18\x02 \x01(\tR\bbranchId\x12%\n" +
 	"\x04vote\x18\x03 \x01(\x0e2\x11.handfast.v1.VoteR\x04vote\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason\"\a\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\xc8\x01\n" +
+	"\aExamine\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x1f\n" +
+	"\vresource_id\x18\x02 \x01(\tR\n" +
+	"resourceId\x12\x10\n" +
+	"\x03xid\x18\x03 \x01(\tR\x03xid\x12.\n" +
+	"\aoutcome\x18\x04 \x01(\x0e2\x14.handfast.v1.OutcomeR\aoutcome\x12\x19\n" +
+	"\bmax_rows\x18\x05 \x01(\x05R\amaxRows\x12/\n" +
+	"\x06choose\x18\x06 \x01(\v2\x17.handfast.v1.ChooseRowsR\x06choose\"\xe7\x01\n" +
+	"\n" +
+	"ChooseRows\x12\x1a\n" +
+	"\boperator\x18\x01 \x01(\tR\boperator\x12\x10\n" +
+	"\x03why\x18\x02 \x01(\tR\x03why\x12+\n" +
+	"\x06choice\x18\x03 \x01(\x0e2\x13.handfast.v1.ChoiceR\x06choice\x12\x10\n" +
+	"\x03all\x18\x04 \x01(\bR\x03all\x12\x14\n" +
+	"\x05table\x18\x05 \x01(\tR\x05table\x12\x10\n" +
+	"\x03key\x18\x06 \x03(\tR\x03key\x120\n" +
+	"\x06values\x18\a \x03(\v2\x18.handfast.v1.ColumnValueR\x06values\x12\x12\n" +
+	"\x04seen\x18\b \x01(\tR\x04seen\"\x90\x01\n" +
+	"\rExamineResult\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12(\n" +
+	"\x05error\x18\x02 \x01(\v2\x12.handfast.v1.ErrorR\x05error\x12-\n" +
+	"\x04rows\x18\x03 \x01(\v2\x19.handfast.v1.RowsToSettleR\x04rows\x12\x16\n" +
+	"\x06chosen\x18\x04 \x01(\x03R\x06chosen\"\a\n" +
 	"\x05Drain*q\n" +
 	"\aVerdict\x12\x17\n" +
 	"\x13VERDICT_UNSPECIFIED\x10\x00\x12\x10\n" +
@@ -3354,7 +3680,7 @@ func file_handfast_v1_coordinator_proto_rawDescGZIP() []byte {
 }
 
 var file_handfast_v1_coordinator_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_handfast_v1_coordinator_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_handfast_v1_coordinator_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_handfast_v1_coordinator_proto_goTypes = []any{
 	(Verdict)(0),                   // 0: handfast.v1.Verdict
 	(*BeginRequest)(nil),           // 1: handfast.v1.BeginRequest
@@ -3398,37 +3724,43 @@ var file_handfast_v1_coordinator_proto_goTypes = []any{
 	(*AskItem)(nil),                // 39: handfast.v1.AskItem
 	(*AskVotesResult)(nil),         // 40: handfast.v1.AskVotesResult
 	(*AskItemResult)(nil),          // 41: handfast.v1.AskItemResult
-	(*Drain)(nil),                  // 42: handfast.v1.Drain
-	(*durationpb.Duration)(nil),    // 43: google.protobuf.Duration
-	(Mode)(0),                      // 44: handfast.v1.Mode
-	(*Plan)(nil),                   // 45: handfast.v1.Plan
-	(Vote)(0),                      // 46: handfast.v1.Vote
-	(Outcome)(0),                   // 47: handfast.v1.Outcome
-	(RollbackReason)(0),            // 48: handfast.v1.RollbackReason
-	(*Transaction)(nil),            // 49: handfast.v1.Transaction
-	(*anypb.Any)(nil),              // 50: google.protobuf.Any
-	(Op)(0),                        // 51: handfast.v1.Op
-	(*Header)(nil),                 // 52: handfast.v1.Header
+	(*Examine)(nil),                // 42: handfast.v1.Examine
+	(*ChooseRows)(nil),             // 43: handfast.v1.ChooseRows
+	(*ExamineResult)(nil),          // 44: handfast.v1.ExamineResult
+	(*Drain)(nil),                  // 45: handfast.v1.Drain
+	(*durationpb.Duration)(nil),    // 46: google.protobuf.Duration
+	(Mode)(0),                      // 47: handfast.v1.Mode
+	(*Plan)(nil),                   // 48: handfast.v1.Plan
+	(Vote)(0),                      // 49: handfast.v1.Vote
+	(Outcome)(0),                   // 50: handfast.v1.Outcome
+	(RollbackReason)(0),            // 51: handfast.v1.RollbackReason
+	(*Transaction)(nil),            // 52: handfast.v1.Transaction
+	(*anypb.Any)(nil),              // 53: google.protobuf.Any
+	(Op)(0),                        // 54: handfast.v1.Op
+	(*Header)(nil),                 // 55: handfast.v1.Header
+	(Choice)(0),                    // 56: handfast.v1.Choice
+	(*ColumnValue)(nil),            // 57: handfast.v1.ColumnValue
+	(*RowsToSettle)(nil),           // 58: handfast.v1.RowsToSettle
 }
 var file_handfast_v1_coordinator_proto_depIdxs = []int32{
-	43, // 0: handfast.v1.BeginRequest.timeout:type_name -> google.protobuf.Duration
-	44, // 1: handfast.v1.RegisterBranchRequest.mode:type_name -> handfast.v1.Mode
-	45, // 2: handfast.v1.RegisterBranchRequest.plan:type_name -> handfast.v1.Plan
-	46, // 3: handfast.v1.RegisterBranchRequest.vote:type_name -> handfast.v1.Vote
-	43, // 4: handfast.v1.SubmitRequest.timeout:type_name -> google.protobuf.Duration
+	46, // 0: handfast.v1.BeginRequest.timeout:type_name -> google.protobuf.Duration
+	47, // 1: handfast.v1.RegisterBranchRequest.mode:type_name -> handfast.v1.Mode
+	48, // 2: handfast.v1.RegisterBranchRequest.plan:type_name -> handfast.v1.Plan
+	49, // 3: handfast.v1.RegisterBranchRequest.vote:type_name -> handfast.v1.Vote
+	46, // 4: handfast.v1.SubmitRequest.timeout:type_name -> google.protobuf.Duration
 	3,  // 5: handfast.v1.SubmitRequest.branches:type_name -> handfast.v1.RegisterBranchRequest
-	47, // 6: handfast.v1.SubmitResponse.outcome:type_name -> handfast.v1.Outcome
+	50, // 6: handfast.v1.SubmitResponse.outcome:type_name -> handfast.v1.Outcome
 	7,  // 7: handfast.v1.RegisterBranchResponse.witness:type_name -> handfast.v1.Witness
-	46, // 8: handfast.v1.VoteRequest.vote:type_name -> handfast.v1.Vote
-	47, // 9: handfast.v1.VoteResponse.outcome:type_name -> handfast.v1.Outcome
-	47, // 10: handfast.v1.CommitResponse.outcome:type_name -> handfast.v1.Outcome
-	48, // 11: handfast.v1.CommitResponse.rollback_reason:type_name -> handfast.v1.RollbackReason
-	47, // 12: handfast.v1.RollbackResponse.outcome:type_name -> handfast.v1.Outcome
-	48, // 13: handfast.v1.RollbackResponse.rollback_reason:type_name -> handfast.v1.RollbackReason
-	49, // 14: handfast.v1.GetResponse.transaction:type_name -> handfast.v1.Transaction
-	43, // 15: handfast.v1.WaitForRequest.timeout:type_name -> google.protobuf.Duration
-	43, // 16: handfast.v1.WaitForRequest.waited:type_name -> google.protobuf.Duration
-	47, // 17: handfast.v1.WaitForResponse.outcome:type_name -> handfast.v1.Outcome
+	49, // 8: handfast.v1.VoteRequest.vote:type_name -> handfast.v1.Vote
+	50, // 9: handfast.v1.VoteResponse.outcome:type_name -> handfast.v1.Outcome
+	50, // 10: handfast.v1.CommitResponse.outcome:type_name -> handfast.v1.Outcome
+	51, // 11: handfast.v1.CommitResponse.rollback_reason:type_name -> handfast.v1.RollbackReason
+	50, // 12: handfast.v1.RollbackResponse.outcome:type_name -> handfast.v1.Outcome
+	51, // 13: handfast.v1.RollbackResponse.rollback_reason:type_name -> handfast.v1.RollbackReason
+	52, // 14: handfast.v1.GetResponse.transaction:type_name -> handfast.v1.Transaction
+	46, // 15: handfast.v1.WaitForRequest.timeout:type_name -> google.protobuf.Duration
+	46, // 16: handfast.v1.WaitForRequest.waited:type_name -> google.protobuf.Duration
+	50, // 17: handfast.v1.WaitForResponse.outcome:type_name -> handfast.v1.Outcome
 	20, // 18: handfast.v1.ClientMessage.frames:type_name -> handfast.v1.ClientFrame
 	22, // 19: handfast.v1.ServerMessage.frames:type_name -> handfast.v1.ServerFrame
 	24, // 20: handfast.v1.ClientFrame.hello:type_name -> handfast.v1.Hello
@@ -3444,66 +3776,74 @@ var file_handfast_v1_coordinator_proto_depIdxs = []int32{
 	33, // 30: handfast.v1.ClientFrame.settle_result:type_name -> handfast.v1.SettleResult
 	40, // 31: handfast.v1.ClientFrame.ask_votes_result:type_name -> handfast.v1.AskVotesResult
 	21, // 32: handfast.v1.ClientFrame.cancel_wait:type_name -> handfast.v1.CancelWait
-	4,  // 33: handfast.v1.ClientFrame.submit:type_name -> handfast.v1.SubmitRequest
-	37, // 34: handfast.v1.ClientFrame.call_result:type_name -> handfast.v1.CallResult
-	23, // 35: handfast.v1.ServerFrame.error:type_name -> handfast.v1.Error
-	25, // 36: handfast.v1.ServerFrame.hello:type_name -> handfast.v1.HelloResponse
-	2,  // 37: handfast.v1.ServerFrame.begin:type_name -> handfast.v1.BeginResponse
-	6,  // 38: handfast.v1.ServerFrame.register_branch:type_name -> handfast.v1.RegisterBranchResponse
-	9,  // 39: handfast.v1.ServerFrame.vote:type_name -> handfast.v1.VoteResponse
-	11, // 40: handfast.v1.ServerFrame.commit:type_name -> handfast.v1.CommitResponse
-	13, // 41: handfast.v1.ServerFrame.rollback:type_name -> handfast.v1.RollbackResponse
-	15, // 42: handfast.v1.ServerFrame.get:type_name -> handfast.v1.GetResponse
-	17, // 43: handfast.v1.ServerFrame.wait_for:type_name -> handfast.v1.WaitForResponse
-	28, // 44: handfast.v1.ServerFrame.attach:type_name -> handfast.v1.AttachResponse
-	30, // 45: handfast.v1.ServerFrame.settle:type_name -> handfast.v1.Settle
-	38, // 46: handfast.v1.ServerFrame.ask_votes:type_name -> handfast.v1.AskVotes
-	42, // 47: handfast.v1.ServerFrame.drain:type_name -> handfast.v1.Drain
-	5,  // 48: handfast.v1.ServerFrame.submit:type_name -> handfast.v1.SubmitResponse
-	35, // 49: handfast.v1.ServerFrame.call:type_name -> handfast.v1.Call
-	50, // 50: handfast.v1.Error.details:type_name -> google.protobuf.Any
-	7,  // 51: handfast.v1.Hello.witness:type_name -> handfast.v1.Witness
-	27, // 52: handfast.v1.Attach.resources:type_name -> handfast.v1.AttachedResource
-	7,  // 53: handfast.v1.AttachedResource.witnesses:type_name -> handfast.v1.Witness
-	31, // 54: handfast.v1.Settle.items:type_name -> handfast.v1.SettleItem
-	47, // 55: handfast.v1.SettleItem.outcome:type_name -> handfast.v1.Outcome
-	32, // 56: handfast.v1.SettleItem.branches:type_name -> handfast.v1.SettleBranch
-	46, // 57: handfast.v1.SettleBranch.vote:type_name -> handfast.v1.Vote
-	34, // 58: handfast.v1.SettleResult.items:type_name -> handfast.v1.SettleItemResult
-	47, // 59: handfast.v1.SettleItemResult.outcome:type_name -> handfast.v1.Outcome
-	51, // 60: handfast.v1.Call.op:type_name -> handfast.v1.Op
-	44, // 61: handfast.v1.Call.mode:type_name -> handfast.v1.Mode
-	52, // 62: handfast.v1.Call.headers:type_name -> handfast.v1.Header
-	43, // 63: handfast.v1.Call.timeout:type_name -> google.protobuf.Duration
-	36, // 64: handfast.v1.Call.before:type_name -> handfast.v1.StepResult
-	51, // 65: handfast.v1.CallResult.op:type_name -> handfast.v1.Op
-	0,  // 66: handfast.v1.CallResult.verdict:type_name -> handfast.v1.Verdict
-	39, // 67: handfast.v1.AskVotes.items:type_name -> handfast.v1.AskItem
-	41, // 68: handfast.v1.AskVotesResult.items:type_name -> handfast.v1.AskItemResult
-	46, // 69: handfast.v1.AskItemResult.vote:type_name -> handfast.v1.Vote
-	18, // 70: handfast.v1.Coordinator.Session:input_type -> handfast.v1.ClientMessage
-	1,  // 71: handfast.v1.Coordinator.Begin:input_type -> handfast.v1.BeginRequest
-	3,  // 72: handfast.v1.Coordinator.RegisterBranch:input_type -> handfast.v1.RegisterBranchRequest
-	4,  // 73: handfast.v1.Coordinator.Submit:input_type -> handfast.v1.SubmitRequest
-	8,  // 74: handfast.v1.Coordinator.Vote:input_type -> handfast.v1.VoteRequest
-	10, // 75: handfast.v1.Coordinator.Commit:input_type -> handfast.v1.CommitRequest
-	12, // 76: handfast.v1.Coordinator.Rollback:input_type -> handfast.v1.RollbackRequest
-	14, // 77: handfast.v1.Coordinator.Get:input_type -> handfast.v1.GetRequest
-	16, // 78: handfast.v1.Coordinator.WaitFor:input_type -> handfast.v1.WaitForRequest
-	19, // 79: handfast.v1.Coordinator.Session:output_type -> handfast.v1.ServerMessage
-	2,  // 80: handfast.v1.Coordinator.Begin:output_type -> handfast.v1.BeginResponse
-	6,  // 81: handfast.v1.Coordinator.RegisterBranch:output_type -> handfast.v1.RegisterBranchResponse
-	5,  // 82: handfast.v1.Coordinator.Submit:output_type -> handfast.v1.SubmitResponse
-	9,  // 83: handfast.v1.Coordinator.Vote:output_type -> handfast.v1.VoteResponse
-	11, // 84: handfast.v1.Coordinator.Commit:output_type -> handfast.v1.CommitResponse
-	13, // 85: handfast.v1.Coordinator.Rollback:output_type -> handfast.v1.RollbackResponse
-	15, // 86: handfast.v1.Coordinator.Get:output_type -> handfast.v1.GetResponse
-	17, // 87: handfast.v1.Coordinator.WaitFor:output_type -> handfast.v1.WaitForResponse
-	79, // [79:88] is the sub-list for method output_type
-	70, // [70:79] is the sub-list for method input_type
-	70, // [70:70] is the sub-list for extension type_name
-	70, // [70:70] is the sub-list for extension extendee
-	0,  // [0:70] is the sub-list for field type_name
+	44, // 33: handfast.v1.ClientFrame.examine_result:type_name -> handfast.v1.ExamineResult
+	4,  // 34: handfast.v1.ClientFrame.submit:type_name -> handfast.v1.SubmitRequest
+	37, // 35: handfast.v1.ClientFrame.call_result:type_name -> handfast.v1.CallResult
+	23, // 36: handfast.v1.ServerFrame.error:type_name -> handfast.v1.Error
+	25, // 37: handfast.v1.ServerFrame.hello:type_name -> handfast.v1.HelloResponse
+	2,  // 38: handfast.v1.ServerFrame.begin:type_name -> handfast.v1.BeginResponse
+	6,  // 39: handfast.v1.ServerFrame.register_branch:type_name -> handfast.v1.RegisterBranchResponse
+	9,  // 40: handfast.v1.ServerFrame.vote:type_name -> handfast.v1.VoteResponse
+	11, // 41: handfast.v1.ServerFrame.commit:type_name -> handfast.v1.CommitResponse
+	13, // 42: handfast.v1.ServerFrame.rollback:type_name -> handfast.v1.RollbackResponse
+	15, // 43: handfast.v1.ServerFrame.get:type_name -> handfast.v1.GetResponse
+	17, // 44: handfast.v1.ServerFrame.wait_for:type_name -> handfast.v1.WaitForResponse
+	28, // 45: handfast.v1.ServerFrame.attach:type_name -> handfast.v1.AttachResponse
+	30, // 46: handfast.v1.ServerFrame.settle:type_name -> handfast.v1.Settle
+	38, // 47: handfast.v1.ServerFrame.ask_votes:type_name -> handfast.v1.AskVotes
+	45, // 48: handfast.v1.ServerFrame.drain:type_name -> handfast.v1.Drain
+	42, // 49: handfast.v1.ServerFrame.examine:type_name -> handfast.v1.Examine
+	5,  // 50: handfast.v1.ServerFrame.submit:type_name -> handfast.v1.SubmitResponse
+	35, // 51: handfast.v1.ServerFrame.call:type_name -> handfast.v1.Call
+	53, // 52: handfast.v1.Error.details:type_name -> google.protobuf.Any
+	7,  // 53: handfast.v1.Hello.witness:type_name -> handfast.v1.Witness
+	27, // 54: handfast.v1.Attach.resources:type_name -> handfast.v1.AttachedResource
+	7,  // 55: handfast.v1.AttachedResource.witnesses:type_name -> handfast.v1.Witness
+	31, // 56: handfast.v1.Settle.items:type_name -> handfast.v1.SettleItem
+	50, // 57: handfast.v1.SettleItem.outcome:type_name -> handfast.v1.Outcome
+	32, // 58: handfast.v1.SettleItem.branches:type_name -> handfast.v1.SettleBranch
+	49, // 59: handfast.v1.SettleBranch.vote:type_name -> handfast.v1.Vote
+	34, // 60: handfast.v1.SettleResult.items:type_name -> handfast.v1.SettleItemResult
+	50, // 61: handfast.v1.SettleItemResult.outcome:type_name -> handfast.v1.Outcome
+	54, // 62: handfast.v1.Call.op:type_name -> handfast.v1.Op
+	47, // 63: handfast.v1.Call.mode:type_name -> handfast.v1.Mode
+	55, // 64: handfast.v1.Call.headers:type_name -> handfast.v1.Header
+	46, // 65: handfast.v1.Call.timeout:type_name -> google.protobuf.Duration
+	36, // 66: handfast.v1.Call.before:type_name -> handfast.v1.StepResult
+	54, // 67: handfast.v1.CallResult.op:type_name -> handfast.v1.Op
+	0,  // 68: handfast.v1.CallResult.verdict:type_name -> handfast.v1.Verdict
+	39, // 69: handfast.v1.AskVotes.items:type_name -> handfast.v1.AskItem
+	41, // 70: handfast.v1.AskVotesResult.items:type_name -> handfast.v1.AskItemResult
+	49, // 71: handfast.v1.AskItemResult.vote:type_name -> handfast.v1.Vote
+	50, // 72: handfast.v1.Examine.outcome:type_name -> handfast.v1.Outcome
+	43, // 73: handfast.v1.Examine.choose:type_name -> handfast.v1.ChooseRows
+	56, // 74: handfast.v1.ChooseRows.choice:type_name -> handfast.v1.Choice
+	57, // 75: handfast.v1.ChooseRows.values:type_name -> handfast.v1.ColumnValue
+	23, // 76: handfast.v1.ExamineResult.error:type_name -> handfast.v1.Error
+	58, // 77: handfast.v1.ExamineResult.rows:type_name -> handfast.v1.RowsToSettle
+	18, // 78: handfast.v1.Coordinator.Session:input_type -> handfast.v1.ClientMessage
+	1,  // 79: handfast.v1.Coordinator.Begin:input_type -> handfast.v1.BeginRequest
+	3,  // 80: handfast.v1.Coordinator.RegisterBranch:input_type -> handfast.v1.RegisterBranchRequest
+	4,  // 81: handfast.v1.Coordinator.Submit:input_type -> handfast.v1.SubmitRequest
+	8,  // 82: handfast.v1.Coordinator.Vote:input_type -> handfast.v1.VoteRequest
+	10, // 83: handfast.v1.Coordinator.Commit:input_type -> handfast.v1.CommitRequest
+	12, // 84: handfast.v1.Coordinator.Rollback:input_type -> handfast.v1.RollbackRequest
+	14, // 85: handfast.v1.Coordinator.Get:input_type -> handfast.v1.GetRequest
+	16, // 86: handfast.v1.Coordinator.WaitFor:input_type -> handfast.v1.WaitForRequest
+	19, // 87: handfast.v1.Coordinator.Session:output_type -> handfast.v1.ServerMessage
+	2,  // 88: handfast.v1.Coordinator.Begin:output_type -> handfast.v1.BeginResponse
+	6,  // 89: handfast.v1.Coordinator.RegisterBranch:output_type -> handfast.v1.RegisterBranchResponse
+	5,  // 90: handfast.v1.Coordinator.Submit:output_type -> handfast.v1.SubmitResponse
+	9,  // 91: handfast.v1.Coordinator.Vote:output_type -> handfast.v1.VoteResponse
+	11, // 92: handfast.v1.Coordinator.Commit:output_type -> handfast.v1.CommitResponse
+	13, // 93: handfast.v1.Coordinator.Rollback:output_type -> handfast.v1.RollbackResponse
+	15, // 94: handfast.v1.Coordinator.Get:output_type -> handfast.v1.GetResponse
+	17, // 95: handfast.v1.Coordinator.WaitFor:output_type -> handfast.v1.WaitForResponse
+	87, // [87:96] is the sub-list for method output_type
+	78, // [78:87] is the sub-list for method input_type
+	78, // [78:78] is the sub-list for extension type_name
+	78, // [78:78] is the sub-list for extension extendee
+	0,  // [0:78] is the sub-list for field type_name
 }
 
 func init() { file_handfast_v1_coordinator_proto_init() }
@@ -3526,6 +3866,7 @@ func file_handfast_v1_coordinator_proto_init() {
 		(*ClientFrame_SettleResult)(nil),
 		(*ClientFrame_AskVotesResult)(nil),
 		(*ClientFrame_CancelWait)(nil),
+		(*ClientFrame_ExamineResult)(nil),
 		(*ClientFrame_Submit)(nil),
 		(*ClientFrame_CallResult)(nil),
 	}
@@ -3543,6 +3884,7 @@ func file_handfast_v1_coordinator_proto_init() {
 		(*ServerFrame_Settle)(nil),
 		(*ServerFrame_AskVotes)(nil),
 		(*ServerFrame_Drain)(nil),
+		(*ServerFrame_Examine)(nil),
 		(*ServerFrame_Submit)(nil),
 		(*ServerFrame_Call)(nil),
 	}
@@ -3552,7 +3894,7 @@ func file_handfast_v1_coordinator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_handfast_v1_coordinator_proto_rawDesc), len(file_handfast_v1_coordinator_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   42,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -391,6 +391,63 @@ func (RollbackReason) EnumDescriptor() ([]byte, []int) {
 	return file_handfast_v1_types_proto_rawDescGZIP(), []int{5}
 }
 
+// Choice is what is to become of a row that can't be restored by itself.
+type Choice int32
+
+const (
+	Choice_CHOICE_UNSPECIFIED Choice = 0
+	// What was there before the transaction.
+	Choice_CHOICE_RESTORE Choice = 1
+	// What is there now.
+	Choice_CHOICE_KEEP Choice = 2
+	// Like RESTORE, with other values in some columns. Where the row was not there
+	// before, the other columns stay as they are now.
+	Choice_CHOICE_EDIT Choice = 3
+)
+
+// Enum value maps for Choice.
+var (
+	Choice_name = map[int32]string{
+		0: "CHOICE_UNSPECIFIED",
+		1: "CHOICE_RESTORE",
+		2: "CHOICE_KEEP",
+		3: "CHOICE_EDIT",
+	}
+	Choice_value = map[string]int32{
+		"CHOICE_UNSPECIFIED": 0,
+		"CHOICE_RESTORE":     1,
+		"CHOICE_KEEP":        2,
+		"CHOICE_EDIT":        3,
+	}
+)
+
+func (x Choice) Enum() *Choice {
+	p := new(Choice)
+	*p = x
+	return p
+}
+
+func (x Choice) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Choice) Descriptor() protoreflect.EnumDescriptor {
+	return file_handfast_v1_types_proto_enumTypes[6].Descriptor()
+}
+
+func (Choice) Type() protoreflect.EnumType {
+	return &file_handfast_v1_types_proto_enumTypes[6]
+}
+
+func (x Choice) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Choice.Descriptor instead.
+func (Choice) EnumDescriptor() ([]byte, []int) {
+	return file_handfast_v1_types_proto_rawDescGZIP(), []int{6}
+}
+
 // ErrorReason names the cause of an error. It travels as the reason field of
 // google.rpc.ErrorInfo with domain "handfast" in the status details; the
 // metadata of that detail holds "xid" and what else the reason needs.
@@ -431,6 +488,13 @@ const (
 	// by the coordinator; metadata: "holder" (its XID), "table", "key", and
 	// "deadlock" (the cycle, in words) where waiting could not have helped.
 	ErrorReason_ERROR_REASON_LOCK_CONFLICT ErrorReason = 14
+	// UNAVAILABLE. No service is attached that could look into the database, or
+	// none answered; metadata: "resource".
+	ErrorReason_ERROR_REASON_NOT_ATTACHED ErrorReason = 15
+	// NOT_FOUND. The transaction changed no such row or table.
+	ErrorReason_ERROR_REASON_UNKNOWN_ROW ErrorReason = 16
+	// FAILED_PRECONDITION. The row is not what the caller has seen.
+	ErrorReason_ERROR_REASON_ROW_CHANGED ErrorReason = 17
 )
 
 // Enum value maps for ErrorReason.
@@ -451,6 +515,9 @@ var (
 		12: "ERROR_REASON_WRONG_STATE",
 		13: "ERROR_REASON_STORE_FAILED",
 		14: "ERROR_REASON_LOCK_CONFLICT",
+		15: "ERROR_REASON_NOT_ATTACHED",
+		16: "ERROR_REASON_UNKNOWN_ROW",
+		17: "ERROR_REASON_ROW_CHANGED",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":     0,
@@ -468,6 +535,9 @@ var (
 		"ERROR_REASON_WRONG_STATE":     12,
 		"ERROR_REASON_STORE_FAILED":    13,
 		"ERROR_REASON_LOCK_CONFLICT":   14,
+		"ERROR_REASON_NOT_ATTACHED":    15,
+		"ERROR_REASON_UNKNOWN_ROW":     16,
+		"ERROR_REASON_ROW_CHANGED":     17,
 	}
 )
 
@@ -482,11 +552,11 @@ func (x ErrorReason) String() string {
 }
 
 func (ErrorReason) Descriptor() protoreflect.EnumDescriptor {
-	return file_handfast_v1_types_proto_enumTypes[6].Descriptor()
+	return file_handfast_v1_types_proto_enumTypes[7].Descriptor()
 }
 
 func (ErrorReason) Type() protoreflect.EnumType {
-	return &file_handfast_v1_types_proto_enumTypes[6]
+	return &file_handfast_v1_types_proto_enumTypes[7]
 }
 
 func (x ErrorReason) Number() protoreflect.EnumNumber {
@@ -495,7 +565,7 @@ func (x ErrorReason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ErrorReason.Descriptor instead.
 func (ErrorReason) EnumDescriptor() ([]byte, []int) {
-	return file_handfast_v1_types_proto_rawDescGZIP(), []int{6}
+	return file_handfast_v1_types_proto_rawDescGZIP(), []int{7}
 }
 
 // Action is a call of the coordinator. It goes out at least once; whoever is
@@ -1307,6 +1377,516 @@ func (x *Settlement) GetOp() Op {
 	return Op_OP_UNSPECIFIED
 }
 
+// RowDiff is a row that a transaction changed: before it, as the transaction left
+// it, and now.
+type RowDiff struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As SQL, with its schema.
+	Table      string   `protobuf:"bytes,1,opt,name=table,proto3" json:"table,omitempty"`
+	KeyColumns []string `protobuf:"bytes,2,rep,name=key_columns,json=keyColumns,proto3" json:"key_columns,omitempty"`
+	// The primary key as text, in the order of its columns.
+	Key []string `protobuf:"bytes,3,rep,name=key,proto3" json:"key,omitempty"`
+	// Whether the row was there before the transaction, was there after it, and is
+	// there now.
+	Before bool `protobuf:"varint,4,opt,name=before,proto3" json:"before,omitempty"`
+	After  bool `protobuf:"varint,5,opt,name=after,proto3" json:"after,omitempty"`
+	Now    bool `protobuf:"varint,6,opt,name=now,proto3" json:"now,omitempty"`
+	// It is not what the transaction left, so it can't be restored by itself.
+	Contradicts bool `protobuf:"varint,7,opt,name=contradicts,proto3" json:"contradicts,omitempty"`
+	// Why the rows of the whole table can't be compared; key and columns are empty
+	// then.
+	Problem string `protobuf:"bytes,8,opt,name=problem,proto3" json:"problem,omitempty"`
+	// The columns that the transaction changed.
+	Columns []*ColumnDiff `protobuf:"bytes,9,rep,name=columns,proto3" json:"columns,omitempty"`
+	// Stands for what is there now: whoever chooses gives it back, so that the
+	// choice is not made for another state.
+	Seen string `protobuf:"bytes,10,opt,name=seen,proto3" json:"seen,omitempty"`
+	// What was chosen for the row and is not carried out yet.
+	Choice        *RowChoice `protobuf:"bytes,11,opt,name=choice,proto3" json:"choice,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RowDiff) Reset() {
+	*x = RowDiff{}
+	mi := &file_handfast_v1_types_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RowDiff) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RowDiff) ProtoMessage() {}
+
+func (x *RowDiff) ProtoReflect() protoreflect.Message {
+	mi := &file_handfast_v1_types_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RowDiff.ProtoReflect.Descriptor instead.
+func (*RowDiff) Descriptor() ([]byte, []int) {
+	return file_handfast_v1_types_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *RowDiff) GetTable() string {
+	if x != nil {
+		return x.Table
+	}
+	return ""
+}
+
+func (x *RowDiff) GetKeyColumns() []string {
+	if x != nil {
+		return x.KeyColumns
+	}
+	return nil
+}
+
+func (x *RowDiff) GetKey() []string {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *RowDiff) GetBefore() bool {
+	if x != nil {
+		return x.Before
+	}
+	return false
+}
+
+func (x *RowDiff) GetAfter() bool {
+	if x != nil {
+		return x.After
+	}
+	return false
+}
+
+func (x *RowDiff) GetNow() bool {
+	if x != nil {
+		return x.Now
+	}
+	return false
+}
+
+func (x *RowDiff) GetContradicts() bool {
+	if x != nil {
+		return x.Contradicts
+	}
+	return false
+}
+
+func (x *RowDiff) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+func (x *RowDiff) GetColumns() []*ColumnDiff {
+	if x != nil {
+		return x.Columns
+	}
+	return nil
+}
+
+func (x *RowDiff) GetSeen() string {
+	if x != nil {
+		return x.Seen
+	}
+	return ""
+}
+
+func (x *RowDiff) GetChoice() *RowChoice {
+	if x != nil {
+		return x.Choice
+	}
+	return nil
+}
+
+// ColumnDiff is one column of a RowDiff.
+type ColumnDiff struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Name   string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Before *Image                 `protobuf:"bytes,2,opt,name=before,proto3" json:"before,omitempty"`
+	After  *Image                 `protobuf:"bytes,3,opt,name=after,proto3" json:"after,omitempty"`
+	Now    *Image                 `protobuf:"bytes,4,opt,name=now,proto3" json:"now,omitempty"`
+	// The row does not fit, and this column has a share in it.
+	Contradicts   bool `protobuf:"varint,5,opt,name=contradicts,proto3" json:"contradicts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ColumnDiff) Reset() {
+	*x = ColumnDiff{}
+	mi := &file_handfast_v1_types_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ColumnDiff) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ColumnDiff) ProtoMessage() {}
+
+func (x *ColumnDiff) ProtoReflect() protoreflect.Message {
+	mi := &file_handfast_v1_types_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ColumnDiff.ProtoReflect.Descriptor instead.
+func (*ColumnDiff) Descriptor() ([]byte, []int) {
+	return file_handfast_v1_types_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ColumnDiff) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ColumnDiff) GetBefore() *Image {
+	if x != nil {
+		return x.Before
+	}
+	return nil
+}
+
+func (x *ColumnDiff) GetAfter() *Image {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
+func (x *ColumnDiff) GetNow() *Image {
+	if x != nil {
+		return x.Now
+	}
+	return nil
+}
+
+func (x *ColumnDiff) GetContradicts() bool {
+	if x != nil {
+		return x.Contradicts
+	}
+	return false
+}
+
+// Image is a value in its text form.
+type Image struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Absent: NULL, or there was no row.
+	Text *string `protobuf:"bytes,1,opt,name=text,proto3,oneof" json:"text,omitempty"`
+	// The text is only the beginning of it.
+	Cut           bool `protobuf:"varint,2,opt,name=cut,proto3" json:"cut,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Image) Reset() {
+	*x = Image{}
+	mi := &file_handfast_v1_types_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Image) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Image) ProtoMessage() {}
+
+func (x *Image) ProtoReflect() protoreflect.Message {
+	mi := &file_handfast_v1_types_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Image.ProtoReflect.Descriptor instead.
+func (*Image) Descriptor() ([]byte, []int) {
+	return file_handfast_v1_types_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Image) GetText() string {
+	if x != nil && x.Text != nil {
+		return *x.Text
+	}
+	return ""
+}
+
+func (x *Image) GetCut() bool {
+	if x != nil {
+		return x.Cut
+	}
+	return false
+}
+
+// RowChoice is a choice on record.
+type RowChoice struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Choice   Choice                 `protobuf:"varint,1,opt,name=choice,proto3,enum=handfast.v1.Choice" json:"choice,omitempty"`
+	Operator string                 `protobuf:"bytes,2,opt,name=operator,proto3" json:"operator,omitempty"`
+	Why      string                 `protobuf:"bytes,3,opt,name=why,proto3" json:"why,omitempty"`
+	Time     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=time,proto3" json:"time,omitempty"`
+	// The row changed since, so the choice will not be carried out.
+	Stale bool `protobuf:"varint,5,opt,name=stale,proto3" json:"stale,omitempty"`
+	// Whether the row will be there.
+	There bool `protobuf:"varint,6,opt,name=there,proto3" json:"there,omitempty"`
+	// The values that it will have; other columns stay as they are.
+	Values        []*ColumnValue `protobuf:"bytes,7,rep,name=values,proto3" json:"values,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RowChoice) Reset() {
+	*x = RowChoice{}
+	mi := &file_handfast_v1_types_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RowChoice) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RowChoice) ProtoMessage() {}
+
+func (x *RowChoice) ProtoReflect() protoreflect.Message {
+	mi := &file_handfast_v1_types_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RowChoice.ProtoReflect.Descriptor instead.
+func (*RowChoice) Descriptor() ([]byte, []int) {
+	return file_handfast_v1_types_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *RowChoice) GetChoice() Choice {
+	if x != nil {
+		return x.Choice
+	}
+	return Choice_CHOICE_UNSPECIFIED
+}
+
+func (x *RowChoice) GetOperator() string {
+	if x != nil {
+		return x.Operator
+	}
+	return ""
+}
+
+func (x *RowChoice) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+func (x *RowChoice) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *RowChoice) GetStale() bool {
+	if x != nil {
+		return x.Stale
+	}
+	return false
+}
+
+func (x *RowChoice) GetThere() bool {
+	if x != nil {
+		return x.There
+	}
+	return false
+}
+
+func (x *RowChoice) GetValues() []*ColumnValue {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+// ColumnValue is a value for a column.
+type ColumnValue struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Column string                 `protobuf:"bytes,1,opt,name=column,proto3" json:"column,omitempty"`
+	// As text; absent: NULL.
+	Text          *string `protobuf:"bytes,2,opt,name=text,proto3,oneof" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ColumnValue) Reset() {
+	*x = ColumnValue{}
+	mi := &file_handfast_v1_types_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ColumnValue) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ColumnValue) ProtoMessage() {}
+
+func (x *ColumnValue) ProtoReflect() protoreflect.Message {
+	mi := &file_handfast_v1_types_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ColumnValue.ProtoReflect.Descriptor instead.
+func (*ColumnValue) Descriptor() ([]byte, []int) {
+	return file_handfast_v1_types_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ColumnValue) GetColumn() string {
+	if x != nil {
+		return x.Column
+	}
+	return ""
+}
+
+func (x *ColumnValue) GetText() string {
+	if x != nil && x.Text != nil {
+		return *x.Text
+	}
+	return ""
+}
+
+// RowsToSettle is what a rollback meets in one database.
+type RowsToSettle struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	ResourceId string                 `protobuf:"bytes,1,opt,name=resource_id,json=resourceId,proto3" json:"resource_id,omitempty"`
+	// Those that contradict come first. Only the first ones, where there are many.
+	Rows []*RowDiff `protobuf:"bytes,2,rep,name=rows,proto3" json:"rows,omitempty"`
+	// How many there are, with those that are not in rows.
+	Total int64 `protobuf:"varint,3,opt,name=total,proto3" json:"total,omitempty"`
+	// How many of them contradict.
+	Contradictions int64 `protobuf:"varint,4,opt,name=contradictions,proto3" json:"contradictions,omitempty"`
+	// How many contradict without a choice that holds for what is there now.
+	Undecided int64 `protobuf:"varint,5,opt,name=undecided,proto3" json:"undecided,omitempty"`
+	// Set where the database could not be asked: why. The rest is empty then.
+	Error         string `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RowsToSettle) Reset() {
+	*x = RowsToSettle{}
+	mi := &file_handfast_v1_types_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RowsToSettle) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RowsToSettle) ProtoMessage() {}
+
+func (x *RowsToSettle) ProtoReflect() protoreflect.Message {
+	mi := &file_handfast_v1_types_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RowsToSettle.ProtoReflect.Descriptor instead.
+func (*RowsToSettle) Descriptor() ([]byte, []int) {
+	return file_handfast_v1_types_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *RowsToSettle) GetResourceId() string {
+	if x != nil {
+		return x.ResourceId
+	}
+	return ""
+}
+
+func (x *RowsToSettle) GetRows() []*RowDiff {
+	if x != nil {
+		return x.Rows
+	}
+	return nil
+}
+
+func (x *RowsToSettle) GetTotal() int64 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *RowsToSettle) GetContradictions() int64 {
+	if x != nil {
+		return x.Contradictions
+	}
+	return 0
+}
+
+func (x *RowsToSettle) GetUndecided() int64 {
+	if x != nil {
+		return x.Undecided
+	}
+	return 0
+}
+
+func (x *RowsToSettle) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 var File_handfast_v1_types_proto protoreflect.FileDescriptor
 
 const file_handfast_v1_types_proto_rawDesc = "" +
@@ -1390,7 +1970,52 @@ const file_handfast_v1_types_proto_rawDesc = "" +
 	"\x11next_attempt_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x0fnextAttemptTime\x12\x1c\n" +
 	"\tattention\x18\a \x01(\bR\tattention\x12\x1b\n" +
 	"\tbranch_id\x18\b \x01(\tR\bbranchId\x12\x1f\n" +
-	"\x02op\x18\t \x01(\x0e2\x0f.handfast.v1.OpR\x02op*i\n" +
+	"\x02op\x18\t \x01(\x0e2\x0f.handfast.v1.OpR\x02op\"\xc5\x02\n" +
+	"\aRowDiff\x12\x14\n" +
+	"\x05table\x18\x01 \x01(\tR\x05table\x12\x1f\n" +
+	"\vkey_columns\x18\x02 \x03(\tR\n" +
+	"keyColumns\x12\x10\n" +
+	"\x03key\x18\x03 \x03(\tR\x03key\x12\x16\n" +
+	"\x06before\x18\x04 \x01(\bR\x06before\x12\x14\n" +
+	"\x05after\x18\x05 \x01(\bR\x05after\x12\x10\n" +
+	"\x03now\x18\x06 \x01(\bR\x03now\x12 \n" +
+	"\vcontradicts\x18\a \x01(\bR\vcontradicts\x12\x18\n" +
+	"\aproblem\x18\b \x01(\tR\aproblem\x121\n" +
+	"\acolumns\x18\t \x03(\v2\x17.handfast.v1.ColumnDiffR\acolumns\x12\x12\n" +
+	"\x04seen\x18\n" +
+	" \x01(\tR\x04seen\x12.\n" +
+	"\x06choice\x18\v \x01(\v2\x16.handfast.v1.RowChoiceR\x06choice\"\xbe\x01\n" +
+	"\n" +
+	"ColumnDiff\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12*\n" +
+	"\x06before\x18\x02 \x01(\v2\x12.handfast.v1.ImageR\x06before\x12(\n" +
+	"\x05after\x18\x03 \x01(\v2\x12.handfast.v1.ImageR\x05after\x12$\n" +
+	"\x03now\x18\x04 \x01(\v2\x12.handfast.v1.ImageR\x03now\x12 \n" +
+	"\vcontradicts\x18\x05 \x01(\bR\vcontradicts\";\n" +
+	"\x05Image\x12\x17\n" +
+	"\x04text\x18\x01 \x01(\tH\x00R\x04text\x88\x01\x01\x12\x10\n" +
+	"\x03cut\x18\x02 \x01(\bR\x03cutB\a\n" +
+	"\x05_text\"\xf4\x01\n" +
+	"\tRowChoice\x12+\n" +
+	"\x06choice\x18\x01 \x01(\x0e2\x13.handfast.v1.ChoiceR\x06choice\x12\x1a\n" +
+	"\boperator\x18\x02 \x01(\tR\boperator\x12\x10\n" +
+	"\x03why\x18\x03 \x01(\tR\x03why\x12.\n" +
+	"\x04time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x14\n" +
+	"\x05stale\x18\x05 \x01(\bR\x05stale\x12\x14\n" +
+	"\x05there\x18\x06 \x01(\bR\x05there\x120\n" +
+	"\x06values\x18\a \x03(\v2\x18.handfast.v1.ColumnValueR\x06values\"G\n" +
+	"\vColumnValue\x12\x16\n" +
+	"\x06column\x18\x01 \x01(\tR\x06column\x12\x17\n" +
+	"\x04text\x18\x02 \x01(\tH\x00R\x04text\x88\x01\x01B\a\n" +
+	"\x05_text\"\xcb\x01\n" +
+	"\fRowsToSettle\x12\x1f\n" +
+	"\vresource_id\x18\x01 \x01(\tR\n" +
+	"resourceId\x12(\n" +
+	"\x04rows\x18\x02 \x03(\v2\x14.handfast.v1.RowDiffR\x04rows\x12\x14\n" +
+	"\x05total\x18\x03 \x01(\x03R\x05total\x12&\n" +
+	"\x0econtradictions\x18\x04 \x01(\x03R\x0econtradictions\x12\x1c\n" +
+	"\tundecided\x18\x05 \x01(\x03R\tundecided\x12\x14\n" +
+	"\x05error\x18\x06 \x01(\tR\x05error*i\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11OUTCOME_UNDECIDED\x10\x01\x12\x15\n" +
@@ -1428,7 +2053,12 @@ const file_handfast_v1_types_proto_rawDesc = "" +
 	"\x17ROLLBACK_REASON_TIMEOUT\x10\x02\x12\x1c\n" +
 	"\x18ROLLBACK_REASON_VOTED_NO\x10\x03\x12\x1c\n" +
 	"\x18ROLLBACK_REASON_OPERATOR\x10\x04\x12\x1c\n" +
-	"\x18ROLLBACK_REASON_DEADLOCK\x10\x05*\xd2\x03\n" +
+	"\x18ROLLBACK_REASON_DEADLOCK\x10\x05*V\n" +
+	"\x06Choice\x12\x16\n" +
+	"\x12CHOICE_UNSPECIFIED\x10\x00\x12\x12\n" +
+	"\x0eCHOICE_RESTORE\x10\x01\x12\x0f\n" +
+	"\vCHOICE_KEEP\x10\x02\x12\x0f\n" +
+	"\vCHOICE_EDIT\x10\x03*\xad\x04\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x12\x1c\n" +
@@ -1445,7 +2075,10 @@ const file_handfast_v1_types_proto_rawDesc = "" +
 	"\x15ERROR_REASON_DRAINING\x10\v\x12\x1c\n" +
 	"\x18ERROR_REASON_WRONG_STATE\x10\f\x12\x1d\n" +
 	"\x19ERROR_REASON_STORE_FAILED\x10\r\x12\x1e\n" +
-	"\x1aERROR_REASON_LOCK_CONFLICT\x10\x0eB;Z9github.com/handfast/handfast/proto/handfast/v1;handfastv1b\x06proto3"
+	"\x1aERROR_REASON_LOCK_CONFLICT\x10\x0e\x12\x1d\n" +
+	"\x19ERROR_REASON_NOT_ATTACHED\x10\x0f\x12\x1c\n" +
+	"\x18ERROR_REASON_UNKNOWN_ROW\x10\x10\x12\x1c\n" +
+	"\x18ERROR_REASON_ROW_CHANGED\x10\x11B;Z9github.com/handfast/handfast/proto/handfast/v1;handfastv1b\x06proto3"
 
 var (
 	file_handfast_v1_types_proto_rawDescOnce sync.Once
@@ -1459,8 +2092,8 @@ func file_handfast_v1_types_proto_rawDescGZIP() []byte {
 	return file_handfast_v1_types_proto_rawDescData
 }
 
-var file_handfast_v1_types_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_handfast_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_handfast_v1_types_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
+var file_handfast_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_handfast_v1_types_proto_goTypes = []any{
 	(Outcome)(0),                  // 0: handfast.v1.Outcome
 	(Phase)(0),                    // 1: handfast.v1.Phase
@@ -1468,52 +2101,68 @@ var file_handfast_v1_types_proto_goTypes = []any{
 	(Mode)(0),                     // 3: handfast.v1.Mode
 	(Op)(0),                       // 4: handfast.v1.Op
 	(RollbackReason)(0),           // 5: handfast.v1.RollbackReason
-	(ErrorReason)(0),              // 6: handfast.v1.ErrorReason
-	(*Action)(nil),                // 7: handfast.v1.Action
-	(*Header)(nil),                // 8: handfast.v1.Header
-	(*Plan)(nil),                  // 9: handfast.v1.Plan
-	(*RetryPolicy)(nil),           // 10: handfast.v1.RetryPolicy
-	(*Progress)(nil),              // 11: handfast.v1.Progress
-	(*Transaction)(nil),           // 12: handfast.v1.Transaction
-	(*Branch)(nil),                // 13: handfast.v1.Branch
-	(*Settlement)(nil),            // 14: handfast.v1.Settlement
-	(*durationpb.Duration)(nil),   // 15: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
+	(Choice)(0),                   // 6: handfast.v1.Choice
+	(ErrorReason)(0),              // 7: handfast.v1.ErrorReason
+	(*Action)(nil),                // 8: handfast.v1.Action
+	(*Header)(nil),                // 9: handfast.v1.Header
+	(*Plan)(nil),                  // 10: handfast.v1.Plan
+	(*RetryPolicy)(nil),           // 11: handfast.v1.RetryPolicy
+	(*Progress)(nil),              // 12: handfast.v1.Progress
+	(*Transaction)(nil),           // 13: handfast.v1.Transaction
+	(*Branch)(nil),                // 14: handfast.v1.Branch
+	(*Settlement)(nil),            // 15: handfast.v1.Settlement
+	(*RowDiff)(nil),               // 16: handfast.v1.RowDiff
+	(*ColumnDiff)(nil),            // 17: handfast.v1.ColumnDiff
+	(*Image)(nil),                 // 18: handfast.v1.Image
+	(*RowChoice)(nil),             // 19: handfast.v1.RowChoice
+	(*ColumnValue)(nil),           // 20: handfast.v1.ColumnValue
+	(*RowsToSettle)(nil),          // 21: handfast.v1.RowsToSettle
+	(*durationpb.Duration)(nil),   // 22: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
 }
 var file_handfast_v1_types_proto_depIdxs = []int32{
-	8,  // 0: handfast.v1.Action.headers:type_name -> handfast.v1.Header
-	15, // 1: handfast.v1.Action.timeout:type_name -> google.protobuf.Duration
-	15, // 2: handfast.v1.Action.delay:type_name -> google.protobuf.Duration
-	7,  // 3: handfast.v1.Plan.forward:type_name -> handfast.v1.Action
-	7,  // 4: handfast.v1.Plan.commit:type_name -> handfast.v1.Action
-	7,  // 5: handfast.v1.Plan.rollback:type_name -> handfast.v1.Action
-	10, // 6: handfast.v1.Plan.retry:type_name -> handfast.v1.RetryPolicy
-	15, // 7: handfast.v1.RetryPolicy.first:type_name -> google.protobuf.Duration
-	15, // 8: handfast.v1.RetryPolicy.max:type_name -> google.protobuf.Duration
-	16, // 9: handfast.v1.Progress.last_attempt_time:type_name -> google.protobuf.Timestamp
-	16, // 10: handfast.v1.Progress.next_attempt_time:type_name -> google.protobuf.Timestamp
+	9,  // 0: handfast.v1.Action.headers:type_name -> handfast.v1.Header
+	22, // 1: handfast.v1.Action.timeout:type_name -> google.protobuf.Duration
+	22, // 2: handfast.v1.Action.delay:type_name -> google.protobuf.Duration
+	8,  // 3: handfast.v1.Plan.forward:type_name -> handfast.v1.Action
+	8,  // 4: handfast.v1.Plan.commit:type_name -> handfast.v1.Action
+	8,  // 5: handfast.v1.Plan.rollback:type_name -> handfast.v1.Action
+	11, // 6: handfast.v1.Plan.retry:type_name -> handfast.v1.RetryPolicy
+	22, // 7: handfast.v1.RetryPolicy.first:type_name -> google.protobuf.Duration
+	22, // 8: handfast.v1.RetryPolicy.max:type_name -> google.protobuf.Duration
+	23, // 9: handfast.v1.Progress.last_attempt_time:type_name -> google.protobuf.Timestamp
+	23, // 10: handfast.v1.Progress.next_attempt_time:type_name -> google.protobuf.Timestamp
 	1,  // 11: handfast.v1.Transaction.phase:type_name -> handfast.v1.Phase
 	0,  // 12: handfast.v1.Transaction.outcome:type_name -> handfast.v1.Outcome
 	5,  // 13: handfast.v1.Transaction.rollback_reason:type_name -> handfast.v1.RollbackReason
-	16, // 14: handfast.v1.Transaction.begin_time:type_name -> google.protobuf.Timestamp
-	16, // 15: handfast.v1.Transaction.deadline:type_name -> google.protobuf.Timestamp
-	16, // 16: handfast.v1.Transaction.decision_time:type_name -> google.protobuf.Timestamp
-	16, // 17: handfast.v1.Transaction.finish_time:type_name -> google.protobuf.Timestamp
-	13, // 18: handfast.v1.Transaction.branches:type_name -> handfast.v1.Branch
-	14, // 19: handfast.v1.Transaction.settlements:type_name -> handfast.v1.Settlement
+	23, // 14: handfast.v1.Transaction.begin_time:type_name -> google.protobuf.Timestamp
+	23, // 15: handfast.v1.Transaction.deadline:type_name -> google.protobuf.Timestamp
+	23, // 16: handfast.v1.Transaction.decision_time:type_name -> google.protobuf.Timestamp
+	23, // 17: handfast.v1.Transaction.finish_time:type_name -> google.protobuf.Timestamp
+	14, // 18: handfast.v1.Transaction.branches:type_name -> handfast.v1.Branch
+	15, // 19: handfast.v1.Transaction.settlements:type_name -> handfast.v1.Settlement
 	3,  // 20: handfast.v1.Branch.mode:type_name -> handfast.v1.Mode
 	2,  // 21: handfast.v1.Branch.vote:type_name -> handfast.v1.Vote
-	16, // 22: handfast.v1.Branch.register_time:type_name -> google.protobuf.Timestamp
-	9,  // 23: handfast.v1.Branch.plan:type_name -> handfast.v1.Plan
-	11, // 24: handfast.v1.Branch.forward:type_name -> handfast.v1.Progress
-	16, // 25: handfast.v1.Settlement.last_attempt_time:type_name -> google.protobuf.Timestamp
-	16, // 26: handfast.v1.Settlement.next_attempt_time:type_name -> google.protobuf.Timestamp
+	23, // 22: handfast.v1.Branch.register_time:type_name -> google.protobuf.Timestamp
+	10, // 23: handfast.v1.Branch.plan:type_name -> handfast.v1.Plan
+	12, // 24: handfast.v1.Branch.forward:type_name -> handfast.v1.Progress
+	23, // 25: handfast.v1.Settlement.last_attempt_time:type_name -> google.protobuf.Timestamp
+	23, // 26: handfast.v1.Settlement.next_attempt_time:type_name -> google.protobuf.Timestamp
 	4,  // 27: handfast.v1.Settlement.op:type_name -> handfast.v1.Op
-	28, // [28:28] is the sub-list for method output_type
-	28, // [28:28] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	17, // 28: handfast.v1.RowDiff.columns:type_name -> handfast.v1.ColumnDiff
+	19, // 29: handfast.v1.RowDiff.choice:type_name -> handfast.v1.RowChoice
+	18, // 30: handfast.v1.ColumnDiff.before:type_name -> handfast.v1.Image
+	18, // 31: handfast.v1.ColumnDiff.after:type_name -> handfast.v1.Image
+	18, // 32: handfast.v1.ColumnDiff.now:type_name -> handfast.v1.Image
+	6,  // 33: handfast.v1.RowChoice.choice:type_name -> handfast.v1.Choice
+	23, // 34: handfast.v1.RowChoice.time:type_name -> google.protobuf.Timestamp
+	20, // 35: handfast.v1.RowChoice.values:type_name -> handfast.v1.ColumnValue
+	16, // 36: handfast.v1.RowsToSettle.rows:type_name -> handfast.v1.RowDiff
+	37, // [37:37] is the sub-list for method output_type
+	37, // [37:37] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_handfast_v1_types_proto_init() }
@@ -1521,13 +2170,15 @@ func file_handfast_v1_types_proto_init() {
 	if File_handfast_v1_types_proto != nil {
 		return
 	}
+	file_handfast_v1_types_proto_msgTypes[10].OneofWrappers = []any{}
+	file_handfast_v1_types_proto_msgTypes[12].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_handfast_v1_types_proto_rawDesc), len(file_handfast_v1_types_proto_rawDesc)),
-			NumEnums:      7,
-			NumMessages:   8,
+			NumEnums:      8,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

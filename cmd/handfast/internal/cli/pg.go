@@ -138,16 +138,18 @@ func newPgProtect(s Streams, d *database) *cobra.Command {
 	var printOnly, committed bool
 	var guard string
 	cmd := &cobra.Command{
-		Use:   "protect [TABLE | SCHEMA.TABLE | PATTERN]...",
+		Use:   "protect [TABLE | SCHEMA.TABLE | SCHEMA | PATTERN]...",
 		Short: "Put capture and guard on tables; without names, renew those that were altered",
 		Long: `Puts capture and guard on tables, in one transaction; doing it again changes nothing.
-A pattern has * and ? in it: "public.*" is every table of a schema that has a primary
-key. Tables that inherit from one are protected with it, and tables that a foreign key
-joins to one get a guard. Without names it renews the tables that were altered since:
-until then global transactions are refused there.`,
+A schema stands for each of its tables that has a primary key, if no table has its name.
+A pattern has * and ? in it, such as "public.*" or "stock_2*". Tables that inherit from
+one are protected with it, and tables that a foreign key joins to one get a guard.
+Without names it renews the tables that were altered since: until then global
+transactions are refused there. "handfast pg unprotect" undoes it.`,
 		Example: `  handfast pg protect public.stock public.account
-  handfast pg protect 'public.*'
-  handfast pg protect --print public.stock`,
+  handfast pg protect public
+  handfast pg protect 'public.stock_*'
+  handfast pg protect --print public.stock | psql "$DATABASE_URL"`,
 		Args: patterns,
 		RunE: func(cmd *cobra.Command, a []string) error {
 			var opts []undolog.ProtectOption
@@ -182,13 +184,15 @@ until then global transactions are refused there.`,
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&printOnly, "print", false, "print the triggers and functions, for reading, and change nothing")
+	cmd.Flags().BoolVar(&printOnly, "print", false, "print the SQL instead of running it")
+	cmd.Flags().StringVar(&guard, "guard", "", "`enforce` or off: whether sessions without a global transaction are kept from undecided rows; as it was, and at first on")
+	cmd.Flags().BoolVar(&committed, "committed-view", false, "also make a view TABLE_committed of the rows without what is undecided")
 	return cmd
 }
 
 func newPgUnprotect(s Streams, d *database) *cobra.Command {
 	return &cobra.Command{
-		Use:   "unprotect TABLE...",
+		Use:   "unprotect {TABLE | SCHEMA.TABLE | SCHEMA | PATTERN}...",
 		Short: "Take capture and guard off tables; refused while rows of them are undecided",
 		Args:  tableNames,
 		RunE: func(cmd *cobra.Command, a []string) error {

@@ -20,7 +20,12 @@ var cluster = pgtest.New(pgserver.Options{})
 // newDatabase gives the environment that points at an empty database.
 func newDatabase(t *testing.T, statements ...string) (env []string, conn *pgx.Conn) {
 	t.Helper()
-	dsn := cluster.DSN(t)
+	return newDatabaseOn(t, cluster, statements...)
+}
+
+func newDatabaseOn(t *testing.T, c *pgtest.Cluster, statements ...string) (env []string, conn *pgx.Conn) {
+	t.Helper()
+	dsn := c.DSN(t)
 	conn, err := pgx.Connect(t.Context(), dsn)
 	if err != nil {
 		t.Fatal(err)
@@ -130,33 +135,98 @@ func TestPendingShowsAnOpenTransaction(t *testing.T) {
 	}
 }
 
+// Errors give exit code 1, warnings alone do not, and what a finding says to do
+// can be run.
 func TestDoctorAnswersInBothForms(t *testing.T) {
 	t.Parallel()
-	env, _ := newDatabase(t, "create table stock (item text primary key)")
+	durable := pgtest.New(pgserver.Options{Durable: true})
+	t.Cleanup(func() { _ = durable.Server(t).Stop(context.Background()) })
+	env, conn := newDatabaseOn(t, durable, `create table "Stock" (item text primary key)`)
+	both := func(code int, want ...string) (found []undolog.Finding) {
+		t.Helper()
+		got, text, errOut := run(t, env, "pg", "doctor")
+		for _, w := range want {
+			if got != code || !strings.Contains(text, w) {
+				t.Errorf("%d, %s%s; want %d and %q", got, text, errOut, code, w)
+			}
+		}
+		got, out, errOut := run(t, env, "pg", "doctor", "--json")
+		var j struct{ Findings []undolog.Finding }
+		if err := json.Unmarshal([]byte(out), &j); err != nil || got != code {
+			t.Fatalf("%d, %v: %s%s", got, err, out, errOut)
+		}
+		for _, f := range j.Findings {
+			if f.Check == "" || !strings.Contains(text, string(f.Severity)+": "+f.Object+": "+f.Problem+"\n    "+f.Fix+"\n") {
+				t.Errorf("%+v is not in\n%s", f, text)
+			}
+		}
+		return j.Findings
+	}
+	if code, _, errOut := run(t, env, "pg", "doctor"); code != ExitFailure || !strings.Contains(errOut, "handfast pg install") {
+		t.Errorf("without the schema: %d, %s", code, errOut)
+	}
 	if code, _, errOut := run(t, env, "pg", "install"); code != ExitOK {
 		t.Fatal(errOut)
 	}
-	code, out, errOut := run(t, env, "pg", "doctor", "--json")
-	var got struct{ Findings []undolog.Finding }
-	if err := json.Unmarshal([]byte(out), &got); err != nil {
-		t.Fatalf("%d, %v: %s%s", code, err, out, errOut)
+	if found := both(ExitOK, "warning: ", `handfast pg protect 'public."Stock"'`); len(found) != 1 {
+		t.Errorf("%+v", found)
 	}
-	bad := false
-	for _, f := range got.Findings {
-		bad = bad || f.Severity == undolog.SeverityError
+	if code, out, errOut := run(t, env, "pg", "protect", `public."Stock"`); code != ExitOK {
+		t.Fatal(out, errOut)
 	}
-	if (code == ExitFailure) != bad {
-		t.Errorf("exit code %d with %+v", code, got.Findings)
+	if found := both(ExitOK, "healthy\n"); len(found) != 0 {
+		t.Errorf("%+v", found)
 	}
-	if again, out, _ := run(t, env, "pg", "doctor"); again != code || out == "" {
-		t.Errorf("as text: %d, %q", again, out)
+	if _, err := conn.Exec(t.Context(), `alter table "Stock" disable trigger all`); err != nil {
+		t.Fatal(err)
+	}
+	found := both(ExitFailure, "error: ")
+	if len(found) != 1 {
+		t.Fatalf("%+v", found)
+	}
+	if _, err := conn.Exec(t.Context(), found[0].Fix); err != nil {
+		t.Fatal(err)
+	}
+	both(ExitOK, "healthy\n")
+}
+
+func TestProtectTakesTablesSchemasAndPatterns(t *testing.T) {
+	t.Parallel()
+	env, conn := newDatabase(t, "create schema shop; create table shop.item (id int primary key); create table shop.line (id int primary key); create table log (n int); create table stock (id int primary key)")
+	if code, _, errOut := run(t, env, "pg", "install"); code != ExitOK {
+		t.Fatal(errOut)
+	}
+	protected := func() (names string) {
+		t.Helper()
+		if err := conn.QueryRow(t.Context(), "select coalesce(string_agg(concat_ws(' ', rel, enforce), ', ' order by rel::text), '') from handfast.protected").Scan(&names); err != nil {
+			t.Fatal(err)
+		}
+		return names
+	}
+	for _, c := range []struct{ args, want string }{
+		{"protect shop", "shop.item t, shop.line t"},
+		{"protect stock --guard off --committed-view", "shop.item t, shop.line t, stock f"},
+		{"unprotect shop.l*", "shop.item t, stock f"},
+		{"protect *.* --guard enforce", "shop.item t, shop.line t, stock t"},
+		{"unprotect shop public", ""},
+	} {
+		if code, out, errOut := run(t, env, append([]string{"pg"}, strings.Fields(c.args)...)...); code != ExitOK || protected() != c.want {
+			t.Errorf("%s: %d, %s%s; protected are %q, want %q", c.args, code, out, errOut, protected(), c.want)
+		}
+	}
+	_, sql, _ := run(t, env, "pg", "protect", "--print", "shop", "stock")
+	if got := protected(); got != "" {
+		t.Errorf("printing protected %s", got)
+	}
+	if _, err := conn.Exec(t.Context(), sql); err != nil || protected() != "shop.item t, shop.line t, stock t" {
+		t.Errorf("what was printed: %v, protected are %q", err, protected())
 	}
 }
 
 func TestDatabaseCommandsSayWhatIsWrong(t *testing.T) {
 	t.Parallel()
 	env, _ := newDatabase(t, "create table keyless (n int)")
-	ready, _ := newDatabase(t, "create table keyless (n int)")
+	ready, _ := newDatabase(t, "create table keyless (n int)", "create view seen as table keyless")
 	if code, _, errOut := run(t, ready, "pg", "install"); code != ExitOK {
 		t.Fatal(errOut)
 	}
@@ -174,13 +244,19 @@ func TestDatabaseCommandsSayWhatIsWrong(t *testing.T) {
 		"limit of zero":        {env, []string{"gc", "--limit", "0"}, ExitUsage, "--limit"},
 		"gc before":            {env, []string{"gc"}, ExitFailure, "handfast pg install"},
 		"bad age":              {env, []string{"pending", "--older-than", "x"}, ExitUsage, "--older-than"},
-		"no table":             {env, []string{"protect"}, ExitUsage, "public.stock"},
+		"no table":             {env, []string{"unprotect"}, ExitUsage, "public.stock"},
+		"renewing before":      {env, []string{"protect"}, ExitFailure, "handfast pg install"},
+		"bad guard":            {ready, []string{"protect", "--guard", "no", "keyless"}, ExitUsage, "--guard"},
 		"empty table":          {env, []string{"protect", ""}, ExitUsage, "argument 1"},
 		"no role":              {env, []string{"install", "--grant", "a,,b"}, ExitUsage, "--grant"},
 		"pending before":       {env, []string{"pending"}, ExitFailure, "handfast pg install"},
 		"protect before":       {env, []string{"protect", "keyless"}, ExitFailure, "handfast pg install"},
 		"table is not there":   {ready, []string{"protect", "nowhere"}, ExitFailure, "nowhere"},
 		"table without key":    {ready, []string{"protect", "keyless"}, ExitFailure, "key"},
+		"a view":               {ready, []string{"protect", "seen"}, ExitFailure, "public.seen is a view"},
+		"empty pattern":        {ready, []string{"protect", "public.nowhere*"}, ExitFailure, `"public.nowhere*" stands for no table`},
+		"keyless pattern":      {ready, []string{"protect", "key*"}, ExitFailure, `none of the 1 tables that "key*" stands for has a primary key`},
+		"keyless schema":       {ready, []string{"protect", "public"}, ExitFailure, "primary key"},
 		"print of no table":    {ready, []string{"protect", "--print", "nowhere"}, ExitFailure, "nowhere"},
 		"role is not there":    {ready, []string{"install", "--grant", "nobody_of_this_name"}, ExitFailure, "nobody_of_this_name"},
 		"unprotect of nothing": {ready, []string{"unprotect", "nowhere"}, ExitFailure, "nowhere"},

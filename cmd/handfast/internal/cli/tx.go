@@ -18,7 +18,7 @@ func newTx(s Streams) *cobra.Command {
 		Short: "Look at global transactions of a coordinator, and act on one",
 	})
 	r := newRemote(s, cmd)
-	cmd.AddCommand(newTxList(s, r), newTxShow(s, r), newTxCommit(s, r), newTxRollback(s, r), newTxRetry(s, r), newTxWatch(s, r))
+	cmd.AddCommand(newTxList(s, r), newTxShow(s, r), newTxCommit(s, r), newTxRollback(s, r), newTxResolve(s, r), newTxRetry(s, r), newTxWatch(s, r))
 	return cmd
 }
 
@@ -69,11 +69,21 @@ Fails when the decision is, or becomes, to roll back.`,
 
 func newTxRollback(s Streams, r *remote) *cobra.Command {
 	var operator, cause string
+	var dryRun, asJSON bool
+	var rows int
 	cmd := &cobra.Command{
 		Use:   "rollback XID",
 		Short: "Ask for the decision to roll back; fails when it is committed",
 		Args:  oneXID,
 		RunE: func(cmd *cobra.Command, a []string) error {
+			if dryRun {
+				return dryRollback(cmd.Context(), s, r, a[0], rows, asJSON)
+			}
+			for _, name := range []string{"json", "rows"} {
+				if cmd.Flags().Changed(name) {
+					return usagef("--%s: only goes with --dry-run", name)
+				}
+			}
 			op, err := operatorName(operator)
 			if err != nil {
 				return err
@@ -93,6 +103,9 @@ func newTxRollback(s Streams, r *remote) *cobra.Command {
 	}
 	operatorFlag(cmd, &operator)
 	cmd.Flags().StringVar(&cause, "cause", "", "why, in words; services see it in their error")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "decide nothing; print what would be restored, as far as it is committed locally")
+	rowsFlag(cmd, &rows)
+	jsonFlag(cmd, &asJSON)
 	return cmd
 }
 

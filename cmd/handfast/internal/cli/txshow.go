@@ -16,23 +16,37 @@ import (
 
 func newTxShow(s Streams, r *remote) *cobra.Command {
 	var asJSON bool
+	var rows int
 	cmd := &cobra.Command{
 		Use:   "show XID",
 		Short: "Show one transaction: its branches, and where settling it stands",
-		Args:  oneXID,
+		Long: `Shows one transaction: its branches, and where settling it stands. Where a
+rollback needs a person, it also shows the rows that it can't restore: as they
+were before the transaction, as the transaction left them, and as they are now.
+'handfast tx resolve' says what is to become of them.`,
+		Args: oneXID,
 		RunE: func(cmd *cobra.Command, a []string) error {
+			if err := checkRows(rows); err != nil {
+				return err
+			}
 			return r.dial(cmd.Context(), false, func(ctx context.Context, c handfastv1.AdminClient) error {
 				resp, err := c.Show(ctx, &handfastv1.GetRequest{Xid: a[0]})
 				if err != nil {
 					return err
 				}
+				t := resp.GetTransaction()
+				diff := contradictions(ctx, s, c, t, rows)
 				if asJSON {
-					return printProto(s.Out, resp.GetTransaction(), true)
+					return printShown(s.Out, t, diff)
 				}
-				return showTransaction(s.Out, resp.GetTransaction(), time.Now())
+				if err := showTransaction(s.Out, t, time.Now()); err != nil {
+					return err
+				}
+				return showContradictions(s.Out, t.GetXid(), diff)
 			})
 		},
 	}
+	rowsFlag(cmd, &rows)
 	jsonFlag(cmd, &asJSON)
 	return cmd
 }
