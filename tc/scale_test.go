@@ -18,6 +18,7 @@ type nobody struct{}
 
 func (nobody) Settle(core.Settle)       {}
 func (nobody) AskVote(core.AskVote)     {}
+func (nobody) Call(core.Call)           {}
 func (nobody) Changed(core.Transaction) {}
 
 // BenchmarkRestart fills a store with open transactions of two branches, kills

@@ -34,6 +34,12 @@ type Config struct {
 	// ExamineTimeout is how long a service may take to look at rows for an
 	// operator; 0: 20 s.
 	ExamineTimeout time.Duration
+	// Caller makes calls to addresses; nil: they are refused, and wait for a
+	// coordinator that has one.
+	Caller Caller
+	// Expand fills results into the payloads of calls to handlers; nil: they go
+	// out as they are.
+	Expand Expand
 	// WatchBuffer is how many events may wait for one watcher; 0: 1,024.
 	WatchBuffer int
 	// Log; nil: slog.Default.

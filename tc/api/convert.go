@@ -3,10 +3,12 @@ package api
 import (
 	"time"
 
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	pb "github.com/handfast/handfast/proto/handfast/v1"
 	"github.com/handfast/handfast/tc/core"
+	"github.com/handfast/handfast/xid"
 )
 
 // The enums of the wire and of the core have the same order; those of the core
@@ -41,22 +43,45 @@ func wireTransaction(t *core.Transaction) *pb.Transaction {
 		FinishTime:     wireTime(t.Finished),
 		ParentXid:      t.Parent.String(),
 		Attention:      t.Attention(),
+		Submitted:      t.Submitted,
 	}
 	for i := range t.Branches {
 		b := &t.Branches[i]
 		out.Branches = append(out.Branches, &pb.Branch{
-			BranchId: b.ID.String(), ResourceId: b.Resource.String(), Mode: wireMode(b.Mode),
+			BranchId: b.ID.String(), ResourceId: wireResource(b.Resource), Mode: wireMode(b.Mode),
 			Vote: wireVote(b.Vote), VoteReason: b.VoteReason, RegisterTime: wireTime(b.Registered),
+			Name: b.Name, Plan: wirePlan(b.Plan), Result: b.Result, Forward: wireProgress(&b.Forward),
 		})
 	}
 	for i := range t.Settlements {
 		s := &t.Settlements[i]
-		out.Settlements = append(out.Settlements, &pb.Settlement{
-			ResourceId: s.Resource.String(), Done: s.Done, Attempts: s.Attempts, LastError: s.LastError,
+		w := &pb.Settlement{
+			ResourceId: wireResource(s.Resource), Done: s.Done, Attempts: s.Attempts, LastError: s.LastError,
 			LastAttemptTime: wireTime(s.Last), NextAttemptTime: wireTime(s.Next), Attention: s.Attention,
-		})
+		}
+		if s.Branch != (xid.BranchID{}) {
+			w.ResourceId, w.BranchId, w.Op = "", s.Branch.String(), pb.Op_OP_ROLLBACK
+			if t.Outcome == core.Committed {
+				w.Op = pb.Op_OP_COMMIT
+			}
+		}
+		out.Settlements = append(out.Settlements, w)
 	}
 	return out
+}
+
+func wireResource(r xid.ResourceID) string {
+	if r == (xid.ResourceID{}) {
+		return ""
+	}
+	return r.String()
+}
+
+func wireDuration(d time.Duration) *durationpb.Duration {
+	if d == 0 {
+		return nil
+	}
+	return durationpb.New(d)
 }
 
 // wireCause names the operator, for whom the wire has no field of its own.

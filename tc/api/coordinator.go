@@ -33,6 +33,15 @@ func (c *coordinator) RegisterBranch(ctx context.Context, r *pb.RegisterBranchRe
 	return c.registered(got.durable), nil
 }
 
+// Submit implements the service.
+func (c *coordinator) Submit(ctx context.Context, r *pb.SubmitRequest) (*pb.SubmitResponse, error) {
+	got, err := c.call(ctx, r.GetXid, func(ref core.Ref) (core.Input, error) { return c.submit(ref, r) })
+	if err != nil {
+		return nil, err
+	}
+	return &pb.SubmitResponse{Outcome: wireOutcome(got.reply.Tx.Outcome)}, nil
+}
+
 // Vote implements the service.
 func (c *coordinator) Vote(ctx context.Context, r *pb.VoteRequest) (*pb.VoteResponse, error) {
 	got, err := c.call(ctx, r.GetXid, func(ref core.Ref) (core.Input, error) { return vote(ref, r) })

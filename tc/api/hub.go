@@ -241,6 +241,23 @@ func (h *hub) command(r xid.ResourceID, settle *core.Settle, ask *core.AskVote) 
 	}
 }
 
+// call hands a call to the next session of the resource that can take it.
+func (h *hub) call(r xid.ResourceID, f *pb.ServerFrame) {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	rt := h.routes[r]
+	if rt == nil {
+		return // the engine hears of it, and calls again when one attaches
+	}
+	n := uint32(len(rt.sessions))
+	turn := rt.turn.Add(1)
+	for i := range n {
+		if rt.sessions[(turn+i)%n].call(f) {
+			return
+		}
+	}
+}
+
 // drain asks all sessions to leave and waits for it until ctx ends.
 func (h *hub) drain(ctx context.Context) {
 	h.mu.Lock()

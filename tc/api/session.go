@@ -87,6 +87,7 @@ type callKind uint8
 const (
 	callBegin callKind = iota
 	callRegister
+	callSubmit
 	callVote
 	callCommit
 	callRollback
@@ -227,6 +228,8 @@ func (s *session) handle(f *pb.ClientFrame) error {
 		return s.settled(k.SettleResult)
 	case *pb.ClientFrame_AskVotesResult:
 		return s.answered(k.AskVotesResult)
+	case *pb.ClientFrame_CallResult:
+		return s.calledBack(k.CallResult)
 	case *pb.ClientFrame_ExamineResult:
 		s.a.hub.examiners.answered(k.ExamineResult)
 		return nil
@@ -270,6 +273,9 @@ func (c *call) input(f *pb.ClientFrame) (in core.Input, err error) {
 	case *pb.ClientFrame_RegisterBranch:
 		c.kind = callRegister
 		return register(c, k.RegisterBranch)
+	case *pb.ClientFrame_Submit:
+		c.kind = callSubmit
+		return a.submit(c, k.Submit)
 	case *pb.ClientFrame_Vote:
 		c.kind = callVote
 		return vote(c, k.Vote)
@@ -340,6 +346,8 @@ func (c *call) Reply(r core.Reply, durable uint64) {
 		f.Kind = &pb.ServerFrame_Begin{Begin: &pb.BeginResponse{Xid: r.Tx.XID.String()}}
 	case c.kind == callRegister:
 		f.Kind = &pb.ServerFrame_RegisterBranch{RegisterBranch: c.s.a.registered(durable)}
+	case c.kind == callSubmit:
+		f.Kind = &pb.ServerFrame_Submit{Submit: &pb.SubmitResponse{Outcome: wireOutcome(r.Tx.Outcome)}}
 	case c.kind == callVote:
 		f.Kind = &pb.ServerFrame_Vote{Vote: &pb.VoteResponse{Outcome: wireOutcome(r.Tx.Outcome)}}
 	case c.kind == callCommit:

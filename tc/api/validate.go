@@ -128,25 +128,6 @@ func (a *API) begin(ref core.Ref, r *pb.BeginRequest) (core.Input, error) {
 	return core.Begin{Ref: ref, XID: id, Name: r.GetName(), Parent: parent, Deadline: now.Add(timeout)}, nil
 }
 
-func register(ref core.Ref, r *pb.RegisterBranchRequest) (core.Input, error) {
-	id, err := parseXID("xid", r.GetXid())
-	if err != nil {
-		return nil, err
-	}
-	branch, err := parseBranch("branch_id", r.GetBranchId())
-	if err != nil {
-		return nil, err
-	}
-	resource, err := parseResource("resource_id", r.GetResourceId())
-	if err != nil {
-		return nil, err
-	}
-	if r.GetMode() != pb.Mode_MODE_AT {
-		return nil, invalid("mode", "%s, want MODE_AT", r.GetMode())
-	}
-	return core.Register{Ref: ref, XID: id, Branch: branch, Resource: resource, Mode: core.ModeAT}, nil
-}
-
 func vote(ref core.Ref, r *pb.VoteRequest) (core.Input, error) {
 	id, err := parseXID("xid", r.GetXid())
 	if err != nil {
@@ -163,7 +144,12 @@ func vote(ref core.Ref, r *pb.VoteRequest) (core.Input, error) {
 	default:
 		return nil, invalid("vote", "%s, want VOTE_YES, VOTE_NO or VOTE_WITHDRAWN", r.GetVote())
 	}
-	return core.CastVote{Ref: ref, XID: id, Branch: branch, Vote: core.Vote(r.GetVote()), Reason: cut(r.GetReason())}, nil
+	if err := checkResult("result", r.GetResult()); err != nil {
+		return nil, err
+	}
+	return core.CastVote{
+		Ref: ref, XID: id, Branch: branch, Vote: core.Vote(r.GetVote()), Reason: cut(r.GetReason()), Result: some(r.GetResult()),
+	}, nil
 }
 
 func commit(ref core.Ref, r *pb.CommitRequest) (core.Input, error) {

@@ -115,7 +115,7 @@ func (s *session) take() (m *pb.ServerMessage, last lastWord) {
 		s.out = s.out[:left]
 	}
 	for bytes < maxBytesOut && len(frames) < maxFramesOut {
-		f, size := s.commands.take()
+		f, size := s.commands.take(maxBytesOut-bytes, len(frames) == 0)
 		if f == nil {
 			break
 		}
@@ -137,6 +137,7 @@ func (s *session) take() (m *pb.ServerMessage, last lastWord) {
 // resource. The session's mutex guards it.
 type commands struct {
 	count int
+	calls []*pb.ServerFrame
 	of    map[xid.ResourceID]*resourceCommands
 	order []xid.ResourceID // those with commands
 }
@@ -164,8 +165,19 @@ func (c *commands) at(r xid.ResourceID) *resourceCommands {
 
 func (c *commands) clear() { *c = commands{} }
 
-// take gives the next command frame and about how large it is.
-func (c *commands) take() (*pb.ServerFrame, int) {
+// take gives the next command frame and about how large it is. A call that is
+// larger than room is only given alone.
+func (c *commands) take(room int, alone bool) (*pb.ServerFrame, int) {
+	if len(c.calls) > 0 {
+		f := c.calls[0]
+		if messageSize(f) > room && !alone {
+			return nil, 0
+		}
+		c.calls[0] = nil
+		c.calls = c.calls[1:]
+		c.count--
+		return f, messageSize(f)
+	}
 	if len(c.order) == 0 {
 		return nil, 0
 	}
@@ -197,6 +209,23 @@ func (c *commands) take() (*pb.ServerFrame, int) {
 	}
 	return f, size
 }
+
+// call queues a call; false when the session can't take it.
+func (s *session) call(f *pb.ServerFrame) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.calls == nil || s.last != goesOn || s.commands.count >= s.a.cfg.MaxCommands || len(s.commands.calls) >= maxCalls {
+		return false
+	}
+	s.commands.calls = append(s.commands.calls, f)
+	s.commands.count++
+	s.poke()
+	return true
+}
+
+// maxCalls bounds the calls that wait to be written to one session: each may
+// hold a megabyte.
+const maxCalls = 64
 
 // command queues one command; false when the session can't take it.
 func (s *session) command(r xid.ResourceID, settle *core.Settle, ask *core.AskVote) bool {

@@ -56,6 +56,7 @@ type Quitter interface {
 type Deliverer interface {
 	Settle(core.Settle)
 	AskVote(core.AskVote)
+	Call(core.Call)
 	Changed(core.Transaction)
 }
 
@@ -322,6 +323,8 @@ func (e *Engine) release(b core.Body) {
 		e.deliver.Settle(b)
 	case core.AskVote:
 		e.deliver.AskVote(b)
+	case core.Call:
+		e.deliver.Call(b)
 	case core.WaiterDone:
 		e.waits.end(b)
 	case core.Changed:

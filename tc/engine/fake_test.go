@@ -195,6 +195,7 @@ func newSink() *sink {
 
 func (s *sink) Settle(c core.Settle)        { s.settles <- c }
 func (s *sink) AskVote(core.AskVote)        {}
+func (s *sink) Call(core.Call)              {}
 func (s *sink) Changed(tx core.Transaction) { s.changed <- tx }
 
 // waiter gets one reply.

@@ -225,6 +225,8 @@ func target(in core.Input) (id xid.ID, asks bool) {
 		return in.XID, false
 	case core.Register:
 		return in.XID, true
+	case core.Submit:
+		return in.XID, true
 	case core.CastVote:
 		return in.XID, true
 	case core.Commit:
@@ -248,6 +250,8 @@ func target(in core.Input) (id xid.ID, asks bool) {
 	case core.Settled:
 		return in.XID, false
 	case core.Answered:
+		return in.XID, false
+	case core.Called:
 		return in.XID, false
 	default:
 		return xid.ID{}, false

@@ -740,7 +740,7 @@ type Plan struct {
 	Commit   *Action                `protobuf:"bytes,2,opt,name=commit,proto3" json:"commit,omitempty"`
 	Rollback *Action                `protobuf:"bytes,3,opt,name=rollback,proto3" json:"rollback,omitempty"`
 	// Branches of the same transaction, registered before, that have to be through
-	// before this one is called; backwards for rollback.
+	// before this one is called; backwards for rollback. At most 32.
 	After         []string     `protobuf:"bytes,4,rep,name=after,proto3" json:"after,omitempty"`
 	Retry         *RetryPolicy `protobuf:"bytes,5,opt,name=retry,proto3" json:"retry,omitempty"`
 	unknownFields protoimpl.UnknownFields

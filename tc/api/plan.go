@@ -1,0 +1,366 @@
+package api
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"net"
+	"net/url"
+	"strings"
+	"time"
+
+	pb "github.com/handfast/handfast/proto/handfast/v1"
+	"github.com/handfast/handfast/tc/core"
+	"github.com/handfast/handfast/xid"
+)
+
+// Limits of plans; the wire contract names them.
+const (
+	maxStepName    = 128
+	maxPayload     = 1 << 20
+	maxResult      = 64 << 10
+	maxAddress     = 2048
+	maxHeaders     = 64
+	maxHeaderBytes = 8 << 10
+	maxDelay       = 30 * 24 * time.Hour
+	maxCallTimeout = time.Hour
+	maxSubmit      = 30 * 24 * time.Hour
+	maxSubmitted   = 256 // branches in one Submit
+	maxAfter       = 32  // their results go along with one call
+)
+
+func register(ref core.Ref, r *pb.RegisterBranchRequest) (core.Input, error) {
+	id, err := parseXID("xid", r.GetXid())
+	if err != nil {
+		return nil, err
+	}
+	b, err := parseRegister("", r)
+	b.Ref, b.XID = ref, id
+	return b, err
+}
+
+func (a *API) submit(ref core.Ref, r *pb.SubmitRequest) (core.Input, error) {
+	id, err := parseXID("xid", r.GetXid())
+	if err != nil {
+		return nil, err
+	}
+	if n := len(r.GetBranches()); n > maxSubmitted {
+		return nil, invalid("branches", "%d branches, at most %d", n, maxSubmitted)
+	}
+	in := core.Submit{Ref: ref, XID: id}
+	most := maxSubmit
+	for i, br := range r.GetBranches() {
+		at := fmt.Sprintf("branches[%d].", i)
+		if br.GetXid() != "" && br.GetXid() != r.GetXid() {
+			return nil, invalid(at+"xid", "is that of another transaction")
+		}
+		b, err := parseRegister(at, br)
+		if err != nil {
+			return nil, err
+		}
+		if b.Plan == nil {
+			most = maxTimeout
+		}
+		in.Branches = append(in.Branches, b)
+	}
+	if r.GetTimeout() != nil {
+		timeout, err := duration("timeout", r.GetTimeout(), 0, time.Millisecond, most)
+		if err != nil {
+			return nil, err
+		}
+		in.Deadline = a.eng.Now().Add(timeout)
+	}
+	return in, nil
+}
+
+// parseRegister reads all but the XID. at is what the names of its fields begin with.
+func parseRegister(at string, r *pb.RegisterBranchRequest) (in core.Register, err error) {
+	if in.Branch, err = parseBranch(at+"branch_id", r.GetBranchId()); err != nil {
+		return in, err
+	}
+	if r.GetResourceId() != "" || r.GetPlan() == nil {
+		if in.Resource, err = parseResource(at+"resource_id", r.GetResourceId()); err != nil {
+			return in, err
+		}
+	}
+	in.Mode, in.Name, in.Vote, in.Result = core.Mode(r.GetMode()), r.GetName(), core.Vote(r.GetVote()), some(r.GetResult())
+	switch r.GetMode() {
+	case pb.Mode_MODE_AT:
+		if r.GetPlan() != nil {
+			return in, invalid(at+"plan", "a branch of %s has none", r.GetMode())
+		}
+	case pb.Mode_MODE_TCC, pb.Mode_MODE_SAGA, pb.Mode_MODE_MESSAGE, pb.Mode_MODE_WORKFLOW:
+		if r.GetPlan() == nil {
+			return in, invalid(at+"plan", "is missing; a branch of %s needs one", r.GetMode())
+		}
+	default:
+		return in, invalid(at+"mode", "%s, want MODE_AT, MODE_TCC, MODE_SAGA, MODE_MESSAGE or MODE_WORKFLOW", r.GetMode())
+	}
+	if v := r.GetVote(); v != pb.Vote_VOTE_UNSPECIFIED && v != pb.Vote_VOTE_YES {
+		return in, invalid(at+"vote", "%s, want VOTE_YES or none", v)
+	}
+	if err := checkStepName(at+"name", r.GetName()); err != nil {
+		return in, err
+	}
+	if err := checkResult(at+"result", r.GetResult()); err != nil {
+		return in, err
+	}
+	if r.GetPlan() != nil {
+		in.Plan, err = parsePlan(at+"plan.", r.GetPlan())
+	}
+	return in, err
+}
+
+// some makes nil of nothing: the wire does not tell them apart, and neither may
+// the log.
+func some(b []byte) []byte {
+	if len(b) == 0 {
+		return nil
+	}
+	return b
+}
+
+// checkStepName: the name has to fit into a reference.
+func checkStepName(field, s string) error {
+	if len(s) > maxStepName {
+		return invalid(field, "%d bytes long, at most %d", len(s), maxStepName)
+	}
+	for i := range len(s) {
+		if c := s[i]; c != '_' && c != '-' && (c < '0' || c > '9') && (c|0x20 < 'a' || c|0x20 > 'z') {
+			return invalid(field, "%q may hold letters, digits, \"_\" and \"-\" only", s)
+		}
+	}
+	return nil
+}
+
+func checkResult(field string, b []byte) error {
+	if len(b) > maxResult {
+		return invalid(field, "%d bytes long, at most %d", len(b), maxResult)
+	}
+	return nil
+}
+
+func parsePlan(at string, p *pb.Plan) (*core.Plan, error) {
+	out := &core.Plan{}
+	for _, x := range []struct {
+		field string
+		from  *pb.Action
+		to    *core.Action
+	}{{"forward", p.GetForward(), &out.Forward}, {"commit", p.GetCommit(), &out.Commit}, {"rollback", p.GetRollback(), &out.Rollback}} {
+		if x.from == nil {
+			continue
+		}
+		if err := parseAction(at+x.field+".", x.from, x.to); err != nil {
+			return nil, err
+		}
+	}
+	if n := len(p.GetAfter()); n > maxAfter {
+		return nil, invalid(at+"after", "%d branches, at most %d", n, maxAfter)
+	}
+	for i, text := range p.GetAfter() {
+		id, err := parseBranch(fmt.Sprintf("%safter[%d]", at, i), text)
+		if err != nil {
+			return nil, err
+		}
+		out.After = append(out.After, id)
+	}
+	return out, parseRetry(at+"retry.", p.GetRetry(), &out.Retry)
+}
+
+func parseRetry(at string, r *pb.RetryPolicy, out *core.Retry) (err error) {
+	if out.First, err = duration(at+"first", r.GetFirst(), 0, time.Millisecond, maxDelay); err != nil {
+		return err
+	}
+	if out.Max, err = duration(at+"max", r.GetMax(), 0, time.Millisecond, maxDelay); err != nil {
+		return err
+	}
+	if p := r.GetPercent(); p != 0 && (p < 100 || p > 1000) {
+		return invalid(at+"percent", "%d, want 100 to 1000", p)
+	}
+	out.Percent, out.Attempts, out.Attention = r.GetPercent(), r.GetAttempts(), r.GetAttentionAfter()
+	return nil
+}
+
+func parseAction(at string, a *pb.Action, out *core.Action) (err error) {
+	targets := 0
+	for _, s := range []string{a.GetUrl(), a.GetGrpc(), a.GetHandler()} {
+		if s != "" {
+			targets++
+		}
+		if len(s) > maxAddress {
+			return invalid(at+"url", "an address of %d bytes, at most %d", len(s), maxAddress)
+		}
+	}
+	if targets != 1 {
+		return invalid(at+"url", "want exactly one of url, grpc and handler, got %d", targets)
+	}
+	switch {
+	case a.GetUrl() != "":
+		err = parseURL(at+"url", a.GetUrl(), out)
+	case a.GetGrpc() != "":
+		err = parseMethod(at+"grpc", a.GetGrpc(), out)
+	default:
+		out.Kind, out.Address = core.TargetHandler, a.GetHandler()
+		if err = checkName(at+"handler", a.GetHandler()); err == nil {
+			out.Lane, err = parseResource(at+"handler_resource", a.GetHandlerResource())
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if n := len(a.GetPayload()); n > maxPayload {
+		return invalid(at+"payload", "%d bytes long, at most %d", n, maxPayload)
+	}
+	out.Payload = some(a.GetPayload())
+	if out.Delay, err = duration(at+"delay", a.GetDelay(), 0, 0, maxDelay); err != nil {
+		return err
+	}
+	if out.Timeout, err = duration(at+"timeout", a.GetTimeout(), 0, time.Millisecond, maxCallTimeout); err != nil {
+		return err
+	}
+	return parseHeaders(at+"headers", a.GetHeaders(), out)
+}
+
+func parseURL(field, s string, out *core.Action) error {
+	u, err := url.Parse(s)
+	switch {
+	case err != nil:
+		return invalid(field, "%v", err)
+	case u.Scheme != "http" && u.Scheme != "https":
+		return invalid(field, "%q has the scheme %q, want http or https", s, u.Scheme)
+	case u.Hostname() == "" || strings.Contains(u.Host, "$"):
+		return invalid(field, "%q has no host", s)
+	case u.User != nil:
+		return invalid(field, "holds credentials; send them in a header")
+	}
+	out.Kind, out.Address, out.Lane = core.TargetHTTP, s, lane(u.Scheme, u.Host)
+	return nil
+}
+
+func parseMethod(field, s string, out *core.Action) error {
+	scheme, rest, found := strings.Cut(s, "://")
+	if !found {
+		scheme, rest = "grpc", s
+	}
+	if scheme != "grpc" && scheme != "grpcs" {
+		return invalid(field, "%q has the scheme %q, want grpc or grpcs", s, scheme)
+	}
+	host, method, _ := strings.Cut(rest, "/")
+	if _, _, err := net.SplitHostPort(host); err != nil {
+		return invalid(field, "%q: %v; want host:port/package.Service/Method", s, err)
+	}
+	service, name, _ := strings.Cut(method, "/")
+	if service == "" || name == "" || strings.ContainsAny(method, "$ \t?#") || strings.Contains(name, "/") {
+		return invalid(field, "%q names no method; want host:port/package.Service/Method", s)
+	}
+	out.Kind, out.Address, out.Lane = core.TargetGRPC, s, lane(scheme, host)
+	return nil
+}
+
+// lane is the queue of all calls to one host.
+func lane(scheme, host string) (r xid.ResourceID) {
+	sum := sha256.Sum256([]byte(scheme + "\x00" + strings.ToLower(host)))
+	copy(r[:], sum[:])
+	return r
+}
+
+func parseHeaders(field string, hs []*pb.Header, out *core.Action) error {
+	if len(hs) > maxHeaders {
+		return invalid(field, "%d headers, at most %d", len(hs), maxHeaders)
+	}
+	size := 0
+	for i, h := range hs {
+		at := fmt.Sprintf("%s[%d]", field, i)
+		name := strings.ToLower(h.GetName())
+		if name == "" || strings.IndexFunc(name, notToken) >= 0 {
+			return invalid(at+".name", "%q is no name of a header", h.GetName())
+		}
+		if strings.HasPrefix(name, "handfast-") || name == "host" || name == "content-length" || name == "transfer-encoding" || name == "connection" {
+			return invalid(at+".name", "%q is set by the coordinator", h.GetName())
+		}
+		if i := strings.IndexFunc(h.GetValue(), func(r rune) bool { return r < ' ' && r != '\t' || r >= 0x7f }); i >= 0 {
+			return invalid(at+".value", "holds a byte that no header may hold, at %d", i)
+		}
+		size += len(h.GetName()) + len(h.GetValue())
+		out.Header = append(out.Header, core.Header{Name: h.GetName(), Value: h.GetValue()})
+	}
+	if size > maxHeaderBytes {
+		return invalid(field, "%d bytes long, at most %d", size, maxHeaderBytes)
+	}
+	return nil
+}
+
+func notToken(r rune) bool {
+	return r != '-' && r != '_' && r != '.' && (r < '0' || r > '9') && (r < 'a' || r > 'z')
+}
+
+func wirePlan(p *core.Plan) *pb.Plan {
+	if p == nil {
+		return nil
+	}
+	out := &pb.Plan{Forward: wireAction(&p.Forward), Commit: wireAction(&p.Commit), Rollback: wireAction(&p.Rollback)}
+	for _, id := range p.After {
+		out.After = append(out.After, id.String())
+	}
+	if r := p.Retry; r != (core.Retry{}) {
+		out.Retry = &pb.RetryPolicy{
+			First: wireDuration(r.First), Max: wireDuration(r.Max), Percent: r.Percent, Attempts: r.Attempts, AttentionAfter: r.Attention,
+		}
+	}
+	return out
+}
+
+// wireAction leaves out the payload and the values of headers: they may be
+// secret, and are long.
+func wireAction(a *core.Action) *pb.Action {
+	out := &pb.Action{Delay: wireDuration(a.Delay), Timeout: wireDuration(a.Timeout)}
+	switch a.Kind {
+	case core.TargetNone:
+		return nil
+	case core.TargetHTTP:
+		out.Url = a.Address
+	case core.TargetGRPC:
+		out.Grpc = a.Address
+	case core.TargetHandler:
+		out.Handler, out.HandlerResource = a.Address, a.Lane.String()
+	}
+	for _, h := range a.Header {
+		out.Headers = append(out.Headers, &pb.Header{Name: h.Name})
+	}
+	return out
+}
+
+func wireProgress(p *core.Progress) *pb.Progress {
+	if *p == (core.Progress{}) {
+		return nil
+	}
+	return &pb.Progress{
+		Attempts: p.Attempts, Failures: p.Failures, LastError: p.LastError,
+		LastAttemptTime: wireTime(p.Last), NextAttemptTime: wireTime(p.Next), Attention: p.Attention,
+	}
+}
+
+func wireCall(c *core.Call, payload []byte) *pb.Call {
+	out := &pb.Call{
+		Xid: c.XID.String(), BranchId: c.Branch.String(), Op: pb.Op(c.Op), Attempt: c.Attempt, Mode: wireMode(c.Mode), Name: c.Name,
+		HandlerResource: c.Action.Lane.String(), Handler: c.Action.Address, Payload: payload,
+		Timeout: wireDuration(callTimeout(c.Action)), Own: c.Own,
+	}
+	for _, h := range c.Action.Header {
+		out.Headers = append(out.Headers, &pb.Header{Name: h.Name, Value: h.Value})
+	}
+	for _, r := range c.Before {
+		out.Before = append(out.Before, &pb.StepResult{Name: r.Name, Value: bytes.Clone(r.Value)})
+	}
+	return out
+}
+
+// defaultCallTimeout is how long a call may take that does not say.
+const defaultCallTimeout = 10 * time.Second
+
+func callTimeout(a *core.Action) time.Duration {
+	if a.Timeout == 0 {
+		return defaultCallTimeout
+	}
+	return a.Timeout
+}
