@@ -40,6 +40,8 @@ func (u unaryCaller) do(ctx context.Context, req proto.Message) (proto.Message, 
 		return u.c.Begin(ctx, req)
 	case *pb.RegisterBranchRequest:
 		return u.c.RegisterBranch(ctx, req)
+	case *pb.SubmitRequest:
+		return u.c.Submit(ctx, req)
 	case *pb.VoteRequest:
 		return u.c.Vote(ctx, req)
 	case *pb.CommitRequest:
@@ -167,6 +169,9 @@ func toFrame(req proto.Message) (*pb.ClientFrame, func(*pb.ServerFrame) proto.Me
 	case *pb.RegisterBranchRequest:
 		f.Kind = &pb.ClientFrame_RegisterBranch{RegisterBranch: req}
 		return f, func(f *pb.ServerFrame) proto.Message { return f.GetRegisterBranch() }
+	case *pb.SubmitRequest:
+		f.Kind = &pb.ClientFrame_Submit{Submit: req}
+		return f, func(f *pb.ServerFrame) proto.Message { return f.GetSubmit() }
 	case *pb.VoteRequest:
 		f.Kind = &pb.ClientFrame_Vote{Vote: req}
 		return f, func(f *pb.ServerFrame) proto.Message { return f.GetVote() }
