@@ -45,4 +45,22 @@
 //
 // Phase two is driven per (XID, resource), for as long as it takes, with a
 // bounded number of commands in flight per resource.
+//
+// # Plans
+//
+// A branch may have a Plan instead of a resource manager that settles it: actions
+// that the machine has called, by Call. That is what makes the other modes; there
+// is no other machine.
+//
+//	Collecting   Forward of each branch whose After have all voted yes;
+//	             its answer is the branch's vote
+//	Settling     first what resource managers settle, then
+//	  (commit)   Commit, each after those of its After
+//	  (rollback) Rollback of what may have happened, each after those that came
+//	             after it, and after a Forward that is still under way
+//
+// Before the first Forward is called there is a durable record that commit was
+// asked for, by Submit or Commit: from there on nobody has to ask again, and a
+// restart goes on. What calls answered is recorded and not forced: a call whose
+// answer is lost is made again.
 package core
