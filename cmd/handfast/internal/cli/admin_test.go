@@ -235,6 +235,34 @@ func TestShowPrintsBranchesAndSettlements(t *testing.T) {
 	}
 }
 
+func TestShowTellsWhatIsCalled(t *testing.T) {
+	t.Parallel()
+	last := timestamppb.New(time.Date(2026, 1, 31, 8, 0, 7, 0, time.UTC))
+	tx := &handfastv1.Transaction{
+		Xid: anXID, Phase: handfastv1.Phase_PHASE_SETTLING, Outcome: handfastv1.Outcome_OUTCOME_ROLLED_BACK,
+		Branches: []*handfastv1.Branch{
+			{BranchId: strings.Repeat("ab", 16), Name: "hotel", Mode: handfastv1.Mode_MODE_SAGA, Vote: handfastv1.Vote_VOTE_YES, Plan: &handfastv1.Plan{
+				Forward: &handfastv1.Action{Url: "http://hotel/book"}, Rollback: &handfastv1.Action{Url: "http://hotel/cancel"}}},
+			{BranchId: strings.Repeat("cd", 16), Name: "flight", Mode: handfastv1.Mode_MODE_SAGA, Vote: handfastv1.Vote_VOTE_NO, VoteReason: "no seat",
+				Plan: &handfastv1.Plan{Forward: &handfastv1.Action{Handler: "fly", HandlerResource: aUUID}}},
+		},
+		Settlements: []*handfastv1.Settlement{{BranchId: strings.Repeat("ab", 16), Op: handfastv1.Op_OP_ROLLBACK, Attempts: 3, LastError: "503", LastAttemptTime: last}},
+	}
+	env := serveFake(t, &fakeAdmin{txs: []*handfastv1.Transaction{tx}})
+	code, out, errOut := run(t, env, "tx", "show", anXID)
+	if code != ExitOK {
+		t.Fatal(errOut)
+	}
+	for _, w := range []string{"http://hotel/book", "http://hotel/cancel", "rollback", "503", "08:00:07", "failed: no seat", "fly of " + aUUID, "LAST ANSWER"} {
+		if !strings.Contains(out, w) {
+			t.Errorf("does not show %q:\n%s", w, out)
+		}
+	}
+	if strings.Contains(out, "SETTLED") {
+		t.Errorf("shows databases that there are not:\n%s", out)
+	}
+}
+
 func TestCommitFailsWhenTheDecisionIsToRollBack(t *testing.T) {
 	t.Parallel()
 	f := &fakeAdmin{commit: &handfastv1.CommitResponse{Outcome: handfastv1.Outcome_OUTCOME_COMMITTED}}

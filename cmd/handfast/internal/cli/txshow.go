@@ -51,6 +51,65 @@ were before the transaction, as the transaction left them, and as they are now.
 	return cmd
 }
 
+// showCalls prints what the coordinator calls for branches that have a plan.
+func showCalls(w io.Writer, t *handfastv1.Transaction, now time.Time) error {
+	var rows [][]string
+	owed := make(map[string]*handfastv1.Settlement)
+	for _, x := range t.GetSettlements() {
+		if x.GetBranchId() != "" {
+			owed[x.GetBranchId()] = x
+		}
+	}
+	for _, b := range t.GetBranches() {
+		name := b.GetName()
+		if name == "" {
+			name = b.GetBranchId()
+		}
+		row := func(op string, a *handfastv1.Action, p *handfastv1.Progress, answer string) {
+			target := a.GetUrl() + a.GetGrpc() + a.GetHandler()
+			if a.GetHandler() != "" {
+				target += " of " + a.GetHandlerResource()
+			}
+			next := "-"
+			if p.GetNextAttemptTime() != nil {
+				next = age(now, p.GetNextAttemptTime())
+			}
+			rows = append(rows, []string{clean(name), op, clean(target), strconv.FormatUint(uint64(p.GetAttempts()), 10),
+				stamp(p.GetLastAttemptTime()), next, attention(p.GetAttention()), orDash(answer)})
+		}
+		if f := b.GetPlan().GetForward(); f != nil {
+			answer := b.GetForward().GetLastError()
+			switch b.GetVote() {
+			case handfastv1.Vote_VOTE_YES:
+				answer = "done"
+			case handfastv1.Vote_VOTE_NO:
+				answer = "failed: " + b.GetVoteReason()
+			default:
+			}
+			row("forward", f, b.GetForward(), answer)
+		}
+		x := owed[b.GetBranchId()]
+		if x == nil {
+			continue
+		}
+		action, op := b.GetPlan().GetCommit(), "commit"
+		if x.GetOp() == handfastv1.Op_OP_ROLLBACK {
+			action, op = b.GetPlan().GetRollback(), "rollback"
+		}
+		answer := x.GetLastError()
+		if x.GetDone() {
+			answer = "done"
+		}
+		row(op, action, &handfastv1.Progress{
+			Attempts: x.GetAttempts(), LastAttemptTime: x.GetLastAttemptTime(), NextAttemptTime: x.GetNextAttemptTime(), Attention: x.GetAttention(),
+		}, answer)
+	}
+	if len(rows) == 0 {
+		return nil
+	}
+	return section(w, []string{"BRANCH", "ACTION", "CALLS", "ATTEMPTS", "LAST TRY", "NEXT TRY", "ATTENTION", "LAST ANSWER"}, rows)
+}
+
 func showTransaction(w io.Writer, t *handfastv1.Transaction, now time.Time) error {
 	facts := [][]string{
 		{"Name", orDash(t.GetName())},
@@ -78,24 +137,30 @@ func showTransaction(w io.Writer, t *handfastv1.Transaction, now time.Time) erro
 	if len(t.GetBranches()) > 0 {
 		rows := make([][]string, 0, len(t.GetBranches()))
 		for _, b := range t.GetBranches() {
-			rows = append(rows, []string{clean(b.GetBranchId()), clean(b.GetResourceId()), word(b.GetMode()),
+			rows = append(rows, []string{clean(b.GetBranchId()), orDash(b.GetName()), orDash(clean(b.GetResourceId())), word(b.GetMode()),
 				word(b.GetVote()), stamp(b.GetRegisterTime()), orDash(b.GetVoteReason())})
 		}
-		if err := section(w, []string{"BRANCH", "RESOURCE", "MODE", "VOTE", "REGISTERED", "WHY NO"}, rows); err != nil {
+		if err := section(w, []string{"BRANCH", "NAME", "RESOURCE", "MODE", "VOTE", "REGISTERED", "WHY NO"}, rows); err != nil {
 			return err
 		}
 	}
-	if len(t.GetSettlements()) == 0 {
-		return nil
+	if err := showCalls(w, t, now); err != nil {
+		return err
 	}
 	rows := make([][]string, 0, len(t.GetSettlements()))
 	for _, x := range t.GetSettlements() {
+		if x.GetBranchId() != "" {
+			continue // a call
+		}
 		next := "-"
 		if !x.GetDone() {
 			next = age(now, x.GetNextAttemptTime())
 		}
 		rows = append(rows, []string{clean(x.GetResourceId()), yesNo(x.GetDone()), strconv.FormatUint(uint64(x.GetAttempts()), 10),
 			stamp(x.GetLastAttemptTime()), next, attention(x.GetAttention()), orDash(x.GetLastError())})
+	}
+	if len(rows) == 0 {
+		return nil
 	}
 	return section(w, []string{"RESOURCE", "SETTLED", "ATTEMPTS", "LAST TRY", "NEXT TRY", "ATTENTION", "LAST ERROR"}, rows)
 }
