@@ -61,6 +61,16 @@ BEGIN
   PERFORM set_config('handfast.arranging', '', true);
 END $f$;
 
+-- only_fresh refuses what rests on there being no intents, where the snapshot may
+-- be older than one.
+CREATE OR REPLACE FUNCTION handfast.only_fresh(p_tag text) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $f$
+BEGIN
+  IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+    RAISE EXCEPTION '% of a protected table needs READ COMMITTED: above it intents are not to be seen', p_tag USING ERRCODE = 'HF004';
+  END IF;
+END $f$;
+
 CREATE OR REPLACE FUNCTION handfast.refuse_truncate() RETURNS trigger
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
 DECLARE
@@ -70,6 +80,7 @@ BEGIN
     RAISE EXCEPTION 'TRUNCATE of % can not be undone, so a global transaction may not do it', TG_RELID::regclass
       USING ERRCODE = 'HF004', HINT = 'Use DELETE.';
   END IF;
+  PERFORM handfast.only_fresh(TG_OP);
   SELECT u.xid INTO holder FROM handfast.undo u JOIN handfast.protected p ON p.id = u.tab WHERE p.rel = handfast.root(TG_RELID) LIMIT 1;
   IF FOUND THEN
     PERFORM handfast.conflict(holder, TG_RELID::regclass::text, '(all rows)');
@@ -183,6 +194,7 @@ BEGIN
   END IF;
   FOR p IN SELECT t.id, o.object_identity AS name FROM pg_event_trigger_dropped_objects() o
              JOIN handfast.protected t ON t.rel = o.objid WHERE o.classid = 'pg_class'::regclass AND o.objsubid = 0 LOOP
+    PERFORM handfast.only_fresh(tg_tag);
     SELECT u.xid INTO holder FROM handfast.undo u WHERE u.tab = p.id LIMIT 1;
     IF FOUND THEN
       PERFORM handfast.conflict(holder, p.name, '(' || tg_tag || ')');
@@ -191,6 +203,9 @@ BEGIN
     PERFORM handfast.drop_functions(p.id);
   END LOOP;
   -- A table that had our trigger and was not protected itself was a partition.
+  IF tg_tag <> 'DROP TRIGGER' AND EXISTS (SELECT FROM pg_event_trigger_dropped_objects() o WHERE o.object_type = 'trigger' AND o.object_identity LIKE 'handfast\_truncate on %') THEN
+    PERFORM handfast.only_fresh(tg_tag);
+  END IF;
   FOR p IN SELECT u.xid, t.rel::text AS name FROM pg_event_trigger_dropped_objects() o, handfast.undo u JOIN handfast.protected t ON t.id = u.tab
              JOIN pg_class c ON c.oid = t.rel AND c.relkind = 'p'
             WHERE o.object_type = 'trigger' AND o.object_identity LIKE 'handfast\_truncate on %' AND tg_tag NOT IN ('DROP TRIGGER') LIMIT 1 LOOP
@@ -223,6 +238,7 @@ BEGIN
   -- A partition that left its table still refuses TRUNCATE, and is a stranger.
   IF EXISTS (SELECT FROM pg_trigger g WHERE g.tgname = 'handfast_truncate' AND g.tgfoid = 'handfast.refuse_truncate'::regproc
               AND NOT EXISTS (SELECT FROM handfast.protected t WHERE t.capture AND t.fingerprint <> '' AND t.rel = handfast.root(g.tgrelid))) THEN
+    PERFORM handfast.only_fresh(p_tag);
     SELECT u.xid INTO holder FROM handfast.undo u JOIN handfast.protected t ON t.id = u.tab
       JOIN pg_class c ON c.oid = t.rel WHERE c.relkind = 'p' LIMIT 1;
     IF FOUND THEN
@@ -230,9 +246,7 @@ BEGIN
     END IF;
   END IF;
   IF cardinality(stale) > 0 THEN
-    IF current_setting('transaction_isolation') <> 'read committed' THEN
-      RAISE EXCEPTION '% of a protected table needs READ COMMITTED: above it intents are not to be seen', p_tag USING ERRCODE = 'HF004';
-    END IF;
+    PERFORM handfast.only_fresh(p_tag);
     -- Foreign keys are guarded at both ends or not at all.
     stale := ARRAY(SELECT t.id FROM handfast.protected t WHERE t.fingerprint <> '' AND (t.id = ANY (stale) OR t.capture AND EXISTS (
       SELECT FROM pg_constraint c JOIN handfast.protected o ON o.rel IN (handfast.root(c.conrelid), handfast.root(c.confrelid)) AND o.id = ANY (stale)
