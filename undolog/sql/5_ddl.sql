@@ -251,11 +251,13 @@ BEGIN
     stale := ARRAY(SELECT t.id FROM handfast.protected t WHERE t.fingerprint <> '' AND (t.id = ANY (stale) OR t.capture AND EXISTS (
       SELECT FROM pg_constraint c JOIN handfast.protected o ON o.rel IN (handfast.root(c.conrelid), handfast.root(c.confrelid)) AND o.id = ANY (stale)
        WHERE c.contype = 'f' AND t.rel IN (handfast.root(c.conrelid), handfast.root(c.confrelid)))));
+    -- Only then look for intents: DDL has locked one table, and to take off the
+    -- triggers of the others may have waited for those who write there.
+    PERFORM handfast.take_off(i) FROM unnest(stale) i ORDER BY i;
     SELECT u.xid, t.rel::text AS name INTO p FROM handfast.undo u JOIN handfast.protected t ON t.id = u.tab WHERE u.tab = ANY (stale) LIMIT 1;
     IF FOUND THEN
       PERFORM handfast.conflict(p.xid, p.name, '(' || p_tag || ')');
     END IF;
-    PERFORM handfast.take_off(i) FROM unnest(stale) i;
   END IF;
   PERFORM handfast.arrange();
 END $f$;
