@@ -141,7 +141,7 @@ func TestDoctorFindsWhatIsBroken(t *testing.T) {
 		t.Errorf("a healthy table is reported:\n%s", got)
 	}
 	for _, c := range []struct{ sql, want string }{
-		{"ALTER TABLE g DISABLE TRIGGER USER", "is disabled"},
+		{"ALTER EVENT TRIGGER handfast_ddl DISABLE; ALTER TABLE g DISABLE TRIGGER USER; ALTER EVENT TRIGGER handfast_ddl ENABLE", "is disabled"},
 		{"ALTER TABLE g ADD w int", "was altered"},
 	} {
 		d.exec(d.own, c.sql)

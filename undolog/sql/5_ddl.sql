@@ -58,8 +58,18 @@ BEGIN
       EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER handfast_refuse_row', r.t);
     END IF;
   END LOOP;
+  -- Nobody switches ours off, or to the ordinary way of firing, by the way.
+  FOR r IN SELECT g.tgrelid::regclass AS t, g.tgname FROM pg_trigger g JOIN pg_proc f ON f.oid = g.tgfoid
+            WHERE f.pronamespace = 'handfast'::regnamespace AND g.tgenabled <> 'A' LOOP
+    EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', r.t, r.tgname);
+  END LOOP;
   PERFORM set_config('handfast.arranging', '', true);
 END $f$;
+
+-- ours tells whether a trigger is one of ours, by its name: it may be gone.
+CREATE OR REPLACE FUNCTION handfast.ours(p_trigger name) RETURNS boolean
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS
+$f$ SELECT p_trigger IN ('handfast_refuse', 'handfast_refuse_row', 'handfast_truncate', '~handfast', E'\x01handfast_i', E'\x01handfast_u', E'\x01handfast_d') $f$;
 
 -- only_fresh refuses what rests on there being no intents, where the snapshot may
 -- be older than one.
@@ -138,11 +148,13 @@ DECLARE
   p handfast.protected;
   g name;
 BEGIN
+  PERFORM set_config('handfast.arranging', pg_current_xact_id()::text, true);
   UPDATE handfast.protected t SET fingerprint = '' WHERE t.id = p_id RETURNING t.* INTO p;
   FOR g IN SELECT t.tgname FROM pg_trigger t WHERE t.tgrelid = p.rel AND t.tgparentid = 0
              AND t.tgfoid IN (to_regproc(format('handfast.row_%s', p_id)), to_regproc(format('handfast.fk_%s', p_id))) LOOP
     EXECUTE format('DROP TRIGGER %I ON %s', g, p.rel);
   END LOOP;
+  PERFORM set_config('handfast.arranging', '', true);
 END $f$;
 
 -- always makes our triggers fire in sessions that apply what was replicated, and
@@ -171,6 +183,10 @@ BEGIN
     RAISE EXCEPTION '% can not be undone, so a global transaction may not do it', tg_tag USING ERRCODE = 'HF004',
       HINT = 'Run it outside of global transactions.';
   END IF;
+  IF tg_tag = 'ALTER TRIGGER' AND EXISTS (SELECT FROM pg_event_trigger_ddl_commands() c JOIN pg_trigger t ON t.oid = c.objid JOIN pg_proc f ON f.oid = t.tgfoid
+                                           WHERE f.pronamespace = 'handfast'::regnamespace) THEN
+    RAISE EXCEPTION 'the triggers of Handfast keep their names, for they have to fire in a certain order' USING ERRCODE = 'HF004';
+  END IF;
   IF tg_tag !~ '^(ALTER|CREATE) (TABLE|INDEX|TYPE|DOMAIN|SCHEMA|EXTENSION)|^SELECT INTO|^DROP (?!TRIGGER|FUNCTION|VIEW)' THEN
     RETURN;
   END IF;
@@ -191,6 +207,11 @@ BEGIN
      AND EXISTS (SELECT FROM pg_event_trigger_dropped_objects() c WHERE NOT c.is_temporary) THEN
     RAISE EXCEPTION '% can not be undone, so a global transaction may not do it', tg_tag USING ERRCODE = 'HF004',
       HINT = 'Run it outside of global transactions.';
+  END IF;
+  IF tg_tag = 'DROP TRIGGER' AND current_setting('handfast.arranging', true) IS DISTINCT FROM pg_current_xact_id()::text
+     AND EXISTS (SELECT FROM pg_event_trigger_dropped_objects() o WHERE o.object_type = 'trigger' AND handfast.ours(o.address_names[3])) THEN
+    RAISE EXCEPTION 'without the triggers of Handfast nothing would guard the table, nor capture what is done to it' USING ERRCODE = 'HF004',
+      HINT = 'Run: handfast pg unprotect';
   END IF;
   FOR p IN SELECT t.id, o.object_identity AS name FROM pg_event_trigger_dropped_objects() o
              JOIN handfast.protected t ON t.rel = o.objid WHERE o.classid = 'pg_class'::regclass AND o.objsubid = 0 LOOP
