@@ -31,6 +31,7 @@ type table struct {
 	partitioned      bool
 	kind             string
 	exclusion        bool
+	firesAlways      string // names of triggers and rules
 	maxNum           int16
 }
 
@@ -72,9 +73,10 @@ func (p *protector) describe(ctx context.Context, oid uint32) (*table, error) {
 	var inherits bool
 	err := p.tx.QueryRow(ctx, `SELECT format('%I.%I', n.nspname, c.relname), n.nspname, c.relname, c.relkind::text,
 			EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid OR i.inhparent = c.oid),
-			EXISTS (SELECT FROM pg_constraint x WHERE handfast.root(x.conrelid) = c.oid AND x.contype = 'x')
+			EXISTS (SELECT FROM pg_constraint x WHERE handfast.root(x.conrelid) = c.oid AND x.contype = 'x'),
+			coalesce(handfast.fires_always(c.oid), '')
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1`, oid).
-		Scan(&t.Name, &t.schema, &t.relation, &t.kind, &inherits, &t.exclusion)
+		Scan(&t.Name, &t.schema, &t.relation, &t.kind, &inherits, &t.exclusion, &t.firesAlways)
 	if err != nil {
 		return nil, err
 	}
@@ -98,6 +100,8 @@ func (p *protector) protectable(ctx context.Context, t *table) error {
 		return &NotProtectableError{Table: t.Name, Reason: "belongs to Handfast or to Postgres"}
 	case t.exclusion:
 		return &NotProtectableError{Table: t.Name, Reason: "has an exclusion constraint, which can't be guarded"}
+	case t.firesAlways != "":
+		return &NotProtectableError{Table: t.Name, Reason: "has the " + t.firesAlways + " enabled ALWAYS or REPLICA, which would act on what a rollback restores"}
 	}
 	for _, c := range t.Columns {
 		if c.unreadable {

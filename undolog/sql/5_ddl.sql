@@ -125,6 +125,17 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifi
     FROM t JOIN pg_type y ON y.oid = t.oid
 $f$;
 
+-- fires_always names a trigger or rule of a user, on a table or its partitions,
+-- that would act while a rollback restores; NULL where there is none.
+CREATE OR REPLACE FUNCTION handfast.fires_always(p_rel oid) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $f$
+  WITH t (oid) AS (SELECT p_rel UNION SELECT relid FROM pg_partition_tree(p_rel))
+  SELECT string_agg(x.name, ', ' ORDER BY x.name) FROM (
+    SELECT 'trigger ' || g.tgname FROM pg_trigger g JOIN t ON t.oid = g.tgrelid JOIN pg_proc f ON f.oid = g.tgfoid
+     WHERE g.tgenabled IN ('A', 'R') AND f.pronamespace <> 'handfast'::regnamespace
+    UNION SELECT 'rule ' || r.rulename FROM pg_rewrite r JOIN t ON t.oid = r.ev_class WHERE r.ev_enabled IN ('A', 'R')) x (name)
+$f$;
+
 -- fingerprint of what the functions of a table rest on.
 CREATE OR REPLACE FUNCTION handfast.fingerprint(p_rel regclass) RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $f$
@@ -137,7 +148,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET q
        FROM pg_constraint c
       WHERE c.contype <> 't' AND c.conparentid = 0 AND (c.conrelid = p_rel OR c.contype = 'f' AND handfast.root(c.conrelid) = p_rel OR c.contype = 'f' AND handfast.root(c.confrelid) = p_rel)),
     EXISTS (SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-             WHERE NOT c.relispartition AND p_rel IN (i.inhrelid, i.inhparent))))
+             WHERE NOT c.relispartition AND p_rel IN (i.inhrelid, i.inhparent)),
+    handfast.fires_always(p_rel)))
 $f$;
 
 -- take_off removes our triggers from a table that is not what its functions were
