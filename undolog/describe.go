@@ -63,6 +63,9 @@ type unique struct {
 	exprs      string   // its columns as written, for those
 	predicate  string
 	nullsEqual bool
+	// ofPartition is one that only a partition has. It is guarded as if all had
+	// it: that costs a needless wait where another one holds the same value.
+	ofPartition bool
 }
 
 func (p *protector) describe(ctx context.Context, oid uint32) (*table, error) {
@@ -204,28 +207,31 @@ func isUndefined(err error) bool {
 }
 
 func (p *protector) indexes(ctx context.Context, t *table) error {
-	rows, err := p.tx.Query(ctx, `SELECT i.indisprimary, NOT i.indimmediate, i.indnullsnotdistinct, c.relname,
-			ARRAY(SELECT k FROM unnest(i.indkey::int2[]) WITH ORDINALITY u (k, n) WHERE n <= i.indnkeyatts ORDER BY n),
+	rows, err := p.tx.Query(ctx, `SELECT i.indisprimary, NOT i.indimmediate, i.indnullsnotdistinct, i.indrelid <> $1, c.relname,
+			ARRAY(SELECT coalesce(CASE WHEN u.coll IN (0, a.attcollation) THEN a.attname::text END, '')
+			        FROM unnest(i.indkey::int2[], i.indcollation::oid[]) WITH ORDINALITY u (k, coll, n)
+			        LEFT JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = u.k WHERE n <= i.indnkeyatts ORDER BY n),
 			ARRAY(SELECT format('%I.%s', n.nspname, o.oprname)
 			        FROM unnest(i.indclass::oid[]) WITH ORDINALITY k (c, n2) JOIN pg_opclass oc ON oc.oid = k.c
 			        JOIN pg_amop m ON m.amopfamily = oc.opcfamily AND m.amopstrategy = 3 AND m.amoplefttype = oc.opcintype AND m.amoprighttype = oc.opcintype
 			        JOIN pg_operator o ON o.oid = m.amopopr JOIN pg_namespace n ON n.oid = o.oprnamespace ORDER BY k.n2),
-			(SELECT string_agg(pg_get_indexdef(i.indexrelid, n::int, true), ', ' ORDER BY n) FROM generate_series(1, i.indnkeyatts) n),
+			(SELECT string_agg(pg_get_indexdef(i.indexrelid, n::int, true) || coalesce((SELECT format(' COLLATE %I.%I', s.nspname, l.collname)
+			          FROM pg_collation l JOIN pg_namespace s ON s.oid = l.collnamespace WHERE l.oid = i.indcollation[n - 1]), ''), ', ' ORDER BY n) FROM generate_series(1, i.indnkeyatts) n),
 			coalesce(pg_get_expr(i.indpred, i.indrelid, true), '')
 		FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
-		WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid ORDER BY c.relname`, t.oid)
+		WHERE i.indisunique AND i.indisvalid AND (i.indrelid = $1 OR i.indrelid IN (SELECT p.relid FROM pg_partition_tree($1) p)
+			AND NOT EXISTS (SELECT FROM pg_inherits h WHERE h.inhrelid = i.indexrelid)) ORDER BY c.relname, c.oid`, t.oid)
 	if err != nil {
 		return err
 	}
-	var primary, deferrable, nullsEqual bool
+	var primary, deferrable, nullsEqual, ofPartition bool
 	var name, exprs, predicate string
-	var nums []int16
-	var operators []string
-	_, err = pgx.ForEachRow(rows, []any{&primary, &deferrable, &nullsEqual, &name, &nums, &operators, &exprs, &predicate}, func() error {
+	var names, operators []string
+	_, err = pgx.ForEachRow(rows, []any{&primary, &deferrable, &nullsEqual, &ofPartition, &name, &names, &operators, &exprs, &predicate}, func() error {
 		var cols []column
 		plain := predicate == ""
-		for i, n := range nums {
-			j := slices.IndexFunc(t.Columns, func(c column) bool { return c.Num == n })
+		for i, n := range names {
+			j := slices.IndexFunc(t.Columns, func(c column) bool { return c.Name == n }) // of an expression: none
 			if j < 0 {
 				plain = false
 				continue
@@ -241,7 +247,7 @@ func (p *protector) indexes(ctx context.Context, t *table) error {
 			t.Keys = cols
 			return nil
 		}
-		u := unique{name: name, number: len(t.Uniques) + 1, Deferrable: deferrable, nullsEqual: nullsEqual}
+		u := unique{name: name, number: len(t.Uniques) + 1, Deferrable: deferrable, nullsEqual: nullsEqual, ofPartition: ofPartition}
 		if plain {
 			u.columns = cols
 		} else {

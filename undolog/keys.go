@@ -157,7 +157,11 @@ func keyText(row string, cols []column) string {
 
 // Twin is whether two rows have one value of a deferrable constraint.
 func (u unique) Twin(a, b string) string {
-	return each(u.columns, " AND ", func(c column) string { return c.equal(a+"."+quote(c.Name), b+"."+quote(c.Name)) })
+	within := ""
+	if u.ofPartition {
+		within = fmt.Sprintf("%s.tableoid = %s.tableoid AND ", a, b)
+	}
+	return within + each(u.columns, " AND ", func(c column) string { return c.equal(a+"."+quote(c.Name), b+"."+quote(c.Name)) })
 }
 
 // HasValue says what does not fit.

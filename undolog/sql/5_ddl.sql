@@ -143,7 +143,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET q
     (SELECT string_agg(concat_ws(',', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attcollation, a.attgenerated, a.attidentity, a.attnotnull, handfast.type_fingerprint(a.atttypid)), ';' ORDER BY a.attnum)
        FROM pg_attribute a WHERE a.attrelid = p_rel AND a.attnum > 0 AND NOT a.attisdropped),
     (SELECT string_agg(pg_get_indexdef(i.indexrelid), ';' ORDER BY pg_get_indexdef(i.indexrelid))
-       FROM pg_index i WHERE i.indrelid = p_rel AND i.indisunique),
+       FROM pg_index i WHERE i.indisunique AND i.indisvalid AND (i.indrelid = p_rel OR i.indrelid IN (SELECT t.relid FROM pg_partition_tree(p_rel) t)
+        AND NOT EXISTS (SELECT FROM pg_inherits h WHERE h.inhrelid = i.indexrelid))),
     (SELECT string_agg(c.conname || ' ' || c.conrelid::regclass || ' ' || pg_get_constraintdef(c.oid), ';' ORDER BY c.conname, c.conrelid::regclass::text)
        FROM pg_constraint c
       WHERE c.contype <> 't' AND c.conparentid = 0 AND (c.conrelid = p_rel OR c.contype = 'f' AND handfast.root(c.conrelid) = p_rel OR c.contype = 'f' AND handfast.root(c.confrelid) = p_rel)),
@@ -189,6 +190,9 @@ END $f$;
 -- their undo impossible; and what makes our functions stale takes them off.
 CREATE OR REPLACE FUNCTION handfast.on_ddl() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
+DECLARE
+  p      record;
+  holder text;
 BEGIN
   IF current_setting('handfast.xid', true) <> '' AND current_setting('handfast.lxid', true) = pg_current_xact_id()::text
      AND EXISTS (SELECT FROM pg_event_trigger_ddl_commands() c WHERE c.schema_name IS DISTINCT FROM 'pg_temp') THEN
@@ -205,6 +209,21 @@ BEGIN
   -- Not for what we do to tables ourselves.
   IF current_setting('handfast.arranging', true) = pg_current_xact_id()::text THEN
     RETURN;
+  END IF;
+  -- What a partition alone gets is no business of the functions, which serve all
+  -- of them, but may be in the way of an undo.
+  IF tg_tag IN ('ALTER TABLE', 'CREATE INDEX') THEN
+    SELECT t.id, t.rel::text AS name INTO p FROM pg_event_trigger_ddl_commands() c
+      LEFT JOIN pg_index i ON c.classid = 'pg_class'::regclass AND i.indexrelid = c.objid
+      JOIN handfast.protected t ON t.rel = handfast.root(coalesce(i.indrelid, c.objid)) AND t.rel <> coalesce(i.indrelid, c.objid)
+     WHERE c.classid = 'pg_class'::regclass AND t.capture AND t.fingerprint <> '' AND (i.indexrelid IS NULL OR i.indisunique) LIMIT 1;
+    IF FOUND THEN
+      PERFORM handfast.only_fresh(tg_tag);
+      SELECT u.xid INTO holder FROM handfast.undo u WHERE u.tab = p.id LIMIT 1;
+      IF FOUND THEN
+        PERFORM handfast.conflict(holder, p.name, '(' || tg_tag || ' of a partition)');
+      END IF;
+    END IF;
   END IF;
   PERFORM handfast.settle_ddl(tg_tag);
 END $f$;
