@@ -224,6 +224,19 @@ func TestForeignTablesAreRefused(t *testing.T) {
 	if sqlState(err) != undolog.SQLStateRefused {
 		t.Errorf("%v", err)
 	}
+	d.exec(d.own, "INSERT INTO f VALUES (1)") // a plain session may
+}
+
+// What the functions name may be renamed: then they are taken off.
+func TestRenamedFunctionsAreNoticed(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, rows+"; CREATE FUNCTION f(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1'; CREATE UNIQUE INDEX ON g (f(id))", "g")
+	d.exec(d.own, "ALTER FUNCTION f(int) RENAME TO f2")
+	d.exec(d.own, "UPDATE g SET v = 5 WHERE id = 1")
+	l := d.arm(newXID(), "READ COMMITTED")
+	if _, err := l.conn.Exec(context.Background(), "UPDATE g SET v = 6 WHERE id = 1"); sqlState(err) != undolog.SQLStateRefused {
+		t.Errorf("%v", err)
+	}
 }
 
 func TestLargeObjectsAreRefused(t *testing.T) {

@@ -27,6 +27,8 @@ BEGIN
   PERFORM set_config('handfast.arranging', pg_current_xact_id()::text, true);
   FOR r IN
     SELECT c.oid::regclass AS t,
+           -- Before Postgres 16 foreign tables have no triggers for TRUNCATE.
+           c.relkind <> 'f' OR current_setting('server_version_num')::int >= 160000 AS truncates,
            EXISTS (SELECT FROM handfast.protected p WHERE p.rel = handfast.root(c.oid) AND p.capture AND p.fingerprint <> '') AS captured,
            EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND g.tgname = 'handfast_refuse') AS refuses,
            EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND g.tgname = 'handfast_refuse_row') AS refuses_rows,
@@ -34,7 +36,7 @@ BEGIN
            -- What is done to the parent reaches this table without its statement triggers.
            NOT c.relispartition AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid) AS inherits
       FROM pg_class c JOIN pg_namespace s ON s.oid = c.relnamespace
-     WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND s.nspname <> 'handfast'
+     WHERE c.relkind IN ('r', 'p', 'f') AND c.relpersistence <> 't' AND s.nspname <> 'handfast'
        AND s.nspname <> 'information_schema' AND s.nspname !~ '^pg_'
   LOOP
     IF r.captured AND NOT r.keeps THEN
@@ -46,8 +48,8 @@ BEGIN
     IF r.captured AND r.refuses THEN
       EXECUTE format('DROP TRIGGER handfast_refuse ON %s', r.t);
     ELSIF NOT r.captured AND NOT r.refuses THEN
-      EXECUTE format('CREATE TRIGGER handfast_refuse BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON %s
-        FOR EACH STATEMENT EXECUTE FUNCTION handfast.refuse_write()', r.t);
+      EXECUTE format('CREATE TRIGGER handfast_refuse BEFORE INSERT OR UPDATE OR DELETE %s ON %s
+        FOR EACH STATEMENT EXECUTE FUNCTION handfast.refuse_write()', CASE WHEN r.truncates THEN 'OR TRUNCATE' END, r.t);
       EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER handfast_refuse', r.t);
     END IF;
     IF r.refuses_rows AND (r.captured OR NOT r.inherits) THEN
@@ -203,7 +205,7 @@ BEGIN
                                            WHERE f.pronamespace = 'handfast'::regnamespace) THEN
     RAISE EXCEPTION 'the triggers of Handfast keep their names, for they have to fire in a certain order' USING ERRCODE = 'HF004';
   END IF;
-  IF tg_tag !~ '^(ALTER|CREATE) (TABLE|INDEX|TYPE|DOMAIN|SCHEMA|EXTENSION)|^SELECT INTO|^DROP (?!TRIGGER|FUNCTION|VIEW)' THEN
+  IF tg_tag !~ '^ALTER |^CREATE (TABLE|FOREIGN TABLE|INDEX|TYPE|DOMAIN|SCHEMA|EXTENSION)|^SELECT INTO|^IMPORT|^DROP (?!TRIGGER|FUNCTION|VIEW)' THEN
     RETURN;
   END IF;
   -- Not for what we do to tables ourselves.
