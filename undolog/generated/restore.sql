@@ -78,7 +78,7 @@ BEGIN
     WITH whole AS (
       SELECT x.key, {{.MergedImages "t" "x"}} AS before FROM handfast.step x JOIN {{.Only}}{{.Name}} t ON {{.StepIs "t" "x"}}
        WHERE x.xid = p_xid AND x.tab = {{.ID}} AND x.rewrite)
-    UPDATE handfast.step x SET before = w.before, cols = {{.Numbers}} FROM whole w WHERE x.xid = p_xid AND x.tab = {{.ID}} AND x.key = w.key;
+    UPDATE handfast.step x SET before = w.before, cols = {{.Numbers}} FROM whole w WHERE x.xid = p_xid AND x.tab = {{.ID}} AND hash_array(x.key) = hash_array(w.key) AND x.key = w.key;
     DELETE FROM {{.Only}}{{.Name}} t USING handfast.step x WHERE x.xid = p_xid AND x.tab = {{.ID}} AND {{.StepIs "t" "x"}} AND x.rewrite;
   END IF;
   INSERT INTO {{.Name}} ({{.ColumnNames}}) OVERRIDING SYSTEM VALUE
