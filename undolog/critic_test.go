@@ -2,6 +2,7 @@ package undolog_test
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 	"strings"
 	"testing"
@@ -98,25 +99,90 @@ func TestAttacksOnWhatIsUndecided(t *testing.T) {
 func TestScenesOfACritic(t *testing.T) {
 	t.Parallel()
 	const g = "CREATE TABLE g (id int PRIMARY KEY, v int, u text); INSERT INTO g SELECT i, i, 'u' || i FROM generate_series(1, 4) i;"
-	trigger := func(mode string) string {
-		return g + "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.v := coalesce(NEW.v, 0) + 1000; RETURN NEW; END $$; CREATE TRIGGER a BEFORE INSERT OR UPDATE ON g FOR EACH ROW EXECUTE FUNCTION f(); ALTER TABLE g ENABLE " + mode + " TRIGGER a;"
-	}
 	all := does("UPDATE g SET u = 'x' WHERE id = 1", "DELETE FROM g WHERE id = 2", "INSERT INTO g VALUES (7, 7, '7')")
 	playAll(t, map[string]scene{
-		"a trigger that fires always":          {ddl: trigger("ALWAYS"), protect: "g", script: all},
-		"a trigger that fires in replica mode": {ddl: trigger("REPLICA"), protect: "g", script: all},
-		"a rule that holds always":             {ddl: g + "CREATE TABLE l (id serial PRIMARY KEY, w text); CREATE RULE r AS ON UPDATE TO g DO ALSO INSERT INTO l (w) VALUES ('u'); ALTER TABLE g ENABLE ALWAYS RULE r", protect: "g l", script: all},
-		"a CHECK that is not valid":            {ddl: g + "ALTER TABLE g ADD CHECK (v <> 1) NOT VALID", protect: "g", script: does("UPDATE g SET v = 5 WHERE id = 1")},
-		"a FOREIGN KEY that is not valid":      {ddl: g + "CREATE TABLE h (id int PRIMARY KEY); ALTER TABLE g ADD FOREIGN KEY (v) REFERENCES h NOT VALID", protect: "g h", script: does("UPDATE g SET u = 'x' WHERE id = 1")},
-		"a long key of bytes":                  {ddl: "CREATE TABLE g (id bytea PRIMARY KEY, v int); INSERT INTO g SELECT string_agg(sha512(i::text::bytea), ''), 1 FROM generate_series(1, 40) i", protect: "g", script: does("UPDATE g SET v = 2")},
-		"a long key of text":                   {ddl: "CREATE TABLE g (id text, i2 text, v int, PRIMARY KEY (id, i2)); INSERT INTO g SELECT string_agg(encode(sha512(i::text::bytea), 'base64'), ''), 'x', 1 FROM generate_series(1, 28) i", protect: "g", script: does("UPDATE g SET v = 2")},
-		"lastval":                              {ddl: "CREATE TABLE g (id serial PRIMARY KEY, v int)", protect: "g", script: does("INSERT INTO g (v) VALUES (1)", "INSERT INTO g SELECT lastval() + 100, 5")},
-		"a column named as ours":               {ddl: "CREATE TABLE g (id int PRIMARY KEY, hf_me text, hf_nth int, hf_holder text, hf_takes int, hf_key int); INSERT INTO g VALUES (1, 'x', 1, 'y', 1, 1)", protect: "g", script: does("UPDATE g SET hf_me = 'z', hf_key = 5", "INSERT INTO g VALUES (2, 'q')")},
-		"wide":                                 {ddl: "DO $$ BEGIN EXECUTE (SELECT 'CREATE TABLE g (id int PRIMARY KEY,' || string_agg('c' || i || ' int DEFAULT ' || i, ',') || ')' FROM generate_series(1, 1500) i); END $$; INSERT INTO g VALUES (1), (2), (3)", protect: "g", script: does("UPDATE g SET c5 = 0", "DELETE FROM g WHERE id = 2", "INSERT INTO g VALUES (5)")},
-		"wide partitions":                      {ddl: "DO $$ BEGIN EXECUTE (SELECT 'CREATE TABLE g (id int PRIMARY KEY,' || string_agg('c' || i || ' int DEFAULT ' || i, ',') || ') PARTITION BY RANGE (id)' FROM generate_series(1, 1500) i); END $$; CREATE TABLE g1 PARTITION OF g DEFAULT; INSERT INTO g VALUES (1), (2), (3)", protect: "g", script: does("UPDATE g SET c5 = 0", "DELETE FROM g WHERE id = 2", "INSERT INTO g VALUES (5)")},
-		"a generated key":                      {ddl: "CREATE TABLE g (a int, id int GENERATED ALWAYS AS (a * 2) STORED PRIMARY KEY, u text UNIQUE); INSERT INTO g VALUES (1), (2), (3)", protect: "g", script: does("UPDATE g SET a = 7 WHERE a = 1", "DELETE FROM g WHERE a = 2", "INSERT INTO g VALUES (1)")},
-		"strict function on the path":          {ddl: "CREATE FUNCTION inner_(text) RETURNS text LANGUAGE sql IMMUTABLE STRICT AS 'SELECT $1'; CREATE FUNCTION outer_(text) RETURNS text LANGUAGE plpgsql IMMUTABLE STRICT AS 'BEGIN RETURN inner_($1); END';" + g + "CREATE UNIQUE INDEX ON g (outer_(u))", protect: "g", script: all},
+		"a FOREIGN KEY that is not valid": {ddl: g + "CREATE TABLE h (id int PRIMARY KEY); ALTER TABLE g ADD FOREIGN KEY (v) REFERENCES h NOT VALID", protect: "g h", script: does("UPDATE g SET u = 'x' WHERE id = 1")},
+		"a long key of bytes":             {ddl: "CREATE TABLE g (id bytea PRIMARY KEY, v int); INSERT INTO g SELECT string_agg(sha512(i::text::bytea), ''), 1 FROM generate_series(1, 40) i", protect: "g", script: does("UPDATE g SET v = 2")},
+		"a long key of text":              {ddl: "CREATE TABLE g (id text, i2 text, v int, PRIMARY KEY (id, i2)); INSERT INTO g SELECT string_agg(encode(sha512(i::text::bytea), 'base64'), ''), 'x', 1 FROM generate_series(1, 28) i", protect: "g", script: does("UPDATE g SET v = 2")},
+		"lastval":                         {ddl: "CREATE TABLE g (id serial PRIMARY KEY, v int)", protect: "g", script: does("INSERT INTO g (v) VALUES (1)", "INSERT INTO g SELECT lastval() + 100, 5")},
+		"a column named as ours":          {ddl: "CREATE TABLE g (id int PRIMARY KEY, hf_me text, hf_nth int, hf_holder text, hf_takes int, hf_key int); INSERT INTO g VALUES (1, 'x', 1, 'y', 1, 1)", protect: "g", script: does("UPDATE g SET hf_me = 'z', hf_key = 5", "INSERT INTO g VALUES (2, 'q')")},
+		"wide":                            {ddl: "DO $$ BEGIN EXECUTE (SELECT 'CREATE TABLE g (id int PRIMARY KEY,' || string_agg('c' || i || ' int DEFAULT ' || i, ',') || ')' FROM generate_series(1, 1500) i); END $$; INSERT INTO g VALUES (1), (2), (3)", protect: "g", script: does("UPDATE g SET c5 = 0", "DELETE FROM g WHERE id = 2", "INSERT INTO g VALUES (5)")},
+		"wide partitions":                 {ddl: "DO $$ BEGIN EXECUTE (SELECT 'CREATE TABLE g (id int PRIMARY KEY,' || string_agg('c' || i || ' int DEFAULT ' || i, ',') || ') PARTITION BY RANGE (id)' FROM generate_series(1, 1500) i); END $$; CREATE TABLE g1 PARTITION OF g DEFAULT; INSERT INTO g VALUES (1), (2), (3)", protect: "g", script: does("UPDATE g SET c5 = 0", "DELETE FROM g WHERE id = 2", "INSERT INTO g VALUES (5)")},
+		"a generated key":                 {ddl: "CREATE TABLE g (a int, id int GENERATED ALWAYS AS (a * 2) STORED PRIMARY KEY, u text UNIQUE); INSERT INTO g VALUES (1), (2), (3)", protect: "g", script: does("UPDATE g SET a = 7 WHERE a = 1", "DELETE FROM g WHERE a = 2", "INSERT INTO g VALUES (1)")},
+		"strict function on the path":     {ddl: "CREATE FUNCTION inner_(text) RETURNS text LANGUAGE sql IMMUTABLE STRICT AS 'SELECT $1'; CREATE FUNCTION outer_(text) RETURNS text LANGUAGE plpgsql IMMUTABLE STRICT AS 'BEGIN RETURN inner_($1); END';" + g + "CREATE UNIQUE INDEX ON g (outer_(u))", protect: "g", script: all},
 	})
+}
+
+// What acts in replica mode would act on what a rollback restores.
+func TestTablesThatActInReplicaModeAreRefused(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	const ddl = `CREATE TABLE g (id int PRIMARY KEY, v int) PARTITION BY RANGE (id); CREATE TABLE g1 PARTITION OF g DEFAULT; CREATE TABLE h (id int PRIMARY KEY, v int); INSERT INTO g VALUES (1, 1);
+		CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.v := NEW.v + 1000; RETURN NEW; END $$; CREATE TRIGGER a BEFORE INSERT OR UPDATE ON g FOR EACH ROW EXECUTE FUNCTION f();
+		CREATE TRIGGER b BEFORE INSERT OR UPDATE ON h FOR EACH ROW EXECUTE FUNCTION f(); CREATE RULE r AS ON DELETE TO h DO ALSO DELETE FROM g`
+	for _, tt := range []struct{ table, alter, back string }{
+		{"g", "ALTER TABLE g ENABLE ALWAYS TRIGGER a", "ALTER TABLE g ENABLE TRIGGER a"},
+		{"g", "ALTER TABLE g1 ENABLE REPLICA TRIGGER a", "ALTER TABLE g1 ENABLE TRIGGER a"},
+		{"h", "ALTER TABLE h ENABLE REPLICA TRIGGER b", "ALTER TABLE h ENABLE TRIGGER b"},
+		{"h", "ALTER TABLE h ENABLE ALWAYS RULE r", "ALTER TABLE h ENABLE RULE r"},
+	} {
+		t.Run(tt.alter, func(t *testing.T) {
+			t.Parallel()
+			d := newDatabase(t, ddl+";"+tt.alter)
+			refused := func() {
+				t.Helper()
+				if _, err := undolog.Protect(ctx, d.own, tt.table); !strings.Contains(fmt.Sprint(err), "enabled ALWAYS or REPLICA") {
+					t.Fatalf("protected: %v", err)
+				}
+			}
+			refused()
+			d.exec(d.own, tt.back)
+			if _, err := undolog.Protect(ctx, d.own, "g", "h"); err != nil {
+				t.Fatal(err)
+			}
+			id := newXID()
+			l := d.work(id, "INSERT INTO "+tt.table+" VALUES (5, 5)")
+			if _, err := d.own.Exec(ctx, tt.alter); sqlState(err) != undolog.SQLStateConflict {
+				t.Fatalf("with intents: %v", err)
+			}
+			d.mustSettle(id, false, l)
+			d.exec(d.own, tt.alter)
+			refused()
+			if _, err := d.arm(newXID(), "READ COMMITTED").conn.Exec(ctx, "INSERT INTO "+tt.table+" VALUES (6, 6)"); sqlState(err) != undolog.SQLStateRefused {
+				t.Fatalf("written without capture: %v", err)
+			}
+		})
+	}
+}
+
+// A row that breaks a constraint which is NOT VALID could not be put back.
+func TestRowsThatCouldNotBePutBackAreRefused(t *testing.T) {
+	t.Parallel()
+	for name, table := range map[string]string{"plain": "", "partitioned": " PARTITION BY RANGE (id)"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ddl := "CREATE TABLE g (id int PRIMARY KEY, v int)" + table
+			if table != "" {
+				ddl += "; CREATE TABLE g1 PARTITION OF g DEFAULT"
+			}
+			d := newDatabase(t, ddl+"; INSERT INTO g VALUES (1, 1), (2, 2); ALTER TABLE g ADD CHECK (v <> 1) NOT VALID", "g")
+			before := d.dump()
+			for _, sql := range []string{"UPDATE g SET v = 5", "DELETE FROM g WHERE id = 1"} {
+				l := d.arm(newXID(), "READ COMMITTED")
+				if _, err := l.conn.Exec(context.Background(), sql); sqlState(err) != undolog.SQLStateRefused {
+					t.Errorf("%s: %v", sql, err)
+				}
+				_ = l.conn.Close(context.Background())
+			}
+			id := newXID()
+			l := d.work(id, "UPDATE g SET v = 6 WHERE id = 2", "INSERT INTO g VALUES (3, NULL)", "DELETE FROM g WHERE id = 3")
+			d.mustSettle(id, false, l)
+			if after := d.dump(); after != before {
+				t.Fatalf("after rollback:\n%s", after)
+			}
+			d.exec(d.own, "UPDATE g SET v = 5")
+		})
+	}
 }
 
 // DDL on one end of a foreign key takes our triggers off both. The other end may

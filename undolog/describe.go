@@ -32,7 +32,11 @@ type table struct {
 	kind             string
 	exclusion        bool
 	firesAlways      string // names of triggers and rules
-	maxNum           int16
+
+	// Unproven are CHECK constraints that rows may break which were there before:
+	// such a row could not be put back.
+	Unproven []check
+	maxNum   int16
 }
 
 type column struct {
@@ -53,6 +57,9 @@ type column struct {
 	generated      string // the expression
 	identityAlways bool
 }
+
+// check is a CHECK constraint.
+type check struct{ Name, Expr string }
 
 // unique is a unique index that is not the primary key.
 type unique struct {
@@ -89,6 +96,14 @@ func (p *protector) describe(ctx context.Context, oid uint32) (*table, error) {
 		return nil, &NotProtectableError{Table: t.Name, Reason: "is not an ordinary table"}
 	}
 	if err := p.columns(ctx, t); err != nil {
+		return nil, err
+	}
+	rows, err := p.tx.Query(ctx, `SELECT x.conname, pg_get_expr(x.conbin, x.conrelid) FROM pg_constraint x
+		WHERE x.conrelid = $1 AND x.contype = 'c' AND NOT x.convalidated ORDER BY x.conname`, oid)
+	if err != nil {
+		return nil, err
+	}
+	if t.Unproven, err = pgx.CollectRows(rows, pgx.RowToStructByPos[check]); err != nil {
 		return nil, err
 	}
 	p.tables[oid] = t

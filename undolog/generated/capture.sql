@@ -31,6 +31,15 @@ BEGIN
     RETURN NULL; -- the guard is off for others
 {{- end}}
   END IF;
+{{- range .Unproven}}
+  -- {{comment .Name}} is NOT VALID: what breaks it could not be put back.
+  IF hf_me <> '' AND TG_OP <> 'INSERT' THEN
+    IF EXISTS (SELECT FROM {{$.Old}} r WHERE ({{.Expr}}) IS FALSE) THEN
+      RAISE EXCEPTION '%', {{lit (printf "a row of %s breaks %s, which is not validated: it could not be put back in that state, so a global transaction may not change it" $.Name .Name)}}
+        USING ERRCODE = 'HF004', HINT = 'Mend the row outside of global transactions.';
+    END IF;
+  END IF;
+{{- end}}
   IF TG_OP = 'INSERT' THEN
     hf_looks := ARRAY(SELECT g.k FROM {{.New}} n, LATERAL unnest(ARRAY[{{.Looks "n"}}]::bigint[]) g (k) WHERE g.k IS NOT NULL);
   ELSIF TG_OP = 'UPDATE' AND hf_me = '' THEN
