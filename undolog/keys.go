@@ -71,14 +71,14 @@ func (t *table) uniqueKey(u unique, row string) string {
 func (t *table) Looks(row string) string {
 	var keys []string
 	if t.Enforce {
-		keys = append(keys, "CASE WHEN hf_me = '' THEN "+t.RowKey(row)+" END")
+		keys = append(keys, "CASE WHEN hf.hf_me = '' THEN "+t.RowKey(row)+" END")
 	}
 	for _, u := range t.Uniques {
 		switch {
 		case !u.Deferrable:
 			keys = append(keys, t.uniqueKey(u, row))
 		case t.Enforce:
-			keys = append(keys, "CASE WHEN hf_me = '' THEN "+t.uniqueKey(u, row)+" END")
+			keys = append(keys, "CASE WHEN hf.hf_me = '' THEN "+t.uniqueKey(u, row)+" END")
 		}
 	}
 	return strings.Join(keys, ", ")
