@@ -318,3 +318,35 @@ func TestLargeObjectsAreRefused(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// The worker of a subscription fires no triggers for statements, so its tables
+// have some for rows.
+func TestTablesOfSubscriptionsAreGuardedByRow(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	d := newDatabase(t, rows+"; CREATE TABLE h (id int PRIMARY KEY)", "g", "h")
+	byRow := func() (n int) {
+		t.Helper()
+		if err := d.own.QueryRow(ctx, "SELECT count(*) FROM pg_trigger WHERE tgrelid = 'g'::regclass AND tgname LIKE '%handfast__' AND tgtype & 1 = 1").Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if n := byRow(); n != 0 {
+		t.Fatalf("%d triggers for rows", n)
+	}
+	d.exec(d.own, "SET allow_system_table_mods = on; INSERT INTO pg_subscription_rel VALUES (4263, 'g'::regclass, 'r', NULL)")
+	d.exec(d.own, "CREATE TABLE any_ddl (v int)") // as CREATE SUBSCRIPTION would be, which needs a publisher
+	l := d.arm(newXID(), "READ COMMITTED")
+	if _, err := l.conn.Exec(ctx, "UPDATE g SET v = 6 WHERE id = 1"); sqlState(err) != undolog.SQLStateRefused {
+		t.Errorf("%v", err)
+	}
+	l.exec("ROLLBACK")
+	if _, err := undolog.ProtectTables(ctx, d.own, nil); err != nil {
+		t.Fatal(err)
+	}
+	if n := byRow(); n != 3 {
+		t.Errorf("%d triggers for rows", n)
+	}
+	d.exec(d.own, "DELETE FROM pg_subscription_rel")
+}

@@ -17,7 +17,7 @@ type table struct {
 	Name    string // as SQL
 	Capture bool   // false: only the guard of foreign keys
 	Enforce bool   // whether the guard holds for sessions without XID
-	RowPath bool   // row triggers: transition tables are not for partitions and heirs
+	RowPath bool   // row triggers: transition tables are not for partitions and heirs, nor for what a subscription feeds
 
 	Columns    []column
 	Keys       []column // in key order
@@ -80,18 +80,18 @@ func (p *protector) describe(ctx context.Context, oid uint32) (*table, error) {
 		return t, nil
 	}
 	t := &table{oid: oid, Enforce: true}
-	var inherits bool
+	var byRow bool
 	err := p.tx.QueryRow(ctx, `SELECT format('%I.%I', n.nspname, c.relname), n.nspname, c.relname, c.relkind::text,
-			EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid OR i.inhparent = c.oid),
+			EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid OR i.inhparent = c.oid) OR EXISTS (SELECT FROM pg_subscription_rel s WHERE s.srrelid = c.oid),
 			EXISTS (SELECT FROM pg_constraint x WHERE handfast.root(x.conrelid) = c.oid AND x.contype = 'x'),
 			coalesce(handfast.fires_always(c.oid), '')
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1`, oid).
-		Scan(&t.Name, &t.schema, &t.relation, &t.kind, &inherits, &t.exclusion, &t.firesAlways)
+		Scan(&t.Name, &t.schema, &t.relation, &t.kind, &byRow, &t.exclusion, &t.firesAlways)
 	if err != nil {
 		return nil, err
 	}
 	t.partitioned = t.kind == "p"
-	t.RowPath = t.partitioned || inherits
+	t.RowPath = t.partitioned || byRow
 	if t.kind != "r" && t.kind != "p" {
 		return nil, &NotProtectableError{Table: t.Name, Reason: "is not an ordinary table"}
 	}

@@ -152,7 +152,9 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET q
       WHERE c.contype <> 't' AND c.conparentid = 0 AND (c.conrelid = p_rel OR c.contype = 'f' AND handfast.root(c.conrelid) = p_rel OR c.contype = 'f' AND handfast.root(c.confrelid) = p_rel)),
     EXISTS (SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
              WHERE NOT c.relispartition AND p_rel IN (i.inhrelid, i.inhparent)),
-    handfast.fires_always(p_rel)))
+    handfast.fires_always(p_rel),
+    -- Its worker fires no triggers for statements.
+    (SELECT 'subscribed' WHERE EXISTS (SELECT FROM pg_subscription_rel s WHERE s.srrelid = p_rel))))
 $f$;
 
 -- take_off removes our triggers from a table that is not what its functions were
@@ -205,7 +207,7 @@ BEGIN
                                            WHERE f.pronamespace = 'handfast'::regnamespace) THEN
     RAISE EXCEPTION 'the triggers of Handfast keep their names, for they have to fire in a certain order' USING ERRCODE = 'HF004';
   END IF;
-  IF tg_tag !~ '^ALTER |^CREATE (TABLE|FOREIGN TABLE|INDEX|TYPE|DOMAIN|SCHEMA|EXTENSION)|^SELECT INTO|^IMPORT|^DROP (?!TRIGGER|FUNCTION|VIEW)' THEN
+  IF tg_tag !~ '^ALTER |^CREATE (TABLE|FOREIGN TABLE|INDEX|TYPE|DOMAIN|SCHEMA|EXTENSION|SUBSCRIPTION)|^SELECT INTO|^IMPORT|^DROP (?!TRIGGER|FUNCTION|VIEW)' THEN
     RETURN;
   END IF;
   -- Not for what we do to tables ourselves.
