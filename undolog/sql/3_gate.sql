@@ -124,7 +124,7 @@ CREATE OR REPLACE FUNCTION handfast.conflict(p_holder text, p_tab text, p_key te
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $f$
 BEGIN
   RAISE EXCEPTION '% % is held by undecided global transaction %', p_tab, p_key, p_holder USING
-    ERRCODE = CASE WHEN current_setting('transaction_isolation') = 'read committed' THEN 'HF001' ELSE '40001' END,
+    ERRCODE = CASE WHEN current_setting('transaction_isolation') IN ('read committed', 'read uncommitted') THEN 'HF001' ELSE '40001' END,
     DETAIL = json_build_object('handfast', 'conflict', 'holder', p_holder, 'table', p_tab, 'key', p_key)::text,
     HINT = 'Wait until it is decided and settled, then try again: handfast tx show ' || p_holder;
 END $f$;
