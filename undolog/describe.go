@@ -121,6 +121,18 @@ func (p *protector) protectable(ctx context.Context, t *table) error {
 	case t.firesAlways != "":
 		return &NotProtectableError{Table: t.Name, Reason: "has the " + t.firesAlways + " enabled ALWAYS or REPLICA, which would act on what a rollback restores"}
 	}
+	var domain string
+	err := p.tx.QueryRow(ctx, `WITH RECURSIVE d (oid) AS (
+			SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
+			UNION SELECT n.oid FROM d JOIN pg_type y ON y.oid = d.oid CROSS JOIN LATERAL (SELECT y.typbasetype UNION SELECT y.typelem
+				UNION SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = y.typrelid AND a.attnum > 0) n (oid) WHERE n.oid >= 16384)
+		SELECT coalesce(min(format_type(d.oid, NULL)), '') FROM d JOIN pg_constraint x ON x.contypid = d.oid AND NOT x.convalidated`, t.oid).Scan(&domain)
+	if err != nil {
+		return err
+	}
+	if domain != "" {
+		return &NotProtectableError{Table: t.Name, Reason: "has values of the domain " + domain + ", of which a constraint is not validated: what breaks it could not be put back"}
+	}
 	for _, c := range t.Columns {
 		if c.unreadable {
 			return &NotProtectableError{Table: t.Name, Reason: fmt.Sprintf("has the column %s of the type %s, which Postgres takes no values for", c.Name, c.kind)}
