@@ -21,6 +21,7 @@ type attack struct {
 }
 
 func (a attack) run(t *testing.T) {
+	t.Helper()
 	ctx := context.Background()
 	d := newDatabase(t, a.ddl, strings.Fields(a.protect)...)
 	before := snapshot(t, d.own)
@@ -80,7 +81,28 @@ func TestAttacksOnWhatIsUndecided(t *testing.T) {
 		"new unique index of a partition":          {ddl: leaves + "UPDATE p SET u = 'same'", protect: "p", work: []string{"UPDATE p SET u = id || '!' WHERE id > 9"}, then: []string{"CREATE UNIQUE INDEX ON p2 (u)"}},
 		"a unique index CONCURRENTLY":              {ddl: g, protect: "g", work: []string{"UPDATE g SET v = 100 WHERE id = 1"}, then: []string{"CREATE UNIQUE INDEX CONCURRENTLY ON g (u)"}},
 	}
-	for _, level := range []string{"READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"} {
+	// A value given up stays taken however it is written.
+	for name, tt := range map[string]struct{ column, was, again string }{
+		"NULLS NOT DISTINCT": {"text UNIQUE NULLS NOT DISTINCT", "NULL", "NULL"},
+		"padded":             {"char(5) UNIQUE", "'ab'", "'ab '"},
+		"zeros":              {"float8 UNIQUE", "0.0", "-0.0"},
+		"jsonb":              {"jsonb UNIQUE", "'{\"a\": 1.0}'", "'{\"a\": 1}'"},
+		"interval":           {"interval UNIQUE", "'1 mon'", "'30 days'"},
+		"array":              {"numeric[] UNIQUE", "'{1.0,NULL}'", "'{1.00,NULL}'"},
+		"range":              {"int4range UNIQUE", "'[1,2]'", "'[1,3)'"},
+		"row":                {"pair UNIQUE", "'(1.0,-0)'", "'(1.00,0)'"},
+		"array of rows":      {"pair[] UNIQUE", "'{\"(1.0,-0)\"}'", "'{\"(1.00,0)\"}'"},
+		"time with zone":     {"timestamptz UNIQUE", "'2024-01-01 12:00+00'", "'2024-01-01 17:30+05:30'"},
+		"network":            {"inet UNIQUE", "'10.0.0.1'", "'10.0.0.1/32'"},
+		"ignoring case":      {"text COLLATE ci UNIQUE", "'Ä'", "'ä'"},
+		"domain":             {"dom UNIQUE", "'Ä'", "'ä'"},
+	} {
+		for _, level := range levels {
+			tests["the same value: "+name+" at "+level] = attack{protect: "g", ddl: ci + "CREATE DOMAIN dom AS text COLLATE ci; CREATE TYPE pair AS (n numeric, f float8); CREATE TABLE g (id int PRIMARY KEY, u " + tt.column + "); INSERT INTO g VALUES (1, " + tt.was + ")",
+				first: old(level), work: []string{"DELETE FROM g"}, then: []string{"INSERT INTO g VALUES (2, " + tt.again + ")"}}
+		}
+	}
+	for _, level := range levels {
 		for name, sql := range map[string]string{"TRUNCATE": "TRUNCATE g", "DROP TABLE": "DROP TABLE g", "DETACH": "ALTER TABLE p DETACH PARTITION p2", "DROP of a partition": "DROP TABLE p2", "TRUNCATE of a partition": "TRUNCATE p2",
 			"DROP TRIGGER": "DROP TRIGGER handfast_truncate ON g; TRUNCATE g", "DISABLE TRIGGER": "ALTER TABLE g DISABLE TRIGGER ALL; UPDATE g SET v = 7", "DISABLE TRIGGER of a partition": "ALTER TABLE p2 DISABLE TRIGGER USER; UPDATE p SET v = 7 WHERE id > 9"} {
 			tests[name+" at "+level] = attack{ddl: g + leaves + "", protect: "g p", first: old(level), work: []string{"UPDATE g SET v = 100 WHERE id = 1", "DELETE FROM p WHERE id = 11", "UPDATE p SET v = 100 WHERE id = 12"}, then: []string{sql}}
