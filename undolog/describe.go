@@ -17,7 +17,7 @@ type table struct {
 	Name    string // as SQL
 	Capture bool   // false: only the guard of foreign keys
 	Enforce bool   // whether the guard holds for sessions without XID
-	RowPath bool   // row triggers: transition tables are not for partitions and heirs
+	RowPath bool   // row triggers: transition tables are not for partitions and heirs, nor for what a subscription feeds
 
 	Columns    []column
 	Keys       []column // in key order
@@ -32,7 +32,12 @@ type table struct {
 	kind             string
 	exclusion        bool
 	persistence      string // "u" if one of its partitions is
-	maxNum           int16
+	firesAlways      string // names of triggers and rules
+
+	// Unproven are CHECK constraints that rows may break which were there before:
+	// such a row could not be put back.
+	Unproven []constraint
+	maxNum   int16
 }
 
 type column struct {
@@ -54,6 +59,9 @@ type column struct {
 	identityAlways bool
 }
 
+// constraint is a CHECK constraint.
+type constraint struct{ Name, Expr string }
+
 // unique is a unique index that is not the primary key.
 type unique struct {
 	Deferrable bool
@@ -63,6 +71,9 @@ type unique struct {
 	exprs      string   // its columns as written, for those
 	predicate  string
 	nullsEqual bool
+	// ofPartition is one that only a partition has. It is guarded as if all had
+	// it: that costs a needless wait where another one holds the same value.
+	ofPartition bool
 }
 
 func (p *protector) describe(ctx context.Context, oid uint32) (*table, error) {
@@ -70,22 +81,31 @@ func (p *protector) describe(ctx context.Context, oid uint32) (*table, error) {
 		return t, nil
 	}
 	t := &table{oid: oid, Enforce: true}
-	var inherits bool
+	var byRow bool
 	err := p.tx.QueryRow(ctx, `SELECT format('%I.%I', n.nspname, c.relname), n.nspname, c.relname, c.relkind::text,
-			EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid OR i.inhparent = c.oid),
+			EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid OR i.inhparent = c.oid) OR EXISTS (SELECT FROM pg_subscription_rel s WHERE s.srrelid = c.oid),
 			EXISTS (SELECT FROM pg_constraint x WHERE handfast.root(x.conrelid) = c.oid AND x.contype = 'x'),
-			CASE WHEN EXISTS (SELECT FROM pg_partition_tree(c.oid) m JOIN pg_class mc ON mc.oid = m.relid WHERE mc.relpersistence = 'u') THEN 'u' ELSE c.relpersistence::text END
+			CASE WHEN EXISTS (SELECT FROM pg_partition_tree(c.oid) m JOIN pg_class mc ON mc.oid = m.relid WHERE mc.relpersistence = 'u') THEN 'u' ELSE c.relpersistence::text END,
+			coalesce(handfast.fires_always(c.oid), '')
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1`, oid).
-		Scan(&t.Name, &t.schema, &t.relation, &t.kind, &inherits, &t.exclusion, &t.persistence)
+		Scan(&t.Name, &t.schema, &t.relation, &t.kind, &byRow, &t.exclusion, &t.persistence, &t.firesAlways)
 	if err != nil {
 		return nil, err
 	}
 	t.partitioned = t.kind == "p"
-	t.RowPath = t.partitioned || inherits
+	t.RowPath = t.partitioned || byRow
 	if t.kind != "r" && t.kind != "p" {
 		return nil, &NotProtectableError{Table: t.Name, Reason: "is " + relationKind(t.kind) + ", not an ordinary table"}
 	}
 	if err := p.columns(ctx, t); err != nil {
+		return nil, err
+	}
+	rows, err := p.tx.Query(ctx, `SELECT x.conname, pg_get_expr(x.conbin, x.conrelid) FROM pg_constraint x
+		WHERE x.conrelid = $1 AND x.contype = 'c' AND NOT x.convalidated ORDER BY x.conname`, oid)
+	if err != nil {
+		return nil, err
+	}
+	if t.Unproven, err = pgx.CollectRows(rows, pgx.RowToStructByPos[constraint]); err != nil {
 		return nil, err
 	}
 	p.tables[oid] = t
@@ -115,6 +135,20 @@ func (p *protector) protectable(ctx context.Context, t *table) error {
 		return &NotProtectableError{Table: t.Name, Reason: "is UNLOGGED: a crash empties it, and what was voted for is gone"}
 	case t.exclusion:
 		return &NotProtectableError{Table: t.Name, Reason: "has an exclusion constraint, which can't be guarded"}
+	case t.firesAlways != "":
+		return &NotProtectableError{Table: t.Name, Reason: "has the " + t.firesAlways + " enabled ALWAYS or REPLICA, which would act on what a rollback restores"}
+	}
+	var domain string
+	err := p.tx.QueryRow(ctx, `WITH RECURSIVE d (oid) AS (
+			SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
+			UNION SELECT n.oid FROM d JOIN pg_type y ON y.oid = d.oid CROSS JOIN LATERAL (SELECT y.typbasetype UNION SELECT y.typelem
+				UNION SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = y.typrelid AND a.attnum > 0) n (oid) WHERE n.oid >= 16384)
+		SELECT coalesce(min(format_type(d.oid, NULL)), '') FROM d JOIN pg_constraint x ON x.contypid = d.oid AND NOT x.convalidated`, t.oid).Scan(&domain)
+	if err != nil {
+		return err
+	}
+	if domain != "" {
+		return &NotProtectableError{Table: t.Name, Reason: "has values of the domain " + domain + ", of which a constraint is not validated: what breaks it could not be put back"}
 	}
 	for _, c := range t.Columns {
 		if c.unreadable {
@@ -217,28 +251,31 @@ func isUndefined(err error) bool {
 }
 
 func (p *protector) indexes(ctx context.Context, t *table) error {
-	rows, err := p.tx.Query(ctx, `SELECT i.indisprimary, NOT i.indimmediate, i.indnullsnotdistinct, c.relname,
-			ARRAY(SELECT k FROM unnest(i.indkey::int2[]) WITH ORDINALITY u (k, n) WHERE n <= i.indnkeyatts ORDER BY n),
+	rows, err := p.tx.Query(ctx, `SELECT i.indisprimary, NOT i.indimmediate, i.indnullsnotdistinct, i.indrelid <> $1, c.relname,
+			ARRAY(SELECT coalesce(CASE WHEN u.coll IN (0, a.attcollation) THEN a.attname::text END, '')
+			        FROM unnest(i.indkey::int2[], i.indcollation::oid[]) WITH ORDINALITY u (k, coll, n)
+			        LEFT JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = u.k WHERE n <= i.indnkeyatts ORDER BY n),
 			ARRAY(SELECT format('%I.%s', n.nspname, o.oprname)
 			        FROM unnest(i.indclass::oid[]) WITH ORDINALITY k (c, n2) JOIN pg_opclass oc ON oc.oid = k.c
 			        JOIN pg_amop m ON m.amopfamily = oc.opcfamily AND m.amopstrategy = 3 AND m.amoplefttype = oc.opcintype AND m.amoprighttype = oc.opcintype
 			        JOIN pg_operator o ON o.oid = m.amopopr JOIN pg_namespace n ON n.oid = o.oprnamespace ORDER BY k.n2),
-			(SELECT string_agg(pg_get_indexdef(i.indexrelid, n::int, true), ', ' ORDER BY n) FROM generate_series(1, i.indnkeyatts) n),
+			(SELECT string_agg(pg_get_indexdef(i.indexrelid, n::int, true) || coalesce((SELECT format(' COLLATE %I.%I', s.nspname, l.collname)
+			          FROM pg_collation l JOIN pg_namespace s ON s.oid = l.collnamespace WHERE l.oid = i.indcollation[n - 1]), ''), ', ' ORDER BY n) FROM generate_series(1, i.indnkeyatts) n),
 			coalesce(pg_get_expr(i.indpred, i.indrelid, true), '')
 		FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
-		WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid ORDER BY c.relname`, t.oid)
+		WHERE i.indisunique AND i.indisvalid AND (i.indrelid = $1 OR i.indrelid IN (SELECT p.relid FROM pg_partition_tree($1) p)
+			AND NOT EXISTS (SELECT FROM pg_inherits h WHERE h.inhrelid = i.indexrelid)) ORDER BY c.relname, c.oid`, t.oid)
 	if err != nil {
 		return err
 	}
-	var primary, deferrable, nullsEqual bool
+	var primary, deferrable, nullsEqual, ofPartition bool
 	var name, exprs, predicate string
-	var nums []int16
-	var operators []string
-	_, err = pgx.ForEachRow(rows, []any{&primary, &deferrable, &nullsEqual, &name, &nums, &operators, &exprs, &predicate}, func() error {
+	var names, operators []string
+	_, err = pgx.ForEachRow(rows, []any{&primary, &deferrable, &nullsEqual, &ofPartition, &name, &names, &operators, &exprs, &predicate}, func() error {
 		var cols []column
 		plain := predicate == ""
-		for i, n := range nums {
-			j := slices.IndexFunc(t.Columns, func(c column) bool { return c.Num == n })
+		for i, n := range names {
+			j := slices.IndexFunc(t.Columns, func(c column) bool { return c.Name == n }) // of an expression: none
 			if j < 0 {
 				plain = false
 				continue
@@ -254,7 +291,7 @@ func (p *protector) indexes(ctx context.Context, t *table) error {
 			t.Keys = cols
 			return nil
 		}
-		u := unique{name: name, number: len(t.Uniques) + 1, Deferrable: deferrable, nullsEqual: nullsEqual}
+		u := unique{name: name, number: len(t.Uniques) + 1, Deferrable: deferrable, nullsEqual: nullsEqual, ofPartition: ofPartition}
 		if plain {
 			u.columns = cols
 		} else {

@@ -78,11 +78,27 @@
 //
 // # Limits
 //
-// A table needs a primary key that is not deferrable, and no exclusion constraint.
-// Event triggers refuse DDL while rows are undecided, and take a table that was
-// altered off until it is protected again; they need a superuser to install the
-// schema. Rolling back needs the right to set session_replication_role; Doctor
-// says where it is missing. Install puts a trigger on every table of the database,
-// which refuses writes without capture in a global transaction; where a new table
-// has none, seal looks at the locks of the transaction, which costs more.
+// A table needs a primary key that is not deferrable. Refused are exclusion
+// constraints, triggers and rules of users that are enabled ALWAYS or REPLICA,
+// unlogged and temporary tables, and domains with constraints that are not
+// validated; a row that breaks a CHECK constraint which is NOT VALID is refused when
+// it is to be changed. Event triggers refuse DDL while rows are undecided, and take
+// a table that was altered off until it is protected again; they need a superuser to
+// install the schema. Rolling back needs the right to set session_replication_role;
+// Doctor says where it is missing. Install puts a trigger on every table of the
+// database, which refuses writes without capture in a global transaction; where a new
+// table has none, seal looks at the locks of the transaction, which costs more.
+//
+// TRUNCATE, DROP and DETACH of what is protected need READ COMMITTED: above it
+// intents may not be seen. DETACH ... CONCURRENTLY must not be used on a protected
+// table: it ends half done where there are intents. A unique index that is built
+// CONCURRENTLY is guarded only once it is valid and the table protected again.
+//
+// Not seen are large objects. In a global transaction lastval() tells a value of
+// our own sequence; use RETURNING.
+//
+// Whoever owns a protected table is trusted: the expressions of its indexes,
+// constraints, domains and generated columns are evaluated with the rights of whoever
+// protected it. So is whoever may write to it: a conflict names the XID that
+// holds the row, and an XID is all that it takes to join.
 package undolog

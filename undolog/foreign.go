@@ -66,6 +66,7 @@ type foreignKey struct {
 	ref               reference
 	Deferrable        bool
 	acts              bool // CASCADE, SET NULL or SET DEFAULT
+	Valid             bool // no: there may have been orphans before
 }
 
 // cast are the child's values as the parent's types, so that both hash alike.
@@ -161,7 +162,7 @@ func (f foreignKey) Refers() string {
 
 // foreignKeys reads those that the table is an end of.
 func (p *protector) foreignKeys(ctx context.Context, t *table) error {
-	rows, err := p.tx.Query(ctx, `SELECT x.conname, x.condeferrable, x.confupdtype NOT IN ('a', 'r') OR x.confdeltype NOT IN ('a', 'r'), c.oid, c.oid::regclass::text, cc.relkind = 'p', p.oid, p.oid::regclass::text, pc.relkind = 'p',
+	rows, err := p.tx.Query(ctx, `SELECT x.conname, x.condeferrable, x.convalidated, x.confupdtype NOT IN ('a', 'r') OR x.confdeltype NOT IN ('a', 'r'), c.oid, c.oid::regclass::text, cc.relkind = 'p', p.oid, p.oid::regclass::text, pc.relkind = 'p',
 			ARRAY(SELECT a.attname::text FROM unnest(x.conkey, x.confkey) k (ck, pk) JOIN pg_attribute a ON a.attrelid = x.conrelid AND a.attnum = k.ck ORDER BY k.pk),
 			ARRAY(SELECT a.attname::text FROM unnest(x.confkey) k (pk) JOIN pg_attribute a ON a.attrelid = x.confrelid AND a.attnum = k.pk ORDER BY k.pk),
 			ARRAY(SELECT format('%I.%s', n.nspname, o.oprname) FROM unnest(x.confkey, x.conpfeqop) k (pk, op) JOIN pg_operator o ON o.oid = k.op JOIN pg_namespace n ON n.oid = o.oprnamespace ORDER BY k.pk)
@@ -176,7 +177,7 @@ func (p *protector) foreignKeys(ctx context.Context, t *table) error {
 	}
 	fks, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (found, error) {
 		var f found
-		err := row.Scan(&f.Constraint, &f.Deferrable, &f.acts, &f.child, &f.Child, &f.childPartitioned, &f.parent, &f.Parent, &f.parentPartitioned,
+		err := row.Scan(&f.Constraint, &f.Deferrable, &f.Valid, &f.acts, &f.child, &f.Child, &f.childPartitioned, &f.parent, &f.Parent, &f.parentPartitioned,
 			&f.childCols, &f.refCols, &f.operators)
 		return f, err
 	})

@@ -71,14 +71,14 @@ func (t *table) uniqueKey(u unique, row string) string {
 func (t *table) Looks(row string) string {
 	var keys []string
 	if t.Enforce {
-		keys = append(keys, "CASE WHEN hf_me = '' THEN "+t.RowKey(row)+" END")
+		keys = append(keys, "CASE WHEN hf.hf_me = '' THEN "+t.RowKey(row)+" END")
 	}
 	for _, u := range t.Uniques {
 		switch {
 		case !u.Deferrable:
 			keys = append(keys, t.uniqueKey(u, row))
 		case t.Enforce:
-			keys = append(keys, "CASE WHEN hf_me = '' THEN "+t.uniqueKey(u, row)+" END")
+			keys = append(keys, "CASE WHEN hf.hf_me = '' THEN "+t.uniqueKey(u, row)+" END")
 		}
 	}
 	return strings.Join(keys, ", ")
@@ -160,7 +160,11 @@ func keyText(row string, cols []column) string {
 
 // Twin is whether two rows have one value of a deferrable constraint.
 func (u unique) Twin(a, b string) string {
-	return each(u.columns, " AND ", func(c column) string { return c.equal(a+"."+quote(c.Name), b+"."+quote(c.Name)) })
+	within := ""
+	if u.ofPartition {
+		within = fmt.Sprintf("%s.tableoid = %s.tableoid AND ", a, b)
+	}
+	return within + each(u.columns, " AND ", func(c column) string { return c.equal(a+"."+quote(c.Name), b+"."+quote(c.Name)) })
 }
 
 // HasValue says what does not fit.

@@ -3,6 +3,7 @@ rows before and after: transition tables, or the one row of a row trigger. */ -}
 CREATE OR REPLACE FUNCTION handfast.row_{{.ID}}() RETURNS trigger
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp{{.Pins}} AS @body@
 #variable_conflict use_column
+<<hf>>
 DECLARE
   hf_me     text := '';
   hf_strict boolean := current_setting('transaction_isolation') <> 'read committed';
@@ -14,6 +15,7 @@ DECLARE
   hf_holder text;
   hf_label  text;
 BEGIN
+  -- Where columns of the table are in sight, variables have the label before them.
   IF current_setting('session_replication_role') = 'replica' AND handfast.settles() THEN
     RETURN NULL;
   END IF;
@@ -31,6 +33,15 @@ BEGIN
     RETURN NULL; -- the guard is off for others
 {{- end}}
   END IF;
+{{- range .Unproven}}
+  -- {{comment .Name}} is NOT VALID: what breaks it could not be put back.
+  IF hf_me <> '' AND TG_OP <> 'INSERT' THEN
+    IF EXISTS (SELECT FROM {{$.Old}} r WHERE ({{.Expr}}) IS FALSE) THEN
+      RAISE EXCEPTION '%', {{lit (printf "a row of %s breaks %s, which is not validated: it could not be put back in that state, so a global transaction may not change it" $.Name .Name)}}
+        USING ERRCODE = 'HF004', HINT = 'Mend the row outside of global transactions.';
+    END IF;
+  END IF;
+{{- end}}
   IF TG_OP = 'INSERT' THEN
     hf_looks := ARRAY(SELECT g.k FROM {{.New}} n, LATERAL unnest(ARRAY[{{.Looks "n"}}]::bigint[]) g (k) WHERE g.k IS NOT NULL);
   ELSIF TG_OP = 'UPDATE' AND hf_me = '' THEN
@@ -50,7 +61,7 @@ BEGIN
     IF TG_OP = 'INSERT' THEN
       WITH ins AS (
         INSERT INTO handfast.undo (xid, branch, tab, op, key, cols, new, gates)
-        SELECT hf_me, current_setting('handfast.branch')::uuid, {{.ID}}, 'I', {{.KeyImage "n"}}, {{.Numbers}}, {{.Images "n"}},
+        SELECT hf.hf_me, current_setting('handfast.branch')::uuid, {{.ID}}, 'I', {{.KeyImage "n"}}, {{.Numbers}}, {{.Images "n"}},
                array_remove(ARRAY[{{.InsertTakes}}], NULL)
           FROM {{.New}} n RETURNING seq, gates)
       SELECT array_agg(g.k), array_agg(CASE g.i WHEN 1 THEN ins.seq ELSE 0 END) INTO hf_takes, hf_seqs
@@ -58,7 +69,7 @@ BEGIN
     ELSIF TG_OP = 'DELETE' THEN
       WITH ins AS (
         INSERT INTO handfast.undo (xid, branch, tab, op, key, cols, old, gates)
-        SELECT hf_me, current_setting('handfast.branch')::uuid, {{.ID}}, 'D', {{.KeyImage "o"}}, {{.Numbers}}, {{.Images "o"}},
+        SELECT hf.hf_me, current_setting('handfast.branch')::uuid, {{.ID}}, 'D', {{.KeyImage "o"}}, {{.Numbers}}, {{.Images "o"}},
                array_remove(ARRAY[{{.DeleteTakes}}], NULL)
           FROM {{.Old}} o RETURNING seq, gates)
       SELECT array_agg(g.k), array_agg(CASE g.i WHEN 1 THEN ins.seq ELSE 0 END) INTO hf_takes, hf_seqs
@@ -68,7 +79,7 @@ BEGIN
       -- one that comes.
       WITH ins AS (
         INSERT INTO handfast.undo (xid, branch, tab, op, key, cols, old, new, gates)
-        SELECT hf_me, current_setting('handfast.branch')::uuid, {{.ID}},
+        SELECT hf.hf_me, current_setting('handfast.branch')::uuid, {{.ID}},
                CASE WHEN {{.Absent "o"}} THEN 'I' WHEN {{.Absent "n"}} THEN 'D' ELSE 'U' END,
                CASE WHEN {{.Absent "o"}} THEN {{.KeyImage "n"}} ELSE {{.KeyImage "o"}} END,
                CASE WHEN {{.Absent "o"}} OR {{.Absent "n"}} THEN {{.Numbers}} ELSE {{.ChangedNumbers}} END,
@@ -101,10 +112,10 @@ BEGIN
   END IF;
   -- Whose key it is, is looked up only now: the text costs more than the guard.
   IF hf_label IS NULL AND TG_OP <> 'INSERT' THEN
-    SELECT l.label INTO hf_label FROM {{.Old}} o, LATERAL (VALUES {{.Labels "o"}}) l (k, label) WHERE l.k = hf_key LIMIT 1;
+    SELECT l.label INTO hf_label FROM {{.Old}} o, LATERAL (VALUES {{.Labels "o"}}) l (k, label) WHERE l.k = hf.hf_key LIMIT 1;
   END IF;
   IF hf_label IS NULL AND TG_OP <> 'DELETE' THEN
-    SELECT l.label INTO hf_label FROM {{.New}} n, LATERAL (VALUES {{.Labels "n"}}) l (k, label) WHERE l.k = hf_key LIMIT 1;
+    SELECT l.label INTO hf_label FROM {{.New}} n, LATERAL (VALUES {{.Labels "n"}}) l (k, label) WHERE l.k = hf.hf_key LIMIT 1;
   END IF;
   PERFORM handfast.conflict(hf_holder, {{lit .Name}}, coalesce(hf_label, '(the key of another row)'));
   RETURN NULL;

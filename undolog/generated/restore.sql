@@ -79,7 +79,7 @@ BEGIN
     WITH whole AS (
       SELECT x.key, {{.MergedImages "t" "x"}} AS before FROM handfast.step x JOIN {{.Only}}{{.Name}} t ON {{.StepIs "t" "x"}}
        WHERE x.xid = p_xid AND x.tab = {{.ID}} AND x.rewrite)
-    UPDATE handfast.step x SET before = w.before, cols = {{.Numbers}} FROM whole w WHERE x.xid = p_xid AND x.tab = {{.ID}} AND x.key = w.key;
+    UPDATE handfast.step x SET before = w.before, cols = {{.Numbers}} FROM whole w WHERE x.xid = p_xid AND x.tab = {{.ID}} AND hash_array(x.key) = hash_array(w.key) AND x.key = w.key;
     DELETE FROM {{.Only}}{{.Name}} t USING handfast.step x WHERE x.xid = p_xid AND x.tab = {{.ID}} AND {{.StepIs "t" "x"}} AND x.rewrite;
   END IF;
   INSERT INTO {{.Name}} ({{.ColumnNames}}) OVERRIDING SYSTEM VALUE
@@ -99,15 +99,15 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 DECLARE
   bad text;
 BEGIN
-{{- range .ChildOf}}
+{{- range .ChildOf}}{{if .Valid}}
   SELECT x.key::text INTO bad FROM handfast.step x JOIN {{$.Only}}{{$.Name}} t ON {{$.StepIs "t" "x"}}
    WHERE x.xid = p_xid AND x.tab = {{$.ID}} AND x.was AND {{.Complete "t"}}
      AND NOT EXISTS (SELECT FROM {{.ParentOnly}}{{.Parent}} r WHERE {{.Joined "r" "t"}}) LIMIT 1;
   IF FOUND THEN
     PERFORM handfast.misfit({{lit $.Name}}, bad, {{lit .ParentGone}});
   END IF;
-{{- end}}
-{{- range .ParentOf}}
+{{- end}}{{end}}
+{{- range .ParentOf}}{{if .Valid}}
   SELECT v.key::text INTO bad
     FROM (SELECT u.key, {{.Values "u" "t"}} FROM handfast.undo u LEFT JOIN {{$.Only}}{{$.Name}} t ON {{$.StepIs "t" "u"}}
            WHERE u.xid = p_xid AND u.tab = {{$.ID}} AND (u.op = 'I' OR u.op = 'U' AND u.cols && {{.RefNumbers}})) v
@@ -116,7 +116,7 @@ BEGIN
   IF FOUND THEN
     PERFORM handfast.misfit({{lit $.Name}}, bad, {{lit .Refers}});
   END IF;
-{{- end}}
+{{- end}}{{end}}
 {{- range .Uniques}}{{if .Deferrable}}
   SELECT x.key::text INTO bad FROM handfast.step x JOIN {{$.Only}}{{$.Name}} t ON {{$.StepIs "t" "x"}}
     JOIN {{$.Only}}{{$.Name}} o ON {{.Twin "o" "t"}} AND (o.ctid, o.tableoid) <> (t.ctid, t.tableoid)

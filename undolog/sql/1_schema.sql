@@ -89,9 +89,12 @@ CREATE UNLOGGED TABLE IF NOT EXISTS handfast.step (
   before  text[] COLLATE "C",
   after   text[] COLLATE "C",  -- what the transaction left
   current text[] COLLATE "C",
-  rewrite boolean NOT NULL,  -- take the row out and put it back
-  PRIMARY KEY (xid, tab, key)
+  rewrite boolean NOT NULL   -- take the row out and put it back
 );
+-- Not the key: its images may be longer than an index takes, where the values of
+-- the key itself are not.
+ALTER TABLE handfast.step DROP CONSTRAINT IF EXISTS step_pkey;
+CREATE INDEX IF NOT EXISTS step_key ON handfast.step (xid, tab, pg_catalog.hash_array(key));
 
 -- Local transactions that restore: no session can forge a row here.
 CREATE UNLOGGED TABLE IF NOT EXISTS handfast.settling (lxid xid8 PRIMARY KEY);

@@ -15,7 +15,7 @@ DECLARE
   me  text := current_setting('handfast.xid', true);
   lx  text := pg_current_xact_id()::text;
 BEGIN
-  IF length(p_xid) <> 56 OR p_branch IS NULL THEN
+  IF p_xid !~ '^[0-9a-v]{56}$' OR p_xid ~ '^0*$' OR p_branch IS NULL THEN
     RAISE EXCEPTION 'malformed XID or branch' USING ERRCODE = 'HF005';
   END IF;
   IF me <> '' AND current_setting('handfast.lxid', true) = lx AND me <> p_xid THEN
@@ -56,6 +56,11 @@ BEGIN
     RAISE EXCEPTION 'the setting handfast.xid was not made by handfast.arm in this transaction'
       USING ERRCODE = 'HF005', HINT = 'Call handfast.arm first after BEGIN; never set handfast.xid for a session.';
   END IF;
+  -- The settings may be forged as a whole. Whoever knows an XID may join it; one
+  -- that is none would stand in the way of all who read the fences.
+  IF x !~ '^[0-9a-v]{56}$' OR x ~ '^0*$' THEN
+    RAISE EXCEPTION 'malformed XID' USING ERRCODE = 'HF005';
+  END IF;
   -- A plain insert: where the branch is decided, its fence row is there, and
   -- the unique index says so at every isolation level.
   BEGIN
@@ -83,7 +88,7 @@ BEGIN
       FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
      WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND l.relation >= 16384
        AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
-       AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND c.relnamespace <> 'handfast'::regnamespace
+       AND c.relkind IN ('r', 'p', 'f') AND c.relpersistence <> 't' AND c.relnamespace <> 'handfast'::regnamespace
        AND NOT EXISTS (SELECT FROM handfast.protected p
                         WHERE p.rel = handfast.root(c.oid) AND p.capture AND p.fingerprint = handfast.fingerprint(p.rel))
      LIMIT 1;

@@ -27,6 +27,8 @@ BEGIN
   PERFORM set_config('handfast.arranging', pg_current_xact_id()::text, true);
   FOR r IN
     SELECT c.oid::regclass AS t,
+           -- Before Postgres 16 foreign tables have no triggers for TRUNCATE.
+           c.relkind <> 'f' OR current_setting('server_version_num')::int >= 160000 AS truncates,
            EXISTS (SELECT FROM handfast.protected p WHERE p.rel = handfast.root(c.oid) AND p.capture AND p.fingerprint <> '') AS captured,
            EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND g.tgname = 'handfast_refuse') AS refuses,
            EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND g.tgname = 'handfast_refuse_row') AS refuses_rows,
@@ -34,7 +36,7 @@ BEGIN
            -- What is done to the parent reaches this table without its statement triggers.
            NOT c.relispartition AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid) AS inherits
       FROM pg_class c JOIN pg_namespace s ON s.oid = c.relnamespace
-     WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND s.nspname <> 'handfast'
+     WHERE c.relkind IN ('r', 'p', 'f') AND c.relpersistence <> 't' AND s.nspname <> 'handfast'
        AND s.nspname <> 'information_schema' AND s.nspname !~ '^pg_'
   LOOP
     IF r.captured AND NOT r.keeps THEN
@@ -46,8 +48,8 @@ BEGIN
     IF r.captured AND r.refuses THEN
       EXECUTE format('DROP TRIGGER handfast_refuse ON %s', r.t);
     ELSIF NOT r.captured AND NOT r.refuses THEN
-      EXECUTE format('CREATE TRIGGER handfast_refuse BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON %s
-        FOR EACH STATEMENT EXECUTE FUNCTION handfast.refuse_write()', r.t);
+      EXECUTE format('CREATE TRIGGER handfast_refuse BEFORE INSERT OR UPDATE OR DELETE %s ON %s
+        FOR EACH STATEMENT EXECUTE FUNCTION handfast.refuse_write()', CASE WHEN r.truncates THEN 'OR TRUNCATE' END, r.t);
       EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER handfast_refuse', r.t);
     END IF;
     IF r.refuses_rows AND (r.captured OR NOT r.inherits) THEN
@@ -58,7 +60,27 @@ BEGIN
       EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER handfast_refuse_row', r.t);
     END IF;
   END LOOP;
+  -- Nobody switches ours off, or to the ordinary way of firing, by the way.
+  FOR r IN SELECT g.tgrelid::regclass AS t, g.tgname FROM pg_trigger g JOIN pg_proc f ON f.oid = g.tgfoid
+            WHERE f.pronamespace = 'handfast'::regnamespace AND g.tgenabled <> 'A' LOOP
+    EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', r.t, r.tgname);
+  END LOOP;
   PERFORM set_config('handfast.arranging', '', true);
+END $f$;
+
+-- ours tells whether a trigger is one of ours, by its name: it may be gone.
+CREATE OR REPLACE FUNCTION handfast.ours(p_trigger name) RETURNS boolean
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS
+$f$ SELECT p_trigger IN ('handfast_refuse', 'handfast_refuse_row', 'handfast_truncate', '~handfast', E'\x01handfast_i', E'\x01handfast_u', E'\x01handfast_d') $f$;
+
+-- only_fresh refuses what rests on there being no intents, where the snapshot may
+-- be older than one.
+CREATE OR REPLACE FUNCTION handfast.only_fresh(p_tag text) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $f$
+BEGIN
+  IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+    RAISE EXCEPTION '% of a protected table needs READ COMMITTED: above it intents are not to be seen', p_tag USING ERRCODE = 'HF004';
+  END IF;
 END $f$;
 
 CREATE OR REPLACE FUNCTION handfast.refuse_truncate() RETURNS trigger
@@ -70,6 +92,7 @@ BEGIN
     RAISE EXCEPTION 'TRUNCATE of % can not be undone, so a global transaction may not do it', TG_RELID::regclass
       USING ERRCODE = 'HF004', HINT = 'Use DELETE.';
   END IF;
+  PERFORM handfast.only_fresh(TG_OP);
   SELECT u.xid INTO holder FROM handfast.undo u JOIN handfast.protected p ON p.id = u.tab WHERE p.rel = handfast.root(TG_RELID) LIMIT 1;
   IF FOUND THEN
     PERFORM handfast.conflict(holder, TG_RELID::regclass::text, '(all rows)');
@@ -104,6 +127,17 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifi
     FROM t JOIN pg_type y ON y.oid = t.oid
 $f$;
 
+-- fires_always names a trigger or rule of a user, on a table or its partitions,
+-- that would act while a rollback restores; NULL where there is none.
+CREATE OR REPLACE FUNCTION handfast.fires_always(p_rel oid) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $f$
+  WITH t (oid) AS (SELECT p_rel UNION SELECT relid FROM pg_partition_tree(p_rel))
+  SELECT string_agg(x.name, ', ' ORDER BY x.name) FROM (
+    SELECT 'trigger ' || g.tgname FROM pg_trigger g JOIN t ON t.oid = g.tgrelid JOIN pg_proc f ON f.oid = g.tgfoid
+     WHERE g.tgenabled IN ('A', 'R') AND f.pronamespace <> 'handfast'::regnamespace
+    UNION SELECT 'rule ' || r.rulename FROM pg_rewrite r JOIN t ON t.oid = r.ev_class WHERE r.ev_enabled IN ('A', 'R')) x (name)
+$f$;
+
 -- fingerprint of what the functions of a table rest on.
 CREATE OR REPLACE FUNCTION handfast.fingerprint(p_rel regclass) RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $f$
@@ -111,13 +145,17 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET q
     (SELECT string_agg(concat_ws(',', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attcollation, a.attgenerated, a.attidentity, a.attnotnull, handfast.type_fingerprint(a.atttypid)), ';' ORDER BY a.attnum)
        FROM pg_attribute a WHERE a.attrelid = p_rel AND a.attnum > 0 AND NOT a.attisdropped),
     (SELECT string_agg(pg_get_indexdef(i.indexrelid), ';' ORDER BY pg_get_indexdef(i.indexrelid))
-       FROM pg_index i WHERE i.indrelid = p_rel AND i.indisunique),
+       FROM pg_index i WHERE i.indisunique AND i.indisvalid AND (i.indrelid = p_rel OR i.indrelid IN (SELECT t.relid FROM pg_partition_tree(p_rel) t)
+        AND NOT EXISTS (SELECT FROM pg_inherits h WHERE h.inhrelid = i.indexrelid))),
     (SELECT string_agg(c.conname || ' ' || c.conrelid::regclass || ' ' || pg_get_constraintdef(c.oid), ';' ORDER BY c.conname, c.conrelid::regclass::text)
        FROM pg_constraint c
       WHERE c.contype <> 't' AND c.conparentid = 0 AND (c.conrelid = p_rel OR c.contype = 'f' AND handfast.root(c.conrelid) = p_rel OR c.contype = 'f' AND handfast.root(c.confrelid) = p_rel)),
     EXISTS (SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
              WHERE NOT c.relispartition AND p_rel IN (i.inhrelid, i.inhparent)),
-    EXISTS (SELECT FROM pg_class c WHERE c.relpersistence <> 'p' AND c.oid = p_rel)))
+    EXISTS (SELECT FROM pg_class c WHERE c.relpersistence <> 'p' AND c.oid = p_rel),
+    handfast.fires_always(p_rel),
+    -- Its worker fires no triggers for statements.
+    (SELECT 'subscribed' WHERE EXISTS (SELECT FROM pg_subscription_rel s WHERE s.srrelid = p_rel))))
 $f$;
 
 -- take_off removes our triggers from a table that is not what its functions were
@@ -128,11 +166,13 @@ DECLARE
   p handfast.protected;
   g name;
 BEGIN
+  PERFORM set_config('handfast.arranging', pg_current_xact_id()::text, true);
   UPDATE handfast.protected t SET fingerprint = '' WHERE t.id = p_id RETURNING t.* INTO p;
   FOR g IN SELECT t.tgname FROM pg_trigger t WHERE t.tgrelid = p.rel AND t.tgparentid = 0
              AND t.tgfoid IN (to_regproc(format('handfast.row_%s', p_id)), to_regproc(format('handfast.fk_%s', p_id))) LOOP
     EXECUTE format('DROP TRIGGER %I ON %s', g, p.rel);
   END LOOP;
+  PERFORM set_config('handfast.arranging', '', true);
 END $f$;
 
 -- always makes our triggers fire in sessions that apply what was replicated, and
@@ -155,18 +195,40 @@ END $f$;
 -- their undo impossible; and what makes our functions stale takes them off.
 CREATE OR REPLACE FUNCTION handfast.on_ddl() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
+DECLARE
+  p      record;
+  holder text;
 BEGIN
   IF current_setting('handfast.xid', true) <> '' AND current_setting('handfast.lxid', true) = pg_current_xact_id()::text
      AND EXISTS (SELECT FROM pg_event_trigger_ddl_commands() c WHERE c.schema_name IS DISTINCT FROM 'pg_temp') THEN
     RAISE EXCEPTION '% can not be undone, so a global transaction may not do it', tg_tag USING ERRCODE = 'HF004',
       HINT = 'Run it outside of global transactions.';
   END IF;
-  IF tg_tag !~ '^(ALTER|CREATE) (TABLE|INDEX|TYPE|DOMAIN|SCHEMA|EXTENSION)|^SELECT INTO|^DROP (?!TRIGGER|FUNCTION|VIEW)' THEN
+  IF tg_tag = 'ALTER TRIGGER' AND EXISTS (SELECT FROM pg_event_trigger_ddl_commands() c JOIN pg_trigger t ON t.oid = c.objid JOIN pg_proc f ON f.oid = t.tgfoid
+                                           WHERE f.pronamespace = 'handfast'::regnamespace) THEN
+    RAISE EXCEPTION 'the triggers of Handfast keep their names, for they have to fire in a certain order' USING ERRCODE = 'HF004';
+  END IF;
+  IF tg_tag !~ '^ALTER |^CREATE (TABLE|FOREIGN TABLE|INDEX|TYPE|DOMAIN|SCHEMA|EXTENSION|SUBSCRIPTION)|^SELECT INTO|^IMPORT|^DROP (?!TRIGGER|FUNCTION|VIEW)' THEN
     RETURN;
   END IF;
   -- Not for what we do to tables ourselves.
   IF current_setting('handfast.arranging', true) = pg_current_xact_id()::text THEN
     RETURN;
+  END IF;
+  -- What a partition alone gets is no business of the functions, which serve all
+  -- of them, but may be in the way of an undo.
+  IF tg_tag IN ('ALTER TABLE', 'CREATE INDEX') THEN
+    SELECT t.id, t.rel::text AS name INTO p FROM pg_event_trigger_ddl_commands() c
+      LEFT JOIN pg_index i ON c.classid = 'pg_class'::regclass AND i.indexrelid = c.objid
+      JOIN handfast.protected t ON t.rel = handfast.root(coalesce(i.indrelid, c.objid)) AND t.rel <> coalesce(i.indrelid, c.objid)
+     WHERE c.classid = 'pg_class'::regclass AND t.capture AND t.fingerprint <> '' AND (i.indexrelid IS NULL OR i.indisunique) LIMIT 1;
+    IF FOUND THEN
+      PERFORM handfast.only_fresh(tg_tag);
+      SELECT u.xid INTO holder FROM handfast.undo u WHERE u.tab = p.id LIMIT 1;
+      IF FOUND THEN
+        PERFORM handfast.conflict(holder, p.name, '(' || tg_tag || ' of a partition)');
+      END IF;
+    END IF;
   END IF;
   PERFORM handfast.settle_ddl(tg_tag);
 END $f$;
@@ -182,8 +244,14 @@ BEGIN
     RAISE EXCEPTION '% can not be undone, so a global transaction may not do it', tg_tag USING ERRCODE = 'HF004',
       HINT = 'Run it outside of global transactions.';
   END IF;
+  IF tg_tag = 'DROP TRIGGER' AND current_setting('handfast.arranging', true) IS DISTINCT FROM pg_current_xact_id()::text
+     AND EXISTS (SELECT FROM pg_event_trigger_dropped_objects() o WHERE o.object_type = 'trigger' AND handfast.ours(o.address_names[3])) THEN
+    RAISE EXCEPTION 'without the triggers of Handfast nothing would guard the table, nor capture what is done to it' USING ERRCODE = 'HF004',
+      HINT = 'Run: handfast pg unprotect';
+  END IF;
   FOR p IN SELECT t.id, o.object_identity AS name FROM pg_event_trigger_dropped_objects() o
              JOIN handfast.protected t ON t.rel = o.objid WHERE o.classid = 'pg_class'::regclass AND o.objsubid = 0 LOOP
+    PERFORM handfast.only_fresh(tg_tag);
     SELECT u.xid INTO holder FROM handfast.undo u WHERE u.tab = p.id LIMIT 1;
     IF FOUND THEN
       PERFORM handfast.conflict(holder, p.name, '(' || tg_tag || ')');
@@ -192,6 +260,9 @@ BEGIN
     PERFORM handfast.drop_functions(p.id);
   END LOOP;
   -- A table that had our trigger and was not protected itself was a partition.
+  IF tg_tag <> 'DROP TRIGGER' AND EXISTS (SELECT FROM pg_event_trigger_dropped_objects() o WHERE o.object_type = 'trigger' AND o.object_identity LIKE 'handfast\_truncate on %') THEN
+    PERFORM handfast.only_fresh(tg_tag);
+  END IF;
   FOR p IN SELECT u.xid, t.rel::text AS name FROM pg_event_trigger_dropped_objects() o, handfast.undo u JOIN handfast.protected t ON t.id = u.tab
              JOIN pg_class c ON c.oid = t.rel AND c.relkind = 'p'
             WHERE o.object_type = 'trigger' AND o.object_identity LIKE 'handfast\_truncate on %' AND tg_tag NOT IN ('DROP TRIGGER') LIMIT 1 LOOP
@@ -224,6 +295,7 @@ BEGIN
   -- A partition that left its table still refuses TRUNCATE, and is a stranger.
   IF EXISTS (SELECT FROM pg_trigger g WHERE g.tgname = 'handfast_truncate' AND g.tgfoid = 'handfast.refuse_truncate'::regproc
               AND NOT EXISTS (SELECT FROM handfast.protected t WHERE t.capture AND t.fingerprint <> '' AND t.rel = handfast.root(g.tgrelid))) THEN
+    PERFORM handfast.only_fresh(p_tag);
     SELECT u.xid INTO holder FROM handfast.undo u JOIN handfast.protected t ON t.id = u.tab
       JOIN pg_class c ON c.oid = t.rel WHERE c.relkind = 'p' LIMIT 1;
     IF FOUND THEN
@@ -231,18 +303,18 @@ BEGIN
     END IF;
   END IF;
   IF cardinality(stale) > 0 THEN
-    IF current_setting('transaction_isolation') <> 'read committed' THEN
-      RAISE EXCEPTION '% of a protected table needs READ COMMITTED: above it intents are not to be seen', p_tag USING ERRCODE = 'HF004';
-    END IF;
+    PERFORM handfast.only_fresh(p_tag);
     -- Foreign keys are guarded at both ends or not at all.
     stale := ARRAY(SELECT t.id FROM handfast.protected t WHERE t.fingerprint <> '' AND (t.id = ANY (stale) OR t.capture AND EXISTS (
       SELECT FROM pg_constraint c JOIN handfast.protected o ON o.rel IN (handfast.root(c.conrelid), handfast.root(c.confrelid)) AND o.id = ANY (stale)
        WHERE c.contype = 'f' AND t.rel IN (handfast.root(c.conrelid), handfast.root(c.confrelid)))));
+    -- Only then look for intents: DDL has locked one table, and to take off the
+    -- triggers of the others may have waited for those who write there.
+    PERFORM handfast.take_off(i) FROM unnest(stale) i ORDER BY i;
     SELECT u.xid, t.rel::text AS name INTO p FROM handfast.undo u JOIN handfast.protected t ON t.id = u.tab WHERE u.tab = ANY (stale) LIMIT 1;
     IF FOUND THEN
       PERFORM handfast.conflict(p.xid, p.name, '(' || p_tag || ')');
     END IF;
-    PERFORM handfast.take_off(i) FROM unnest(stale) i;
   END IF;
   PERFORM handfast.arrange();
 END $f$;
