@@ -2080,9 +2080,11 @@ func (x *SettleItem) GetBranches() []*SettleBranch {
 }
 
 type SettleBranch struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	BranchId      string                 `protobuf:"bytes,1,opt,name=branch_id,json=branchId,proto3" json:"branch_id,omitempty"`
-	Vote          Vote                   `protobuf:"varint,2,opt,name=vote,proto3,enum=handfast.v1.Vote" json:"vote,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	BranchId string                 `protobuf:"bytes,1,opt,name=branch_id,json=branchId,proto3" json:"branch_id,omitempty"`
+	Vote     Vote                   `protobuf:"varint,2,opt,name=vote,proto3,enum=handfast.v1.Vote" json:"vote,omitempty"`
+	// Unspecified: AT.
+	Mode          Mode `protobuf:"varint,3,opt,name=mode,proto3,enum=handfast.v1.Mode" json:"mode,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2129,6 +2131,13 @@ func (x *SettleBranch) GetVote() Vote {
 		return x.Vote
 	}
 	return Vote_VOTE_UNSPECIFIED
+}
+
+func (x *SettleBranch) GetMode() Mode {
+	if x != nil {
+		return x.Mode
+	}
+	return Mode_MODE_UNSPECIFIED
 }
 
 // SettleResult answers Settle, item by item, as they become known.
@@ -2318,9 +2327,11 @@ func (x *AskVotes) GetItems() []*AskItem {
 }
 
 type AskItem struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Xid           string                 `protobuf:"bytes,1,opt,name=xid,proto3" json:"xid,omitempty"`
-	BranchId      string                 `protobuf:"bytes,2,opt,name=branch_id,json=branchId,proto3" json:"branch_id,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Xid      string                 `protobuf:"bytes,1,opt,name=xid,proto3" json:"xid,omitempty"`
+	BranchId string                 `protobuf:"bytes,2,opt,name=branch_id,json=branchId,proto3" json:"branch_id,omitempty"`
+	// Unspecified: AT.
+	Mode          Mode `protobuf:"varint,3,opt,name=mode,proto3,enum=handfast.v1.Mode" json:"mode,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2367,6 +2378,13 @@ func (x *AskItem) GetBranchId() string {
 		return x.BranchId
 	}
 	return ""
+}
+
+func (x *AskItem) GetMode() Mode {
+	if x != nil {
+		return x.Mode
+	}
+	return Mode_MODE_UNSPECIFIED
 }
 
 type AskVotesResult struct {
@@ -2666,10 +2684,11 @@ const file_handfast_v1_coordinator_proto_rawDesc = "" +
 	"SettleItem\x12\x10\n" +
 	"\x03xid\x18\x01 \x01(\tR\x03xid\x12.\n" +
 	"\aoutcome\x18\x02 \x01(\x0e2\x14.handfast.v1.OutcomeR\aoutcome\x125\n" +
-	"\bbranches\x18\x03 \x03(\v2\x19.handfast.v1.SettleBranchR\bbranches\"R\n" +
+	"\bbranches\x18\x03 \x03(\v2\x19.handfast.v1.SettleBranchR\bbranches\"y\n" +
 	"\fSettleBranch\x12\x1b\n" +
 	"\tbranch_id\x18\x01 \x01(\tR\bbranchId\x12%\n" +
-	"\x04vote\x18\x02 \x01(\x0e2\x11.handfast.v1.VoteR\x04vote\"d\n" +
+	"\x04vote\x18\x02 \x01(\x0e2\x11.handfast.v1.VoteR\x04vote\x12%\n" +
+	"\x04mode\x18\x03 \x01(\x0e2\x11.handfast.v1.ModeR\x04mode\"d\n" +
 	"\fSettleResult\x12\x1f\n" +
 	"\vresource_id\x18\x01 \x01(\tR\n" +
 	"resourceId\x123\n" +
@@ -2683,10 +2702,11 @@ const file_handfast_v1_coordinator_proto_rawDesc = "" +
 	"\bAskVotes\x12\x1f\n" +
 	"\vresource_id\x18\x01 \x01(\tR\n" +
 	"resourceId\x12*\n" +
-	"\x05items\x18\x02 \x03(\v2\x14.handfast.v1.AskItemR\x05items\"8\n" +
+	"\x05items\x18\x02 \x03(\v2\x14.handfast.v1.AskItemR\x05items\"_\n" +
 	"\aAskItem\x12\x10\n" +
 	"\x03xid\x18\x01 \x01(\tR\x03xid\x12\x1b\n" +
-	"\tbranch_id\x18\x02 \x01(\tR\bbranchId\"c\n" +
+	"\tbranch_id\x18\x02 \x01(\tR\bbranchId\x12%\n" +
+	"\x04mode\x18\x03 \x01(\x0e2\x11.handfast.v1.ModeR\x04mode\"c\n" +
 	"\x0eAskVotesResult\x12\x1f\n" +
 	"\vresource_id\x18\x01 \x01(\tR\n" +
 	"resourceId\x120\n" +
@@ -2816,32 +2836,34 @@ var file_handfast_v1_coordinator_proto_depIdxs = []int32{
 	40, // 46: handfast.v1.SettleItem.outcome:type_name -> handfast.v1.Outcome
 	29, // 47: handfast.v1.SettleItem.branches:type_name -> handfast.v1.SettleBranch
 	39, // 48: handfast.v1.SettleBranch.vote:type_name -> handfast.v1.Vote
-	31, // 49: handfast.v1.SettleResult.items:type_name -> handfast.v1.SettleItemResult
-	40, // 50: handfast.v1.SettleItemResult.outcome:type_name -> handfast.v1.Outcome
-	33, // 51: handfast.v1.AskVotes.items:type_name -> handfast.v1.AskItem
-	35, // 52: handfast.v1.AskVotesResult.items:type_name -> handfast.v1.AskItemResult
-	39, // 53: handfast.v1.AskItemResult.vote:type_name -> handfast.v1.Vote
-	15, // 54: handfast.v1.Coordinator.Session:input_type -> handfast.v1.ClientMessage
-	0,  // 55: handfast.v1.Coordinator.Begin:input_type -> handfast.v1.BeginRequest
-	2,  // 56: handfast.v1.Coordinator.RegisterBranch:input_type -> handfast.v1.RegisterBranchRequest
-	5,  // 57: handfast.v1.Coordinator.Vote:input_type -> handfast.v1.VoteRequest
-	7,  // 58: handfast.v1.Coordinator.Commit:input_type -> handfast.v1.CommitRequest
-	9,  // 59: handfast.v1.Coordinator.Rollback:input_type -> handfast.v1.RollbackRequest
-	11, // 60: handfast.v1.Coordinator.Get:input_type -> handfast.v1.GetRequest
-	13, // 61: handfast.v1.Coordinator.WaitFor:input_type -> handfast.v1.WaitForRequest
-	16, // 62: handfast.v1.Coordinator.Session:output_type -> handfast.v1.ServerMessage
-	1,  // 63: handfast.v1.Coordinator.Begin:output_type -> handfast.v1.BeginResponse
-	3,  // 64: handfast.v1.Coordinator.RegisterBranch:output_type -> handfast.v1.RegisterBranchResponse
-	6,  // 65: handfast.v1.Coordinator.Vote:output_type -> handfast.v1.VoteResponse
-	8,  // 66: handfast.v1.Coordinator.Commit:output_type -> handfast.v1.CommitResponse
-	10, // 67: handfast.v1.Coordinator.Rollback:output_type -> handfast.v1.RollbackResponse
-	12, // 68: handfast.v1.Coordinator.Get:output_type -> handfast.v1.GetResponse
-	14, // 69: handfast.v1.Coordinator.WaitFor:output_type -> handfast.v1.WaitForResponse
-	62, // [62:70] is the sub-list for method output_type
-	54, // [54:62] is the sub-list for method input_type
-	54, // [54:54] is the sub-list for extension type_name
-	54, // [54:54] is the sub-list for extension extendee
-	0,  // [0:54] is the sub-list for field type_name
+	38, // 49: handfast.v1.SettleBranch.mode:type_name -> handfast.v1.Mode
+	31, // 50: handfast.v1.SettleResult.items:type_name -> handfast.v1.SettleItemResult
+	40, // 51: handfast.v1.SettleItemResult.outcome:type_name -> handfast.v1.Outcome
+	33, // 52: handfast.v1.AskVotes.items:type_name -> handfast.v1.AskItem
+	38, // 53: handfast.v1.AskItem.mode:type_name -> handfast.v1.Mode
+	35, // 54: handfast.v1.AskVotesResult.items:type_name -> handfast.v1.AskItemResult
+	39, // 55: handfast.v1.AskItemResult.vote:type_name -> handfast.v1.Vote
+	15, // 56: handfast.v1.Coordinator.Session:input_type -> handfast.v1.ClientMessage
+	0,  // 57: handfast.v1.Coordinator.Begin:input_type -> handfast.v1.BeginRequest
+	2,  // 58: handfast.v1.Coordinator.RegisterBranch:input_type -> handfast.v1.RegisterBranchRequest
+	5,  // 59: handfast.v1.Coordinator.Vote:input_type -> handfast.v1.VoteRequest
+	7,  // 60: handfast.v1.Coordinator.Commit:input_type -> handfast.v1.CommitRequest
+	9,  // 61: handfast.v1.Coordinator.Rollback:input_type -> handfast.v1.RollbackRequest
+	11, // 62: handfast.v1.Coordinator.Get:input_type -> handfast.v1.GetRequest
+	13, // 63: handfast.v1.Coordinator.WaitFor:input_type -> handfast.v1.WaitForRequest
+	16, // 64: handfast.v1.Coordinator.Session:output_type -> handfast.v1.ServerMessage
+	1,  // 65: handfast.v1.Coordinator.Begin:output_type -> handfast.v1.BeginResponse
+	3,  // 66: handfast.v1.Coordinator.RegisterBranch:output_type -> handfast.v1.RegisterBranchResponse
+	6,  // 67: handfast.v1.Coordinator.Vote:output_type -> handfast.v1.VoteResponse
+	8,  // 68: handfast.v1.Coordinator.Commit:output_type -> handfast.v1.CommitResponse
+	10, // 69: handfast.v1.Coordinator.Rollback:output_type -> handfast.v1.RollbackResponse
+	12, // 70: handfast.v1.Coordinator.Get:output_type -> handfast.v1.GetResponse
+	14, // 71: handfast.v1.Coordinator.WaitFor:output_type -> handfast.v1.WaitForResponse
+	64, // [64:72] is the sub-list for method output_type
+	56, // [56:64] is the sub-list for method input_type
+	56, // [56:56] is the sub-list for extension type_name
+	56, // [56:56] is the sub-list for extension extendee
+	0,  // [0:56] is the sub-list for field type_name
 }
 
 func init() { file_handfast_v1_coordinator_proto_init() }
