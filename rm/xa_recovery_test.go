@@ -2,6 +2,7 @@ package rm_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -331,4 +332,43 @@ func TestXAManyAtOnce(t *testing.T) {
 	<-stopped
 	equal(t, "sum", value[int](w, "SELECT sum(balance)::int FROM account"), want)
 	equal(t, "left", w.prepared()+w.intents(), 0)
+}
+
+// Nothing is prepared before the coordinator is sure to know of it.
+func TestXAWaitsForTheAcknowledgement(t *testing.T) {
+	t.Parallel()
+	s, _, w := scripted(t, rm.WithRegisterTimeout(time.Second))
+	forgetPrepared(t, w.dsn)
+	registered := make(chan func(), 1)
+	s.On(func(n *faketc.Session, f *pb.ClientFrame) bool {
+		if f.GetRegisterBranch() != nil {
+			registered <- func() { n.Send(s.Answer(f)) }
+			return true
+		}
+		return false
+	})
+	work := func(id int) chan error {
+		done := make(chan error, 1)
+		ctx := rm.ContextWithMode(xid.NewContext(limited(t), freshXID(s)), rm.XA)
+		go func() {
+			_, err := w.pool.Exec(ctx, take, id)
+			done <- err
+		}()
+		return done
+	}
+	done := work(1)
+	acknowledge := receive(t, registered)
+	time.Sleep(100 * time.Millisecond)
+	equal(t, "prepared before", w.prepared(), 0)
+	acknowledge()
+	check(t, receive(t, done))
+	equal(t, "prepared after", w.prepared(), 1)
+
+	done = work(2) // this one is never acknowledged
+	receive(t, registered)
+	err := receive(t, done)
+	if _, ok := errors.AsType[*rm.RegisterError](err); !ok {
+		t.Fatalf("got %v", err)
+	}
+	equal(t, "prepared", w.prepared(), 1)
 }

@@ -72,7 +72,7 @@ func TestXAWorkIsKeptOrUndone(t *testing.T) {
 	w := newXAWorld(t)
 	exec(t, w.look, payFunction)
 	reset := "TRUNCATE account, entry; INSERT INTO account SELECT i, 'owner ' || i, 100 FROM generate_series(1, 100) i"
-	for name, work := range works() {
+	for name, work := range works() { //nolint:paralleltest // one database, looked at as a whole
 		t.Run(name, func(t *testing.T) {
 			before := w.contents()
 			ctx, x := w.begin()
@@ -130,7 +130,7 @@ func TestXAThatCanNotBePreparedWithdraws(t *testing.T) {
 	t.Parallel()
 	w := newXAWorld(t)
 	exec(t, w.look, `ALTER TABLE entry ADD CONSTRAINT later FOREIGN KEY (account) REFERENCES account DEFERRABLE INITIALLY DEFERRED`)
-	for name, tt := range map[string]struct{ sql, state string }{
+	for name, tt := range map[string]struct{ sql, state string }{ //nolint:paralleltest // they share the row
 		"temporary table":     {"CREATE TEMP TABLE t (n int)", "0A000"},
 		"notify":              {"NOTIFY someone", "0A000"},
 		"notify by function":  {"SELECT pg_notify('someone', '')", "0A000"},
@@ -162,9 +162,7 @@ func TestXAThatCanNotBePreparedWithdraws(t *testing.T) {
 	}))
 	equal(t, "prepared", w.prepared(), 0)
 	equal(t, "outcome", w.commit(x), pb.Outcome_OUTCOME_COMMITTED)
-	for _, b := range w.branches(x) {
-		equal(t, "vote", b.GetVote(), pb.Vote_VOTE_WITHDRAWN)
-	}
+	equal(t, "vote", w.branches(x)[0].GetVote(), pb.Vote_VOTE_WITHDRAWN)
 	// A lock that was taken is kept, as if it had written.
 	ctx, x = w.begin()
 	check(t, pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) error {
@@ -246,7 +244,7 @@ func TestXAWaitsForOthersAndOthersWaitForXA(t *testing.T) {
 	t.Parallel()
 	w := newXAWorld(t)
 	at := open(t, w.tc, w.dsn)
-	for name, tt := range map[string]struct {
+	for name, tt := range map[string]struct { //nolint:paralleltest // what is waited for is one at a time
 		holder, waiter *rm.Pool
 		row            int
 	}{"for AT": {at, w.pool, 1}, "for XA": {w.pool, at, 2}, "XA for XA": {w.pool, w.pool, 3}} {
@@ -326,7 +324,7 @@ func TestXAPhaseOneIsCutAnywhere(t *testing.T) {
 	pool := open(t, w.tc, dsn, rm.WithMode(rm.XA))
 	_, err := pool.Exec(context.Background(), "SELECT 1")
 	check(t, err)
-	for name, tt := range map[string]struct {
+	for name, tt := range map[string]struct { //nolint:paralleltest // they share the proxy
 		at        string
 		forward   bool
 		committed bool
@@ -351,13 +349,13 @@ func TestXAPhaseOneIsCutAnywhere(t *testing.T) {
 			tx, err := pool.BeginXA(ctx, pgx.TxOptions{})
 			check(t, err)
 			_, err = tx.Exec(ctx, take, 1)
-			if err == nil && tt.at == "rollback" {
-				err = tx.Rollback(ctx)
-				_ = tx.Commit(ctx)
-			} else if err == nil {
-				err = tx.Commit(ctx)
-			} else {
+			switch {
+			case err != nil:
 				_ = tx.Rollback(ctx)
+			case tt.at == "rollback":
+				err = tx.Rollback(ctx)
+			default:
+				err = tx.Commit(ctx)
 			}
 			proxy.onClient(nil)
 			if tt.committed != (err == nil) {

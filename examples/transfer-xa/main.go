@@ -46,7 +46,7 @@ type bench struct {
 }
 
 func run(ctx context.Context, out io.Writer) (err error) {
-	fmt.Fprintln(out, "Starting Postgres and a coordinator ...")
+	_, _ = fmt.Fprintln(out, "Starting Postgres and a coordinator ...")
 	b, err := start(ctx)
 	defer func() { err = errors.Join(err, b.stop()) }()
 	if err != nil {
@@ -60,7 +60,7 @@ func run(ctx context.Context, out io.Writer) (err error) {
 		{"A transfer of 500, which the account does not hold", b.rollsBack},
 		{"A transfer of 20, and Postgres crashes before the decision", b.survives},
 	} {
-		fmt.Fprintf(out, "\n%s\n", step.title)
+		_, _ = fmt.Fprintf(out, "\n%s\n", step.title)
 		if err := step.run(ctx, out); err != nil {
 			return fmt.Errorf("%s: %w", step.title, err)
 		}
@@ -80,7 +80,7 @@ func (b *bench) rollsBack(ctx context.Context, out io.Writer) error {
 	if !errors.Is(err, tm.ErrRolledBack) {
 		return fmt.Errorf("got %w, want it rolled back", err)
 	}
-	fmt.Fprintln(out, "  rolled back: the balance may not be negative")
+	_, _ = fmt.Fprintln(out, "  rolled back: the balance may not be negative")
 	return nil
 }
 

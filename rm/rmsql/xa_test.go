@@ -17,7 +17,7 @@ func TestXAModeOfTheContextAndOfThePool(t *testing.T) {
 		t.Helper()
 		return hftest.Value[int](w.World, "SELECT count(*)::int FROM pg_prepared_xacts WHERE database = current_database()")
 	}
-	for name, work := range map[string]func(context.Context) error{
+	for name, work := range map[string]func(context.Context) error{ //nolint:paralleltest // they share the row
 		"BeginTx": func(ctx context.Context) error {
 			tx, err := w.db.BeginTx(rm.ContextWithMode(ctx, rm.XA), nil)
 			if err != nil {
