@@ -78,13 +78,18 @@ func (e executor) BeginXA(ctx context.Context, o pgx.TxOptions) (pgx.Tx, error) 
 	return e.BeginTx(ContextWithMode(ctx, XA), o)
 }
 
+// modeIn is the mode of a local transaction that begins with the context.
+func (p *Pool) modeIn(ctx context.Context) Mode {
+	if m, ok := ctx.Value(modeKey{}).(Mode); ok {
+		return m
+	}
+	return p.cfg.mode
+}
+
 // checkMode finds out in which mode a local transaction is to begin, and whether
 // it can.
 func (p *Pool) checkMode(ctx context.Context, o pgx.TxOptions) (Mode, error) {
-	m, ok := ctx.Value(modeKey{}).(Mode)
-	if !ok {
-		m = p.cfg.mode
-	}
+	m := p.modeIn(ctx)
 	switch {
 	case !m.known():
 		return 0, fmt.Errorf("handfast: ContextWithMode: %s, want AT or XA", m)

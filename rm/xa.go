@@ -79,6 +79,11 @@ func (tx *Tx) commitRead(ctx context.Context) error {
 	return mapError(tx.x, err)
 }
 
+// mustPrepare tells whether a single query is a branch though it only reads.
+func (p *Pool) mustPrepare(ctx context.Context, sql string) bool {
+	return p.modeIn(ctx) == XA && mayNotify(sql)
+}
+
 // mayNotify tells whether a statement may do what has to be prepared though it
 // writes nothing, so that Postgres refuses it.
 func mayNotify(sql string) bool { return strings.Contains(strings.ToLower(sql), "notify") }

@@ -154,8 +154,17 @@ func TestXAThatCanNotBePreparedWithdraws(t *testing.T) {
 			equal(t, "balance", w.balance(1), before-1)
 		})
 	}
-	// One that only reads leaves nothing to settle, and needs no place.
 	ctx, x := w.begin()
+	if _, err := w.pool.Exec(ctx, "SELECT pg_notify('someone', '')"); err == nil {
+		t.Error("a statement of its own notifies")
+	}
+	var nothing string
+	if err := w.pool.QueryRow(ctx, "SELECT pg_notify('someone', '')::text").Scan(&nothing); err == nil {
+		t.Error("a query of its own notifies")
+	}
+	w.rollback(x)
+	// One that only reads leaves nothing to settle, and needs no place.
+	ctx, x = w.begin()
 	check(t, pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) error {
 		var n int
 		return tx.QueryRow(ctx, "SELECT count(*) FROM account").Scan(&n)
