@@ -141,10 +141,10 @@ func register(ref core.Ref, r *pb.RegisterBranchRequest) (core.Input, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r.GetMode() != pb.Mode_MODE_AT {
-		return nil, invalid("mode", "%s, want MODE_AT", r.GetMode())
+	if r.GetMode() < 0 || r.GetMode() > pb.Mode_MODE_XA || !core.Mode(r.GetMode()).Known() {
+		return nil, invalid("mode", "%s, want MODE_AT or MODE_XA", r.GetMode())
 	}
-	return core.Register{Ref: ref, XID: id, Branch: branch, Resource: resource, Mode: core.ModeAT}, nil
+	return core.Register{Ref: ref, XID: id, Branch: branch, Resource: resource, Mode: core.Mode(r.GetMode())}, nil
 }
 
 func vote(ref core.Ref, r *pb.VoteRequest) (core.Input, error) {

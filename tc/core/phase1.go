@@ -37,7 +37,8 @@ func (m *Machine) register(in Register) {
 	if b := tx.t.branch(in.Branch); b != nil {
 		if b.Resource != in.Resource || b.Mode != in.Mode {
 			m.refuse(in.Ref, tx.lsn, &Error{Kind: ErrBranchConflict, XID: in.XID, Message: fmt.Sprintf(
-				"branch %s of %s is registered for resource %s, not %s", in.Branch, in.XID, b.Resource, in.Resource)})
+				"branch %s of %s is registered for resource %s in mode %d, not for %s in mode %d",
+				in.Branch, in.XID, b.Resource, b.Mode, in.Resource, in.Mode)})
 			return
 		}
 		m.send(tx.lsn, Reply{Ref: in.Ref, Tx: tx.summary()})
@@ -181,7 +182,7 @@ func (m *Machine) finish(tx *txn) {
 func (m *Machine) askVotes(tx *txn) {
 	for i := range tx.t.Branches {
 		if b := &tx.t.Branches[i]; b.Vote == VoteNone {
-			m.send(tx.lsn, AskVote{XID: tx.t.XID, Resource: b.Resource, Branch: b.ID})
+			m.send(tx.lsn, AskVote{XID: tx.t.XID, Resource: b.Resource, Branch: b.ID, Mode: b.Mode})
 		}
 	}
 	tx.asked++

@@ -43,10 +43,15 @@ const (
 // Mode is how a branch takes part.
 type Mode uint8
 
-// The modes.
+// The modes. They are one machine: what differs is what an RM does for a branch,
+// so every command carries the mode.
 const (
-	ModeAT Mode = iota + 1
+	ModeAT Mode = iota + 1 // the local transaction is committed, its undo rows beside it
+	ModeXA                 // the local transaction is prepared
 )
+
+// Known tells whether the machine knows the mode.
+func (m Mode) Known() bool { return m == ModeAT || m == ModeXA }
 
 // Reason says why the decision was to roll back.
 type Reason uint8

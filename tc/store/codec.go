@@ -100,7 +100,7 @@ func DecodeRecord(id xid.ID, seq uint32, b []byte) (core.Record, error) {
 		case recordResource:
 			r.Resource = d.id("resource")
 		case recordMode:
-			r.Mode = core.Mode(d.enum("mode", uint64(core.ModeAT)))
+			r.Mode = core.Mode(d.enum("mode", uint64(core.ModeXA)))
 		case recordVote:
 			r.Vote = core.Vote(d.enum("vote", uint64(core.VoteWithdrawn)))
 		case recordOutcome:
@@ -132,7 +132,7 @@ func checkRecord(r *core.Record) error {
 	case core.RecordBegin:
 		return nil
 	case core.RecordRegister:
-		if noBranch || noResource || r.Mode != core.ModeAT {
+		if noBranch || noResource || !r.Mode.Known() {
 			return errors.New("registration without branch, resource or mode")
 		}
 	case core.RecordVote:
@@ -243,7 +243,7 @@ func (d *decoder) branch() (br core.Branch) {
 		case branchResource:
 			br.Resource = in.id("resource of a branch")
 		case branchMode:
-			br.Mode = core.Mode(in.enum("mode", uint64(core.ModeAT)))
+			br.Mode = core.Mode(in.enum("mode", uint64(core.ModeXA)))
 		case branchVote:
 			br.Vote = core.Vote(in.enum("vote", uint64(core.VoteWithdrawn)))
 		case branchVoteReason:
@@ -270,7 +270,7 @@ func checkFinished(tx *core.Transaction) error {
 	}
 	for i := range tx.Branches {
 		br := &tx.Branches[i]
-		if br.ID == (xid.BranchID{}) || br.Resource == (xid.ResourceID{}) || br.Mode != core.ModeAT || br.Vote > core.VoteWithdrawn {
+		if br.ID == (xid.BranchID{}) || br.Resource == (xid.ResourceID{}) || !br.Mode.Known() || br.Vote > core.VoteWithdrawn {
 			return fmt.Errorf("branch %s without resource, mode or known vote", br.ID)
 		}
 	}

@@ -2112,9 +2112,11 @@ func (x *SettleItem) GetBranches() []*SettleBranch {
 }
 
 type SettleBranch struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	BranchId      string                 `protobuf:"bytes,1,opt,name=branch_id,json=branchId,proto3" json:"branch_id,omitempty"`
-	Vote          Vote                   `protobuf:"varint,2,opt,name=vote,proto3,enum=handfast.v1.Vote" json:"vote,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	BranchId string                 `protobuf:"bytes,1,opt,name=branch_id,json=branchId,proto3" json:"branch_id,omitempty"`
+	Vote     Vote                   `protobuf:"varint,2,opt,name=vote,proto3,enum=handfast.v1.Vote" json:"vote,omitempty"`
+	// Unspecified: AT.
+	Mode          Mode `protobuf:"varint,3,opt,name=mode,proto3,enum=handfast.v1.Mode" json:"mode,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2161,6 +2163,13 @@ func (x *SettleBranch) GetVote() Vote {
 		return x.Vote
 	}
 	return Vote_VOTE_UNSPECIFIED
+}
+
+func (x *SettleBranch) GetMode() Mode {
+	if x != nil {
+		return x.Mode
+	}
+	return Mode_MODE_UNSPECIFIED
 }
 
 // SettleResult answers Settle, item by item, as they become known.
@@ -2350,9 +2359,11 @@ func (x *AskVotes) GetItems() []*AskItem {
 }
 
 type AskItem struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Xid           string                 `protobuf:"bytes,1,opt,name=xid,proto3" json:"xid,omitempty"`
-	BranchId      string                 `protobuf:"bytes,2,opt,name=branch_id,json=branchId,proto3" json:"branch_id,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Xid      string                 `protobuf:"bytes,1,opt,name=xid,proto3" json:"xid,omitempty"`
+	BranchId string                 `protobuf:"bytes,2,opt,name=branch_id,json=branchId,proto3" json:"branch_id,omitempty"`
+	// Unspecified: AT.
+	Mode          Mode `protobuf:"varint,3,opt,name=mode,proto3,enum=handfast.v1.Mode" json:"mode,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2399,6 +2410,13 @@ func (x *AskItem) GetBranchId() string {
 		return x.BranchId
 	}
 	return ""
+}
+
+func (x *AskItem) GetMode() Mode {
+	if x != nil {
+		return x.Mode
+	}
+	return Mode_MODE_UNSPECIFIED
 }
 
 type AskVotesResult struct {
@@ -2969,10 +2987,11 @@ const file_handfast_v1_coordinator_proto_rawDesc = "" +
 	"SettleItem\x12\x10\n" +
 	"\x03xid\x18\x01 \x01(\tR\x03xid\x12.\n" +
 	"\aoutcome\x18\x02 \x01(\x0e2\x14.handfast.v1.OutcomeR\aoutcome\x125\n" +
-	"\bbranches\x18\x03 \x03(\v2\x19.handfast.v1.SettleBranchR\bbranches\"R\n" +
+	"\bbranches\x18\x03 \x03(\v2\x19.handfast.v1.SettleBranchR\bbranches\"y\n" +
 	"\fSettleBranch\x12\x1b\n" +
 	"\tbranch_id\x18\x01 \x01(\tR\bbranchId\x12%\n" +
-	"\x04vote\x18\x02 \x01(\x0e2\x11.handfast.v1.VoteR\x04vote\"d\n" +
+	"\x04vote\x18\x02 \x01(\x0e2\x11.handfast.v1.VoteR\x04vote\x12%\n" +
+	"\x04mode\x18\x03 \x01(\x0e2\x11.handfast.v1.ModeR\x04mode\"d\n" +
 	"\fSettleResult\x12\x1f\n" +
 	"\vresource_id\x18\x01 \x01(\tR\n" +
 	"resourceId\x123\n" +
@@ -2986,10 +3005,11 @@ const file_handfast_v1_coordinator_proto_rawDesc = "" +
 	"\bAskVotes\x12\x1f\n" +
 	"\vresource_id\x18\x01 \x01(\tR\n" +
 	"resourceId\x12*\n" +
-	"\x05items\x18\x02 \x03(\v2\x14.handfast.v1.AskItemR\x05items\"8\n" +
+	"\x05items\x18\x02 \x03(\v2\x14.handfast.v1.AskItemR\x05items\"_\n" +
 	"\aAskItem\x12\x10\n" +
 	"\x03xid\x18\x01 \x01(\tR\x03xid\x12\x1b\n" +
-	"\tbranch_id\x18\x02 \x01(\tR\bbranchId\"c\n" +
+	"\tbranch_id\x18\x02 \x01(\tR\bbranchId\x12%\n" +
+	"\x04mode\x18\x03 \x01(\x0e2\x11.handfast.v1.ModeR\x04mode\"c\n" +
 	"\x0eAskVotesResult\x12\x1f\n" +
 	"\vresource_id\x18\x01 \x01(\tR\n" +
 	"resourceId\x120\n" +
@@ -3150,38 +3170,40 @@ var file_handfast_v1_coordinator_proto_depIdxs = []int32{
 	43, // 48: handfast.v1.SettleItem.outcome:type_name -> handfast.v1.Outcome
 	29, // 49: handfast.v1.SettleItem.branches:type_name -> handfast.v1.SettleBranch
 	42, // 50: handfast.v1.SettleBranch.vote:type_name -> handfast.v1.Vote
-	31, // 51: handfast.v1.SettleResult.items:type_name -> handfast.v1.SettleItemResult
-	43, // 52: handfast.v1.SettleItemResult.outcome:type_name -> handfast.v1.Outcome
-	33, // 53: handfast.v1.AskVotes.items:type_name -> handfast.v1.AskItem
-	35, // 54: handfast.v1.AskVotesResult.items:type_name -> handfast.v1.AskItemResult
-	42, // 55: handfast.v1.AskItemResult.vote:type_name -> handfast.v1.Vote
-	43, // 56: handfast.v1.Examine.outcome:type_name -> handfast.v1.Outcome
-	37, // 57: handfast.v1.Examine.choose:type_name -> handfast.v1.ChooseRows
-	47, // 58: handfast.v1.ChooseRows.choice:type_name -> handfast.v1.Choice
-	48, // 59: handfast.v1.ChooseRows.values:type_name -> handfast.v1.ColumnValue
-	20, // 60: handfast.v1.ExamineResult.error:type_name -> handfast.v1.Error
-	49, // 61: handfast.v1.ExamineResult.rows:type_name -> handfast.v1.RowsToSettle
-	15, // 62: handfast.v1.Coordinator.Session:input_type -> handfast.v1.ClientMessage
-	0,  // 63: handfast.v1.Coordinator.Begin:input_type -> handfast.v1.BeginRequest
-	2,  // 64: handfast.v1.Coordinator.RegisterBranch:input_type -> handfast.v1.RegisterBranchRequest
-	5,  // 65: handfast.v1.Coordinator.Vote:input_type -> handfast.v1.VoteRequest
-	7,  // 66: handfast.v1.Coordinator.Commit:input_type -> handfast.v1.CommitRequest
-	9,  // 67: handfast.v1.Coordinator.Rollback:input_type -> handfast.v1.RollbackRequest
-	11, // 68: handfast.v1.Coordinator.Get:input_type -> handfast.v1.GetRequest
-	13, // 69: handfast.v1.Coordinator.WaitFor:input_type -> handfast.v1.WaitForRequest
-	16, // 70: handfast.v1.Coordinator.Session:output_type -> handfast.v1.ServerMessage
-	1,  // 71: handfast.v1.Coordinator.Begin:output_type -> handfast.v1.BeginResponse
-	3,  // 72: handfast.v1.Coordinator.RegisterBranch:output_type -> handfast.v1.RegisterBranchResponse
-	6,  // 73: handfast.v1.Coordinator.Vote:output_type -> handfast.v1.VoteResponse
-	8,  // 74: handfast.v1.Coordinator.Commit:output_type -> handfast.v1.CommitResponse
-	10, // 75: handfast.v1.Coordinator.Rollback:output_type -> handfast.v1.RollbackResponse
-	12, // 76: handfast.v1.Coordinator.Get:output_type -> handfast.v1.GetResponse
-	14, // 77: handfast.v1.Coordinator.WaitFor:output_type -> handfast.v1.WaitForResponse
-	70, // [70:78] is the sub-list for method output_type
-	62, // [62:70] is the sub-list for method input_type
-	62, // [62:62] is the sub-list for extension type_name
-	62, // [62:62] is the sub-list for extension extendee
-	0,  // [0:62] is the sub-list for field type_name
+	41, // 51: handfast.v1.SettleBranch.mode:type_name -> handfast.v1.Mode
+	31, // 52: handfast.v1.SettleResult.items:type_name -> handfast.v1.SettleItemResult
+	43, // 53: handfast.v1.SettleItemResult.outcome:type_name -> handfast.v1.Outcome
+	33, // 54: handfast.v1.AskVotes.items:type_name -> handfast.v1.AskItem
+	41, // 55: handfast.v1.AskItem.mode:type_name -> handfast.v1.Mode
+	35, // 56: handfast.v1.AskVotesResult.items:type_name -> handfast.v1.AskItemResult
+	42, // 57: handfast.v1.AskItemResult.vote:type_name -> handfast.v1.Vote
+	43, // 58: handfast.v1.Examine.outcome:type_name -> handfast.v1.Outcome
+	37, // 59: handfast.v1.Examine.choose:type_name -> handfast.v1.ChooseRows
+	47, // 60: handfast.v1.ChooseRows.choice:type_name -> handfast.v1.Choice
+	48, // 61: handfast.v1.ChooseRows.values:type_name -> handfast.v1.ColumnValue
+	20, // 62: handfast.v1.ExamineResult.error:type_name -> handfast.v1.Error
+	49, // 63: handfast.v1.ExamineResult.rows:type_name -> handfast.v1.RowsToSettle
+	15, // 64: handfast.v1.Coordinator.Session:input_type -> handfast.v1.ClientMessage
+	0,  // 65: handfast.v1.Coordinator.Begin:input_type -> handfast.v1.BeginRequest
+	2,  // 66: handfast.v1.Coordinator.RegisterBranch:input_type -> handfast.v1.RegisterBranchRequest
+	5,  // 67: handfast.v1.Coordinator.Vote:input_type -> handfast.v1.VoteRequest
+	7,  // 68: handfast.v1.Coordinator.Commit:input_type -> handfast.v1.CommitRequest
+	9,  // 69: handfast.v1.Coordinator.Rollback:input_type -> handfast.v1.RollbackRequest
+	11, // 70: handfast.v1.Coordinator.Get:input_type -> handfast.v1.GetRequest
+	13, // 71: handfast.v1.Coordinator.WaitFor:input_type -> handfast.v1.WaitForRequest
+	16, // 72: handfast.v1.Coordinator.Session:output_type -> handfast.v1.ServerMessage
+	1,  // 73: handfast.v1.Coordinator.Begin:output_type -> handfast.v1.BeginResponse
+	3,  // 74: handfast.v1.Coordinator.RegisterBranch:output_type -> handfast.v1.RegisterBranchResponse
+	6,  // 75: handfast.v1.Coordinator.Vote:output_type -> handfast.v1.VoteResponse
+	8,  // 76: handfast.v1.Coordinator.Commit:output_type -> handfast.v1.CommitResponse
+	10, // 77: handfast.v1.Coordinator.Rollback:output_type -> handfast.v1.RollbackResponse
+	12, // 78: handfast.v1.Coordinator.Get:output_type -> handfast.v1.GetResponse
+	14, // 79: handfast.v1.Coordinator.WaitFor:output_type -> handfast.v1.WaitForResponse
+	72, // [72:80] is the sub-list for method output_type
+	64, // [64:72] is the sub-list for method input_type
+	64, // [64:64] is the sub-list for extension type_name
+	64, // [64:64] is the sub-list for extension extendee
+	0,  // [0:64] is the sub-list for field type_name
 }
 
 func init() { file_handfast_v1_coordinator_proto_init() }

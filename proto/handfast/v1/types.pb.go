@@ -145,7 +145,8 @@ type Vote int32
 
 const (
 	Vote_VOTE_UNSPECIFIED Vote = 0
-	// The local transaction committed, its fence row with it.
+	// AT: the local transaction committed, its fence row with it. XA: it is
+	// prepared, its fence row inside of it.
 	Vote_VOTE_YES Vote = 1
 	// It can never commit: its tombstone is in place. The transaction rolls back.
 	Vote_VOTE_NO Vote = 2
@@ -208,6 +209,8 @@ const (
 	Mode_MODE_UNSPECIFIED Mode = 0
 	// Automatic: a local transaction whose undo rows lie beside the data.
 	Mode_MODE_AT Mode = 1
+	// A local transaction that phase one leaves prepared (PREPARE TRANSACTION).
+	Mode_MODE_XA Mode = 2
 )
 
 // Enum value maps for Mode.
@@ -215,10 +218,12 @@ var (
 	Mode_name = map[int32]string{
 		0: "MODE_UNSPECIFIED",
 		1: "MODE_AT",
+		2: "MODE_XA",
 	}
 	Mode_value = map[string]int32{
 		"MODE_UNSPECIFIED": 0,
 		"MODE_AT":          1,
+		"MODE_XA":          2,
 	}
 )
 
@@ -1440,10 +1445,11 @@ const file_handfast_v1_types_proto_rawDesc = "" +
 	"\bVOTE_YES\x10\x01\x12\v\n" +
 	"\aVOTE_NO\x10\x02\x12\x12\n" +
 	"\x0eVOTE_WITHDRAWN\x10\x03\x12\r\n" +
-	"\tVOTE_OPEN\x10\x04*)\n" +
+	"\tVOTE_OPEN\x10\x04*6\n" +
 	"\x04Mode\x12\x14\n" +
 	"\x10MODE_UNSPECIFIED\x10\x00\x12\v\n" +
-	"\aMODE_AT\x10\x01*\xc7\x01\n" +
+	"\aMODE_AT\x10\x01\x12\v\n" +
+	"\aMODE_XA\x10\x02*\xc7\x01\n" +
 	"\x0eRollbackReason\x12\x1f\n" +
 	"\x1bROLLBACK_REASON_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19ROLLBACK_REASON_REQUESTED\x10\x01\x12\x1b\n" +
