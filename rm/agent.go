@@ -57,7 +57,7 @@ func (a *agent) start() {
 		s := newSettler(a)
 		a.wg.Go(s.run)
 	}
-	a.wg.Go((&janitor{agent: a, told: make(map[xid.ID]string)}).run)
+	a.wg.Go((&janitor{agent: a, told: make(map[string]string)}).run)
 }
 
 func (a *agent) wait() { a.wg.Wait() }
@@ -127,7 +127,11 @@ func settlement(i *pb.SettleItem) (undolog.Settlement, error) {
 		if err != nil {
 			return s, err
 		}
-		s.Branches = append(s.Branches, undolog.BranchVote{ID: id, Yes: b.GetVote() == pb.Vote_VOTE_YES})
+		mode, err := modeOf(b.GetMode())
+		if err != nil {
+			return s, err
+		}
+		s.Branches = append(s.Branches, undolog.BranchVote{ID: id, Yes: b.GetVote() == pb.Vote_VOTE_YES, XA: mode == XA})
 	}
 	return s, nil
 }
@@ -161,9 +165,13 @@ func (a *agent) AskVotes(ctx context.Context, cmd *pb.AskVotes, answer func(*pb.
 		if err != nil {
 			continue
 		}
+		mode, err := modeOf(i.GetMode())
+		if err != nil {
+			continue // another service may know it
+		}
 		r := &pb.AskItemResult{Xid: i.GetXid(), BranchId: i.GetBranchId()}
 		ctx, cancel := context.WithTimeout(ctx, askTimeout)
-		got, err := a.ask(ctx, x, b)
+		got, err := a.ask(ctx, x, b, mode)
 		cancel()
 		switch {
 		case err != nil:
@@ -183,14 +191,18 @@ func (a *agent) AskVotes(ctx context.Context, cmd *pb.AskVotes, answer func(*pb.
 
 // ask finds out from the database how phase one of a branch ended. It waits for
 // a settling connection, until ctx ends.
-func (a *agent) ask(ctx context.Context, x xid.ID, b xid.BranchID) (answer undolog.Answer, err error) {
+func (a *agent) ask(ctx context.Context, x xid.ID, b xid.BranchID, mode Mode) (answer undolog.Answer, err error) {
 	var got undolog.Answer
 	err = a.do(ctx, func(ctx context.Context, s *settler) error {
 		conn, err := s.connect(ctx)
 		if err != nil {
 			return err
 		}
-		got, err = undolog.Ask(ctx, conn, x, b, askLockTimeout)
+		if mode == XA {
+			got, err = undolog.AskPrepared(ctx, conn, x, b, askLockTimeout)
+		} else {
+			got, err = undolog.Ask(ctx, conn, x, b, askLockTimeout)
+		}
 		return err
 	})
 	if err != nil {

@@ -3,6 +3,7 @@ package rm_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -25,7 +26,7 @@ import (
 // of it; us/tx is the time of the local transaction alone, as its caller sees it.
 // The server syncs its log, unlike that of the tests.
 func BenchmarkUpdate(b *testing.B) {
-	durable := pgtest.New(pgserver.Options{Durable: true})
+	durable := pgtest.New(pgserver.Options{Durable: true, Settings: map[string]string{"max_prepared_transactions": "1000"}})
 	for _, rtt := range []time.Duration{0, 500 * time.Microsecond} {
 		for _, clients := range []int{1, 8} {
 			b.Run(fmt.Sprintf("rtt=%v/clients=%d", rtt, clients), func(b *testing.B) {
@@ -37,12 +38,15 @@ func BenchmarkUpdate(b *testing.B) {
 						return time.Since(began), err
 					})
 				})
-				b.Run("at", func(b *testing.B) {
-					drive(b, clients, func(n int) (time.Duration, error) { return global(w.tc, w.pool, n) })
-					for w.intents() > 0 {
-						time.Sleep(time.Millisecond) // the settlers are at work
-					}
-				})
+				for _, mode := range []rm.Mode{rm.AT, rm.XA} {
+					b.Run(strings.ToLower(mode.String()), func(b *testing.B) {
+						ctx := rm.ContextWithMode(context.Background(), mode)
+						drive(b, clients, func(n int) (time.Duration, error) { return global(ctx, w.tc, w.pool, n) })
+						for w.intents()+w.prepared() > 0 {
+							time.Sleep(time.Millisecond) // the settlers are at work
+						}
+					})
+				}
 			})
 		}
 	}
@@ -73,8 +77,7 @@ func benchWorld(b *testing.B, c *pgtest.Cluster, rtt time.Duration) (*world, *pg
 }
 
 // global is a whole global transaction. It gives the time of the local one.
-func global(c *client.Client, p *rm.Pool, n int) (time.Duration, error) {
-	ctx := context.Background()
+func global(ctx context.Context, c *client.Client, p *rm.Pool, n int) (time.Duration, error) {
 	a, err := c.Begin(ctx, &pb.BeginRequest{})
 	if err != nil {
 		return 0, err

@@ -18,9 +18,10 @@ const voteTimeout = 30 * time.Second
 // registers it and then delivers its vote; the transaction itself waits only
 // for the registration, and only before it commits.
 type branch struct {
-	p  *Pool
-	id xid.BranchID
-	x  xid.ID
+	p    *Pool
+	id   xid.BranchID
+	x    xid.ID
+	mode Mode
 
 	registered chan struct{} // closed once witness and err are set
 	witness    undolog.Witness
@@ -30,9 +31,9 @@ type branch struct {
 }
 
 // startBranch draws a branch id and begins to register it.
-func (p *Pool) startBranch(x xid.ID) (*branch, error) {
+func (p *Pool) startBranch(x xid.ID, mode Mode) (*branch, error) {
 	b := &branch{
-		p: p, x: x, id: xid.NewBranchID(),
+		p: p, x: x, id: xid.NewBranchID(), mode: mode,
 		registered: make(chan struct{}), verdict: make(chan pb.Vote, 1),
 	}
 	p.mu.Lock()
@@ -71,7 +72,7 @@ func (b *branch) register() {
 	ctx, cancel := context.WithTimeout(b.p.ctx, b.p.cfg.registerTimeout)
 	defer cancel()
 	a, err := b.p.client.RegisterBranch(ctx, &pb.RegisterBranchRequest{
-		Xid: b.x.String(), BranchId: b.id.String(), ResourceId: b.p.resource, Mode: pb.Mode_MODE_AT,
+		Xid: b.x.String(), BranchId: b.id.String(), ResourceId: b.p.resource, Mode: b.mode.wire(),
 	})
 	if err != nil {
 		b.err = err

@@ -26,8 +26,8 @@ func checkCommitQuery(o pgx.TxOptions) error {
 }
 
 // Commit implements pgx.Tx. It waits until the coordinator has acknowledged the
-// branch, then commits locally and sends the vote; the global outcome is the
-// business of whoever began the global transaction.
+// branch, then commits locally, or prepares where the mode is XA, and sends the
+// vote; the global outcome is the business of whoever began the global transaction.
 //
 // After *RegisterError and after every error that Is pgx.ErrTxCommitRollback
 // nothing was committed. After one that Is ErrOutcomeUnknown nobody knows yet.
@@ -55,12 +55,23 @@ func (tx *Tx) Commit(ctx context.Context) error {
 		_ = tx.undo(ctx) // a second error would only hide the first
 		return pgx.ErrTxCommitRollback
 	}
-	if err := tx.branch.wait(ctx); err != nil {
-		e := &RegisterError{XID: tx.x, Branch: tx.branch.id, Err: err}
-		_ = tx.undo(ctx) // a second error would only hide the first
-		return e
+	if tx.mode == XA {
+		return tx.prepare(ctx)
+	}
+	if err := tx.acknowledged(ctx); err != nil {
+		return err
 	}
 	return tx.sealAndCommit(ctx)
+}
+
+// acknowledged waits until the registration is durable, or rolls back.
+func (tx *Tx) acknowledged(ctx context.Context) error {
+	err := tx.branch.wait(ctx)
+	if err == nil {
+		return nil
+	}
+	_ = tx.undo(ctx) // a second error would only hide the first
+	return &RegisterError{XID: tx.x, Branch: tx.branch.id, Err: err}
 }
 
 // lost ends a Tx whose transaction somebody else has ended. It says nothing to
@@ -128,13 +139,14 @@ func isPgError(err error) bool {
 	return ok
 }
 
-// commitUnknown reads the outcome of a COMMIT without a reply from the fence. It
-// never runs anything again: the work may be there.
+// commitUnknown finds out from the database what became of a COMMIT, or of a
+// PREPARE TRANSACTION, without a reply. It never runs anything again: the work may
+// be there.
 func (tx *Tx) commitUnknown(ctx context.Context, cause error) error {
 	_ = tx.conn.Close(ctx) // broken already, but its backend may live and hold locks
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
 	defer cancel()
-	answer, err := tx.p.agent.ask(ctx, tx.x, tx.branch.id)
+	answer, err := tx.p.agent.ask(ctx, tx.x, tx.branch.id, tx.mode)
 	switch {
 	case err != nil:
 		cause = errors.Join(cause, err)

@@ -35,7 +35,7 @@ func (c *Conn) Do(ctx context.Context, sql string, run func(context.Context) err
 	if !ok {
 		return func(err error) error { return err }, run(ctx)
 	}
-	if seemsToRead(sql, nil) {
+	if seemsToRead(sql, nil) && !c.p.mustPrepare(ctx, sql) {
 		end, err := c.doRead(ctx, run)
 		if !triedToWrite(err) {
 			return end, err

@@ -28,6 +28,36 @@
 // has decided; the agent then settles them on connections of its own, so that a
 // pool without a free connection can't keep phase two waiting.
 //
+// # XA
+//
+// That is AT mode. With WithMode(XA) for the pool, or BeginXA and ContextWithMode
+// for one local transaction, phase one ends with PREPARE TRANSACTION instead:
+//
+//	first  BEGIN, begin XA, statement ---flush-->     RegisterBranch ---> TC
+//	...                                                    |
+//	Commit did it write?              ---flush-->          v
+//	       wait for the acknowledgement <------------ registered
+//	       fence, PREPARE TRANSACTION ---flush-->
+//	       prepared -------------------------------> Vote yes ---------> TC
+//
+//	TC === Settle ==> COMMIT PREPARED or ROLLBACK PREPARED, before AT branches
+//	janitor: prepared transactions left over --> Get from the TC --> the same
+//
+// Postgres keeps the row locks, and everybody from seeing the changes, until the
+// decision. Tables need no protection, and DDL and TRUNCATE are allowed; what
+// Postgres can't prepare fails at Commit with its error, and the branch
+// withdraws. Use it where rows must not be seen undecided, or where AT refuses;
+// AT is quicker, and blocks nobody who only reads or locks.
+//
+// Both modes mix in one global transaction. Rows that an AT branch of it has
+// changed an XA branch can't change ([ErrMixedModes]). Waiting for a row that an
+// XA branch has locked is waiting inside Postgres, up to the lock timeout, with
+// SQLSTATE 55P03 at its end.
+//
+// The server needs max_prepared_transactions ([ErrXADisabled], [ErrXASlots]), and
+// the services of a database have to use one role, which alone can finish what it
+// has prepared.
+//
 // # Conflicts
 //
 // A statement that meets a row of another undecided transaction waits, through

@@ -33,6 +33,16 @@ var (
 	// it waits, directly or through others, for this transaction. See
 	// LockConflictError. Roll back the global transaction and run it anew.
 	ErrDeadlock = errors.New("deadlock")
+	// ErrMixedModes means: an XA branch met a row that an AT branch of the same
+	// global transaction has changed. The guard takes it for a plain session, and
+	// two local transactions could not change one row in two ways and still be
+	// undone. Use one mode for what changes the same rows.
+	ErrMixedModes = errors.New("an AT branch of the same global transaction has changed the row, so an XA branch can't")
+	// ErrXADisabled means: the server has max_prepared_transactions = 0.
+	ErrXADisabled = undolog.ErrXADisabled
+	// ErrXASlots means: max_prepared_transactions is too small for what is prepared
+	// at this moment. The local transaction was rolled back.
+	ErrXASlots = undolog.ErrXASlots
 	// ErrClosed means: the pool is closed.
 	ErrClosed = errors.New("handfast: pool is closed")
 )
@@ -46,6 +56,7 @@ type LockConflictError struct {
 	// Deadlock says who waits for whom, where waiting for the holder could not
 	// help. The error then Is ErrDeadlock.
 	Deadlock string
+	own      bool   // the holder is the own global transaction
 	state    string // SQLSTATE
 	err      error
 }
@@ -53,6 +64,9 @@ type LockConflictError struct {
 // Error names the row and its holder, and why waiting ended early.
 func (e *LockConflictError) Error() string {
 	s := fmt.Sprintf("handfast: row %s of %s is held by undecided transaction %s", e.Key, e.Table, e.Holder)
+	if e.own {
+		return s + ", which is this one: " + ErrMixedModes.Error()
+	}
 	if e.Deadlock != "" {
 		return s + ": deadlock: " + e.Deadlock
 	}
@@ -62,8 +76,10 @@ func (e *LockConflictError) Error() string {
 	return s
 }
 
-// Is matches ErrDeadlock where it was one.
-func (e *LockConflictError) Is(target error) bool { return target == ErrDeadlock && e.Deadlock != "" }
+// Is matches ErrDeadlock where it was one, and ErrMixedModes.
+func (e *LockConflictError) Is(target error) bool {
+	return target == ErrDeadlock && e.Deadlock != "" || target == ErrMixedModes && e.own
+}
 
 // with adds why the wait for the holder ended early; the arguments may be zero.
 func (e *LockConflictError) with(deadlock string, why error) *LockConflictError {
@@ -153,7 +169,7 @@ func mapError(id xid.ID, err error) error {
 		return err
 	}
 	if c, ok := undolog.AsConflict(err); ok {
-		return &LockConflictError{Holder: c.Holder, Table: c.Table, Key: c.Key, state: c.SQLState, err: err}
+		return &LockConflictError{Holder: c.Holder, Table: c.Table, Key: c.Key, own: c.Holder == id, state: c.SQLState, err: err}
 	}
 	if pg, ok := errors.AsType[*pgconn.PgError](err); ok && pg.Code == undolog.SQLStateDecided {
 		return &decidedError{id: id, err: err}

@@ -152,7 +152,7 @@ func (e executor) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
 func (e executor) query(ctx context.Context, w *waiter, sql string, args []any) (pgx.Rows, error) {
-	if !seemsToRead(sql, args) {
+	if !seemsToRead(sql, args) || e.p.mustPrepare(ctx, sql) {
 		return e.queryBranch(ctx, w, sql, args)
 	}
 	r, err := e.read(ctx, sql, args)

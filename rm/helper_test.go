@@ -26,7 +26,7 @@ import (
 
 const patience = 20 * time.Second
 
-var cluster = pgtest.New(pgserver.Options{})
+var cluster = pgtest.New(pgserver.Options{Settings: map[string]string{"max_prepared_transactions": "100"}})
 
 func TestMain(m *testing.M) {
 	code := cluster.Run(m)

@@ -2,7 +2,9 @@ package rm
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -18,13 +20,13 @@ const (
 	janitorTimeout = 10 * time.Second
 )
 
-// janitor looks for intents that have lain for long and settles those whose
-// transaction the coordinator says is decided. It never concludes anything from
-// the coordinator not knowing an XID. It also drops old fences, and has dead rows
-// cleared away.
+// janitor looks for intents and prepared transactions that have lain for long and
+// settles those whose transaction the coordinator says is decided. It never
+// concludes anything from the coordinator not knowing an XID. It also drops old
+// fences, and has dead rows cleared away.
 type janitor struct {
 	agent *agent
-	told  map[xid.ID]string // what was logged of the XIDs of the last round
+	told  map[string]string // what was logged of the leftovers of the last round
 	chore string            // what was logged of cleaning
 }
 
@@ -32,6 +34,22 @@ type janitor struct {
 type chores struct {
 	fences bool     // there are more old ones than one round drops
 	vacuum []string // tables
+}
+
+// leftover is what one XID has left in the database.
+type leftover struct {
+	xid      xid.ID // zero: nobody can be asked
+	since    time.Time
+	rows     int64
+	prepared []string
+}
+
+// name is what the leftover is known by from round to round.
+func (l *leftover) name() string {
+	if l.xid.IsZero() {
+		return l.prepared[0]
+	}
+	return l.xid.String()
 }
 
 func (j *janitor) run() {
@@ -70,12 +88,12 @@ func (j *janitor) round(ctx context.Context) {
 }
 
 // settle looks at each transaction that is left over.
-func (j *janitor) settle(ctx context.Context, pending []undolog.PendingXID) {
+func (j *janitor) settle(ctx context.Context, pending []*leftover) {
 	// Any part of a long list gets its turn.
 	rand.Shuffle(len(pending), func(a, b int) { pending[a], pending[b] = pending[b], pending[a] }) //nolint:gosec // not a secret
-	told := make(map[xid.ID]string, len(pending))
+	told := make(map[string]string, len(pending))
 	for n, x := range pending {
-		before := j.told[x.XID]
+		before := j.told[x.name()]
 		why := before // where it is not its turn
 		if n < janitorBatch && ctx.Err() == nil {
 			why = j.look(ctx, x)
@@ -83,19 +101,20 @@ func (j *janitor) settle(ctx context.Context, pending []undolog.PendingXID) {
 		if why == "" {
 			continue
 		}
-		told[x.XID] = why
+		told[x.name()] = why
 		if why != before {
-			j.agent.p.log.Warn("intents are left alone", "xid", x.XID, "resource", j.agent.p.resource,
-				"since", x.Since, "rows", x.Intents, "reason", why)
+			j.agent.p.log.Warn("undecided leftovers are left alone", "xid", x.xid, "resource", j.agent.p.resource,
+				"since", x.since, "rows", x.rows, "prepared", x.prepared, "reason", why)
 		}
 	}
 	j.told = told
 }
 
-func (j *janitor) pending(ctx context.Context) ([]undolog.PendingXID, chores, error) {
+func (j *janitor) pending(ctx context.Context) ([]*leftover, chores, error) {
 	ctx, cancel := context.WithTimeout(ctx, janitorTimeout)
 	defer cancel()
 	var found []undolog.PendingXID
+	var prepared []undolog.Prepared
 	var todo chores
 	err := j.agent.do(ctx, func(ctx context.Context, s *settler) error {
 		conn, err := s.connect(ctx)
@@ -103,6 +122,9 @@ func (j *janitor) pending(ctx context.Context) ([]undolog.PendingXID, chores, er
 			return err
 		}
 		if found, err = undolog.Pending(ctx, conn, j.agent.p.cfg.janitorAge); err != nil {
+			return err
+		}
+		if prepared, err = undolog.PreparedBranches(ctx, conn, j.agent.p.cfg.janitorAge); err != nil {
 			return err
 		}
 		// Fences that no late message can need any more.
@@ -117,7 +139,7 @@ func (j *janitor) pending(ctx context.Context) ([]undolog.PendingXID, chores, er
 	if err != nil {
 		return nil, chores{}, err // a job that was given up may still write to them
 	}
-	return found, todo, nil
+	return leftovers(found, prepared), todo, nil
 }
 
 // clean does what takes long, on a connection of its own, which lives for that
@@ -149,14 +171,65 @@ func (j *janitor) clean(ctx context.Context, todo chores) error {
 	return undolog.Vacuum(ctx, conn, todo.vacuum...)
 }
 
+// leftovers puts together what belongs to one XID.
+func leftovers(pending []undolog.PendingXID, prepared []undolog.Prepared) []*leftover {
+	var all []*leftover
+	of := make(map[xid.ID]*leftover, len(pending))
+	for _, p := range pending {
+		l := &leftover{xid: p.XID, since: p.Since, rows: p.Intents}
+		of[p.XID], all = l, append(all, l)
+	}
+	for _, p := range prepared {
+		l := of[p.XID]
+		if l == nil {
+			l = &leftover{xid: p.XID, since: p.Since}
+			all = append(all, l)
+			if !p.XID.IsZero() {
+				of[p.XID] = l
+			}
+		}
+		l.prepared = append(l.prepared, p.GID)
+	}
+	return all
+}
+
 // look settles a transaction if it is decided. Otherwise it says why not; ""
 // where there is nothing to say.
-func (j *janitor) look(ctx context.Context, x undolog.PendingXID) string {
+func (j *janitor) look(ctx context.Context, x *leftover) string {
+	if x.xid.IsZero() {
+		return "its name is none that Handfast gives; see handfast pg pending"
+	}
 	ctx, cancel := context.WithTimeout(ctx, janitorTimeout)
 	defer cancel()
-	settled, why := j.agent.settleDecided(ctx, x.XID)
-	if settled {
-		j.agent.p.log.Info("settled what was left over", "xid", x.XID, "resource", j.agent.p.resource)
+	settled, why := j.agent.settleDecided(ctx, x.xid)
+	if !settled {
+		return why
 	}
-	return why
+	if left := j.stillPrepared(ctx, x); left != "" {
+		return fmt.Sprintf("%s is prepared, and its branch is none that the coordinator knows in this database", left)
+	}
+	j.agent.p.log.Info("settled what was left over", "xid", x.xid, "resource", j.agent.p.resource)
+	return ""
+}
+
+// stillPrepared gives a prepared transaction that settling its XID did not end.
+func (j *janitor) stillPrepared(ctx context.Context, x *leftover) (gid string) {
+	if len(x.prepared) == 0 {
+		return ""
+	}
+	// Where it can't be looked for, the next round finds it.
+	_ = j.agent.do(ctx, func(ctx context.Context, s *settler) error {
+		conn, err := s.connect(ctx)
+		if err != nil {
+			return err
+		}
+		now, err := undolog.PreparedBranches(ctx, conn, 0)
+		for _, p := range now {
+			if slices.Contains(x.prepared, p.GID) {
+				gid = p.GID
+			}
+		}
+		return err
+	})
+	return gid
 }

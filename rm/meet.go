@@ -32,7 +32,7 @@ func (a *agent) settleDecided(ctx context.Context, id xid.ID) (settled bool, why
 	}
 	for _, b := range t.GetBranches() {
 		if b.GetResourceId() == a.p.resource {
-			cmd.Branches = append(cmd.Branches, &pb.SettleBranch{BranchId: b.GetBranchId(), Vote: b.GetVote()})
+			cmd.Branches = append(cmd.Branches, &pb.SettleBranch{BranchId: b.GetBranchId(), Vote: b.GetVote(), Mode: b.GetMode()})
 		}
 	}
 	s, err := settlement(cmd)

@@ -9,6 +9,7 @@ import (
 type config struct {
 	log             *slog.Logger
 	name            string
+	mode            Mode
 	lockTimeout     time.Duration
 	savepoints      bool
 	registerTimeout time.Duration
@@ -23,6 +24,7 @@ type config struct {
 func defaults() config {
 	return config{
 		log:             slog.Default(),
+		mode:            AT,
 		lockTimeout:     5 * time.Second,
 		savepoints:      true,
 		registerTimeout: 10 * time.Second,
@@ -58,6 +60,19 @@ func WithName(name string) Option {
 			return fmt.Errorf("handfast: WithName: the name is %d bytes long, want 1 to 256", len(name))
 		}
 		c.name = name
+		return nil
+	}
+}
+
+// WithMode sets how local transactions take part, where neither their context nor
+// BeginXA says otherwise. With XA, opening fails where the server has no places for
+// prepared transactions. The default is AT.
+func WithMode(m Mode) Option {
+	return func(c *config) error {
+		if !m.known() {
+			return fmt.Errorf("handfast: WithMode: %s, want AT or XA", m)
+		}
+		c.mode = m
 		return nil
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -35,6 +36,7 @@ type Pool struct {
 	cancel context.CancelFunc
 	agent  *agent
 	detach func()
+	xa     atomic.Pointer[undolog.XAInfo] // nil until the first XA branch
 
 	mu       sync.Mutex
 	closed   bool
@@ -101,6 +103,12 @@ func New(ctx context.Context, c *client.Client, plain *pgxpool.Pool, opts ...Opt
 		return nil, err
 	}
 	p.agent.start()
+	if cfg.mode == XA {
+		if _, err := p.inspectXA(ctx); err != nil {
+			p.Close()
+			return nil, fmt.Errorf("handfast: database %s: %w", name, explainPooler(err))
+		}
+	}
 	return p, nil
 }
 

@@ -128,7 +128,7 @@ func (s *settler) job(j *job) {
 	stop := context.AfterFunc(s.a.p.ctx, cancel)
 	defer stop()
 	err := j.run(ctx, s)
-	if err != nil && s.conn == nil && ctx.Err() == nil {
+	if err != nil && s.conn != nil && s.conn.IsClosed() && ctx.Err() == nil {
 		err = j.run(ctx, s) // the connection had died while it lay idle
 	}
 	j.done <- err

@@ -39,6 +39,7 @@ type Tx struct {
 	conn    *pgx.Conn
 	release func()
 	options pgx.TxOptions
+	mode    Mode
 	began   context.Context // of BeginTx, for the methods that have none
 
 	branch    *branch // nil while idle
@@ -47,6 +48,7 @@ type Tx struct {
 	savepoint int   // of those of the user, the number
 	marked    bool  // our own savepoint is there, innermost
 	raw       bool  // the connection was given out, so nobody knows
+	notifies  bool  // of XA: it may have done what only PREPARE sees
 }
 
 var _ pgx.Tx = (*Tx)(nil)
@@ -59,8 +61,15 @@ func (p *Pool) begin(ctx context.Context, x xid.ID, o pgx.TxOptions, conn *pgx.C
 	if conn.PgConn().TxStatus() != 'I' {
 		return nil, errInTransaction
 	}
-	return &Tx{p: p, x: x, conn: conn, release: release, options: o, began: ctx}, nil
+	mode, err := p.checkMode(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	return &Tx{p: p, x: x, conn: conn, release: release, options: o, mode: mode, began: ctx}, nil
 }
+
+// Mode is how the local transaction takes part.
+func (tx *Tx) Mode() Mode { return tx.mode }
 
 // XID is the global transaction that the local one belongs to.
 func (tx *Tx) XID() xid.ID { return tx.x }
@@ -83,6 +92,7 @@ func (tx *Tx) check(ctx context.Context, sql ...string) error {
 		if c := control(s); c != "" {
 			return fmt.Errorf("handfast: %w: %s; use the methods of the pool and of the transaction", ErrTransactionControl, c)
 		}
+		tx.notifies = tx.notifies || tx.mode == XA && mayNotify(s)
 	}
 	return nil
 }
@@ -100,11 +110,16 @@ func (tx *Tx) prologue() (begin, arm string, args []any, err error) {
 	b := &pgx.Batch{}
 	b.BeginTx(tx.options) // only pgx knows the text
 	if tx.branch == nil {
-		if tx.branch, err = tx.p.startBranch(tx.x); err != nil {
+		if tx.branch, err = tx.p.startBranch(tx.x, tx.mode); err != nil {
 			return "", "", nil, err
 		}
 	}
-	arm, args = undolog.Arm(tx.x, tx.branch.id, undolog.ArmOptions{LockTimeout: tx.p.cfg.lockTimeout})
+	o := undolog.ArmOptions{LockTimeout: tx.p.cfg.lockTimeout}
+	if tx.mode == XA {
+		arm, args = undolog.BeginXA(tx.x, tx.branch.id, o)
+	} else {
+		arm, args = undolog.Arm(tx.x, tx.branch.id, o)
+	}
 	for i, a := range args {
 		// Modes that do not ask the server for types can't encode raw bytes.
 		if id, ok := a.([16]byte); ok {

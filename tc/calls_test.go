@@ -59,6 +59,8 @@ func TestABadFieldIsNamedInBothForms(t *testing.T) {
 		{"register without resource", with(mkRegister(good), func(r *pb.RegisterBranchRequest) { r.ResourceId = "" }), "resource_id"},
 		{"register a malformed resource", with(mkRegister(good), func(r *pb.RegisterBranchRequest) { r.ResourceId = long }), "resource_id"},
 		{"register without mode", with(mkRegister(good), func(r *pb.RegisterBranchRequest) { r.Mode = 0 }), "mode"},
+		{"register a mode of later", with(mkRegister(good), func(r *pb.RegisterBranchRequest) { r.Mode = pb.Mode_MODE_WORKFLOW + 1 }), "mode"},
+		{"register a mode below all", with(mkRegister(good), func(r *pb.RegisterBranchRequest) { r.Mode = -1 }), "mode"},
 		{"register an unknown mode", with(mkRegister(good), func(r *pb.RegisterBranchRequest) { r.Mode = 77 }), "mode"},
 		{"vote nothing", mkVote(good, pb.Vote_VOTE_UNSPECIFIED), "vote"},
 		{"vote open", mkVote(good, pb.Vote_VOTE_OPEN), "vote"},

@@ -172,7 +172,7 @@ func TestAPlanIsCarriedOut(t *testing.T) {
 	id := begun.(*pb.BeginResponse).GetXid()
 	message := &pb.RegisterBranchRequest{
 		BranchId: mkBranch(3), Mode: pb.Mode_MODE_MESSAGE, Vote: pb.Vote_VOTE_YES,
-		Plan: &pb.Plan{Commit: &pb.Action{Url: "http://bus/${steps.step-2}", Payload: []byte("hello"), Headers: []*pb.Header{{Name: "Secret", Value: "s3"}}}, After: []string{mkBranch(2)}},
+		Plan: &pb.Plan{Commit: &pb.Action{Url: "http://bus/${steps.step-2}", Payload: []byte("hello"), Headers: []*pb.Header{{Name: "Secret", Value: "s3cret!"}}}, After: []string{mkBranch(2)}},
 	}
 	if _, err := s.do(limited(t), &pb.SubmitRequest{Xid: id, Branches: []*pb.RegisterBranchRequest{mkStep(1), mkStep(2, 1), message}}); err != nil {
 		t.Fatal(err)
@@ -221,7 +221,7 @@ func TestAPlanIsCarriedOut(t *testing.T) {
 	answer(two, pb.Verdict_VERDICT_DONE, "")
 	<-rec.more
 	c := rec.calls[0]
-	if c.Action.Address != "http://bus/${steps.step-2}" || c.Op != core.OpCommit || c.Action.Header[0].Value != "s3" {
+	if c.Action.Address != "http://bus/${steps.step-2}" || c.Op != core.OpCommit || c.Action.Header[0].Value != "s3cret!" {
 		t.Errorf("call %+v", c)
 	}
 	g, err = s.do(limited(t), &pb.GetRequest{Xid: id})
@@ -229,7 +229,7 @@ func TestAPlanIsCarriedOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	tx := g.(*pb.GetResponse).GetTransaction()
-	if tx.GetOutcome() != pb.Outcome_OUTCOME_COMMITTED || len(tx.GetSettlements()) != 1 || tx.GetSettlements()[0].GetBranchId() != mkBranch(3) || strings.Contains(tx.String(), "s3") || strings.Contains(tx.String(), "hello") {
+	if tx.GetOutcome() != pb.Outcome_OUTCOME_COMMITTED || len(tx.GetSettlements()) != 1 || tx.GetSettlements()[0].GetBranchId() != mkBranch(3) || strings.Contains(tx.String(), "s3cret!") || strings.Contains(tx.String(), "hello") {
 		t.Errorf("it shows %v", tx)
 	}
 	r.Engine().Post(core.Called{XID: c.XID, Branch: c.Branch, Op: c.Op, Attempt: c.Attempt, Verdict: core.Done})

@@ -53,6 +53,22 @@
 // has waited, as with deferred constraints, it inserts its keys and takes them back.
 // The triggers of foreign keys sort behind those of Postgres for the same reason.
 //
+// # XA
+//
+// A branch of mode XA has no undo rows: it is prepared, with its fence row inside
+// of it, and to the guard a plain session.
+//
+//	BEGIN
+//	xa_begin(xid, branch)   local settings, and the lock that says: open
+//	...
+//	xa_fence()              state C, in the flush of PREPARE
+//	PREPARE TRANSACTION ═══► what is prepared is the branch's yes
+//	   ·
+//	   ▼
+//	Settle  commit:   COMMIT PREPARED, then the fence has to be visible
+//	        rollback: ROLLBACK PREPARED, tombstone, until nothing is prepared
+//	        both before the AT branches of the XID
+//
 // # Reading
 //
 // WithCommittedView makes a view of the rows as if no undecided transaction

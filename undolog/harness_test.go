@@ -18,7 +18,7 @@ import (
 	"github.com/handfast/handfast/xid"
 )
 
-var cluster = pgtest.New(pgserver.Options{})
+var cluster = pgtest.New(pgserver.Options{Settings: map[string]string{"max_prepared_transactions": "20"}})
 
 func TestMain(m *testing.M) { os.Exit(cluster.Run(m)) }
 

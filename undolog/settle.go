@@ -18,6 +18,7 @@ import (
 type BranchVote struct {
 	ID  xid.BranchID
 	Yes bool
+	XA  bool // it is a prepared transaction, and not an AT branch
 }
 
 // Settlement is one decided transaction and all of its branches in this database.
@@ -49,7 +50,8 @@ func (o SettleOptions) lockTimeout() time.Duration {
 }
 
 // Settle carries out decisions, in results of the same order. Commits go
-// together in one local transaction; a rollback has one of its own. conn must
+// together in one local transaction; a rollback has one of its own. Prepared
+// transactions of XA branches come before either, see commitPrepared and rollbackPrepared. conn must
 // be outside of a transaction, and is left so unless it is broken. It may be
 // called for the same XID by several processes at once. Needs Grant.
 func Settle(ctx context.Context, conn *pgx.Conn, batch []Settlement, o SettleOptions) []Result {
@@ -61,9 +63,14 @@ func Settle(ctx context.Context, conn *pgx.Conn, batch []Settlement, o SettleOpt
 			commits = append(commits, i)
 		}
 	}
+	commits = commitPrepared(ctx, conn, batch, commits, results, o)
 	settleCommits(ctx, conn, batch, commits, results, o)
 	for i, s := range batch {
-		if !s.Commit {
+		switch {
+		case s.Commit:
+		case s.anyXA():
+			results[i].Err = rollbackPrepared(ctx, conn, s, o)
+		default:
 			results[i].Err = rollback(ctx, conn, s, o)
 		}
 	}
@@ -96,7 +103,9 @@ func commitBatch(ctx context.Context, conn *pgx.Conn, batch []Settlement, which 
 	var ids []string
 	var branches [][16]byte
 	var yes []bool
+	xa := false
 	for _, i := range which {
+		xa = xa || batch[i].anyXA()
 		for _, b := range batch[i].Branches {
 			ids, branches, yes = append(ids, batch[i].XID.String()), append(branches, b.ID), append(yes, b.Yes)
 		}
@@ -112,6 +121,9 @@ func commitBatch(ctx context.Context, conn *pgx.Conn, batch []Settlement, which 
 				})
 				return err
 			})
+		if xa {
+			b.Queue("SELECT handfast.xa_done($1, $2)", ids, branches)
+		}
 	})
 }
 
@@ -202,11 +214,18 @@ const (
 // open local transaction up to lockTimeout; 0: 200 ms. conn must be outside of
 // a transaction. Needs Grant.
 func Ask(ctx context.Context, conn *pgx.Conn, id xid.ID, b xid.BranchID, lockTimeout time.Duration) (Answer, error) {
+	return ask(ctx, conn, id, b, lockTimeout, false)
+}
+
+func ask(ctx context.Context, conn *pgx.Conn, id xid.ID, b xid.BranchID, lockTimeout time.Duration, xa bool) (Answer, error) {
 	if lockTimeout <= 0 {
 		lockTimeout = 200 * time.Millisecond
 	}
 	var state rune
 	err := inTx(ctx, conn, SettleOptions{LockTimeout: lockTimeout}, "on", func(q *pgx.Batch) {
+		if xa {
+			q.Queue("SELECT handfast.xa_closed($1, $2)", id.String(), [16]byte(b))
+		}
 		q.Queue("SELECT handfast.ask_lock($1, $2)", id.String(), [16]byte(b))
 		// A statement of its own: it sees what was committed while that waited.
 		q.Queue("SELECT handfast.ask_read($1, $2)", id.String(), [16]byte(b)).QueryRow(func(row pgx.Row) error {

@@ -16,7 +16,7 @@ import (
 	"github.com/handfast/handfast/rm/rmsql"
 )
 
-var cluster = pgtest.New(pgserver.Options{})
+var cluster = pgtest.New(pgserver.Options{Settings: map[string]string{"max_prepared_transactions": "20"}})
 
 func TestMain(m *testing.M) {
 	code := cluster.Run(m)

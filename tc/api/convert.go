@@ -102,6 +102,7 @@ func wireSettleItem(c *core.Settle) *pb.SettleItem {
 	for i := range c.Branches {
 		branches[i].BranchId = c.Branches[i].ID.String()
 		branches[i].Vote = wireVote(c.Branches[i].Vote)
+		branches[i].Mode = wireMode(c.Branches[i].Mode)
 		item.Branches[i] = &branches[i]
 	}
 	return item

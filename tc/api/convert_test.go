@@ -49,8 +49,8 @@ func TestTheEnumsOfWireAndCoreMatch(t *testing.T) {
 			t.Errorf("reason %d is %s", c, wireReason(c))
 		}
 	}
-	if wireMode(core.ModeAT) != pb.Mode_MODE_AT {
-		t.Error("mode AT")
+	if wireMode(core.ModeAT) != pb.Mode_MODE_AT || wireMode(core.ModeXA) != pb.Mode_MODE_XA {
+		t.Error("modes")
 	}
 }
 

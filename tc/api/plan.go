@@ -85,7 +85,7 @@ func parseRegister(at string, r *pb.RegisterBranchRequest) (in core.Register, er
 	}
 	in.Mode, in.Name, in.Vote, in.Result = core.Mode(r.GetMode()), r.GetName(), core.Vote(r.GetVote()), some(r.GetResult())
 	switch r.GetMode() {
-	case pb.Mode_MODE_AT:
+	case pb.Mode_MODE_AT, pb.Mode_MODE_XA:
 		if r.GetPlan() != nil {
 			return in, invalid(at+"plan", "a branch of %s has none", r.GetMode())
 		}
@@ -94,7 +94,7 @@ func parseRegister(at string, r *pb.RegisterBranchRequest) (in core.Register, er
 			return in, invalid(at+"plan", "is missing; a branch of %s needs one", r.GetMode())
 		}
 	default:
-		return in, invalid(at+"mode", "%s, want MODE_AT, MODE_TCC, MODE_SAGA, MODE_MESSAGE or MODE_WORKFLOW", r.GetMode())
+		return in, invalid(at+"mode", "%s, want MODE_AT, MODE_XA, MODE_TCC, MODE_SAGA, MODE_MESSAGE or MODE_WORKFLOW", r.GetMode())
 	}
 	if v := r.GetVote(); v != pb.Vote_VOTE_UNSPECIFIED && v != pb.Vote_VOTE_YES {
 		return in, invalid(at+"vote", "%s, want VOTE_YES or none", v)

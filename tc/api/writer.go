@@ -238,7 +238,7 @@ func (s *session) command(r xid.ResourceID, settle *core.Settle, ask *core.AskVo
 	if settle != nil {
 		rc.settles = append(rc.settles, wireSettleItem(settle))
 	} else {
-		rc.asks = append(rc.asks, &pb.AskItem{Xid: ask.XID.String(), BranchId: ask.Branch.String()})
+		rc.asks = append(rc.asks, &pb.AskItem{Xid: ask.XID.String(), BranchId: ask.Branch.String(), Mode: wireMode(ask.Mode)})
 	}
 	s.poke()
 	return true

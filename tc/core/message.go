@@ -207,6 +207,7 @@ type (
 		XID      xid.ID
 		Resource xid.ResourceID
 		Branch   xid.BranchID
+		Mode     Mode
 	}
 	// WaiterDone tells that a transaction of Waiting can wait no longer, because
 	// of Err: it is decided, or not known.

@@ -59,7 +59,8 @@ func (m *Machine) admit(tx *txn, in Register) (news bool, e *Error) {
 	}
 	if b := tx.t.branch(in.Branch); b != nil {
 		if b.Resource != in.Resource || b.Mode != in.Mode {
-			return fail(ErrBranchConflict, "branch %s of %s is registered for resource %s, not %s", in.Branch, tx.t.XID, b.Resource, in.Resource)
+			return fail(ErrBranchConflict, "branch %s of %s is registered for resource %s in mode %d, not for %s in mode %d",
+				in.Branch, tx.t.XID, b.Resource, b.Mode, in.Resource, in.Mode)
 		}
 		if !reflect.DeepEqual(b.Plan, in.Plan) || b.Name != in.Name {
 			return fail(ErrBranchConflict, "branch %s of %s is registered with other actions", in.Branch, tx.t.XID)
@@ -332,7 +333,7 @@ func (m *Machine) askVotes(tx *txn) {
 	missing := false
 	for i := range tx.t.Branches {
 		if b := &tx.t.Branches[i]; asked(*b) {
-			m.send(tx.lsn, AskVote{XID: tx.t.XID, Resource: b.Resource, Branch: b.ID})
+			m.send(tx.lsn, AskVote{XID: tx.t.XID, Resource: b.Resource, Branch: b.ID, Mode: b.Mode})
 			missing = true
 		}
 	}

@@ -206,6 +206,9 @@ func (w *world) pickBranch() *branchModel {
 	return tx.branches[w.rng.IntN(len(tx.branches))]
 }
 
+// mode is another one for every other branch.
+func (b *branchModel) mode() core.Mode { return core.Mode(1 + b.n%2) }
+
 func (w *world) register() {
 	tx := w.pick()
 	if tx == nil {
@@ -219,7 +222,7 @@ func (w *world) register() {
 		tx.branches = append(tx.branches, br)
 		w.dbs[dbKey{tx.id, br.n}] = br
 	}
-	w.toTC = append(w.toTC, core.Register{Ref: br, XID: tx.id, Branch: branchID(br.n), Resource: resourceID(br.resource), Mode: core.ModeAT})
+	w.toTC = append(w.toTC, core.Register{Ref: br, XID: tx.id, Branch: branchID(br.n), Resource: resourceID(br.resource), Mode: br.mode()})
 }
 
 // localCommit commits the local transaction, which needs the acknowledged
@@ -285,6 +288,9 @@ func (w *world) deliverToRM() {
 	switch b := b.(type) {
 	case core.AskVote:
 		br := w.dbs[dbKey{b.XID, int(b.Branch[15])}]
+		if b.Mode != br.mode() {
+			w.fail("%s: branch %d is asked for in mode %d", b.XID, br.n, b.Mode)
+		}
 		if br.fence == core.VoteNone && w.rng.IntN(2) == 0 {
 			w.toTC = append(w.toTC, core.Answered{XID: b.XID, Branch: b.Branch, Vote: core.VoteOpen})
 			return
@@ -302,6 +308,8 @@ func (w *world) settle(b core.Settle) {
 	for _, cb := range b.Branches {
 		br := w.dbs[dbKey{b.XID, int(cb.ID[15])}]
 		switch {
+		case cb.Mode != br.mode():
+			w.fail("%s: branch %d is to be settled in mode %d", b.XID, br.n, cb.Mode)
 		case b.Outcome == core.RolledBack && br.released:
 			w.fail("%s: undone after it was released", b.XID)
 		case b.Outcome == core.RolledBack:

@@ -43,11 +43,12 @@ const (
 // Mode is how a branch takes part.
 type Mode uint8
 
-// The modes.
+// The modes. They are one machine: what differs is what an RM does for a branch,
+// so every command carries the mode, or what the branch's plan says.
 const (
-	ModeAT Mode = iota + 1
-	ModeXA
-	ModeTCC
+	ModeAT  Mode = iota + 1 // the local transaction is committed, its undo rows beside it
+	ModeXA                  // the local transaction is prepared
+	ModeTCC                 // with a plan, as are those below
 	ModeSaga
 	ModeMessage
 	ModeWorkflow

@@ -102,7 +102,7 @@ func someFinished() core.Transaction {
 		Reason: core.ReasonVotedNo, Cause: "c", Operator: "o", Decided: someTime, Finished: someTime.Add(time.Second), Records: 7,
 		Branches: []core.Branch{
 			{ID: someBranch, Resource: someResource, Mode: core.ModeAT, Vote: core.VoteNo, VoteReason: strings.Repeat("r", 300), Registered: someTime},
-			{ID: xid.BranchID{7}, Resource: xid.ResourceID{8}, Mode: core.ModeAT},
+			{ID: xid.BranchID{7}, Resource: xid.ResourceID{8}, Mode: core.ModeXA},
 		},
 		Settlements: []core.Settlement{{Resource: someResource, Done: true}, {Resource: xid.ResourceID{8}, Done: true}},
 	}

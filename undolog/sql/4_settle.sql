@@ -104,11 +104,12 @@ BEGIN
   RETURN live;
 END $f$;
 
--- blockers: backends with an open local transaction of the XID.
+-- blockers: backends with an open local transaction of the XID. What is prepared
+-- has none.
 CREATE OR REPLACE FUNCTION handfast.blockers(p_xid text) RETURNS integer[]
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
   SELECT coalesce(array_agg(DISTINCT l.pid), '{}') FROM pg_locks l
-   WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted
+   WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted AND l.pid IS NOT NULL
      AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
      AND (l.classid::bigint << 32 | l.objid::bigint) = hashtextextended(p_xid, 4263)
 $f$;

@@ -2392,9 +2392,11 @@ func (x *SettleItem) GetBranches() []*SettleBranch {
 }
 
 type SettleBranch struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	BranchId      string                 `protobuf:"bytes,1,opt,name=branch_id,json=branchId,proto3" json:"branch_id,omitempty"`
-	Vote          Vote                   `protobuf:"varint,2,opt,name=vote,proto3,enum=handfast.v1.Vote" json:"vote,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	BranchId string                 `protobuf:"bytes,1,opt,name=branch_id,json=branchId,proto3" json:"branch_id,omitempty"`
+	Vote     Vote                   `protobuf:"varint,2,opt,name=vote,proto3,enum=handfast.v1.Vote" json:"vote,omitempty"`
+	// Unspecified: AT.
+	Mode          Mode `protobuf:"varint,3,opt,name=mode,proto3,enum=handfast.v1.Mode" json:"mode,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2441,6 +2443,13 @@ func (x *SettleBranch) GetVote() Vote {
 		return x.Vote
 	}
 	return Vote_VOTE_UNSPECIFIED
+}
+
+func (x *SettleBranch) GetMode() Mode {
+	if x != nil {
+		return x.Mode
+	}
+	return Mode_MODE_UNSPECIFIED
 }
 
 // SettleResult answers Settle, item by item, as they become known.
@@ -2932,9 +2941,11 @@ func (x *AskVotes) GetItems() []*AskItem {
 }
 
 type AskItem struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Xid           string                 `protobuf:"bytes,1,opt,name=xid,proto3" json:"xid,omitempty"`
-	BranchId      string                 `protobuf:"bytes,2,opt,name=branch_id,json=branchId,proto3" json:"branch_id,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Xid      string                 `protobuf:"bytes,1,opt,name=xid,proto3" json:"xid,omitempty"`
+	BranchId string                 `protobuf:"bytes,2,opt,name=branch_id,json=branchId,proto3" json:"branch_id,omitempty"`
+	// Unspecified: AT.
+	Mode          Mode `protobuf:"varint,3,opt,name=mode,proto3,enum=handfast.v1.Mode" json:"mode,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2981,6 +2992,13 @@ func (x *AskItem) GetBranchId() string {
 		return x.BranchId
 	}
 	return ""
+}
+
+func (x *AskItem) GetMode() Mode {
+	if x != nil {
+		return x.Mode
+	}
+	return Mode_MODE_UNSPECIFIED
 }
 
 type AskVotesResult struct {
@@ -3567,10 +3585,11 @@ const file_handfast_v1_coordinator_proto_rawDesc = "" +
 	"SettleItem\x12\x10\n" +
 	"\x03xid\x18\x01 \x01(\tR\x03xid\x12.\n" +
 	"\aoutcome\x18\x02 \x01(\x0e2\x14.handfast.v1.OutcomeR\aoutcome\x125\n" +
-	"\bbranches\x18\x03 \x03(\v2\x19.handfast.v1.SettleBranchR\bbranches\"R\n" +
+	"\bbranches\x18\x03 \x03(\v2\x19.handfast.v1.SettleBranchR\bbranches\"y\n" +
 	"\fSettleBranch\x12\x1b\n" +
 	"\tbranch_id\x18\x01 \x01(\tR\bbranchId\x12%\n" +
-	"\x04vote\x18\x02 \x01(\x0e2\x11.handfast.v1.VoteR\x04vote\"d\n" +
+	"\x04vote\x18\x02 \x01(\x0e2\x11.handfast.v1.VoteR\x04vote\x12%\n" +
+	"\x04mode\x18\x03 \x01(\x0e2\x11.handfast.v1.ModeR\x04mode\"d\n" +
 	"\fSettleResult\x12\x1f\n" +
 	"\vresource_id\x18\x01 \x01(\tR\n" +
 	"resourceId\x123\n" +
@@ -3613,10 +3632,11 @@ const file_handfast_v1_coordinator_proto_rawDesc = "" +
 	"\bAskVotes\x12\x1f\n" +
 	"\vresource_id\x18\x01 \x01(\tR\n" +
 	"resourceId\x12*\n" +
-	"\x05items\x18\x02 \x03(\v2\x14.handfast.v1.AskItemR\x05items\"8\n" +
+	"\x05items\x18\x02 \x03(\v2\x14.handfast.v1.AskItemR\x05items\"_\n" +
 	"\aAskItem\x12\x10\n" +
 	"\x03xid\x18\x01 \x01(\tR\x03xid\x12\x1b\n" +
-	"\tbranch_id\x18\x02 \x01(\tR\bbranchId\"c\n" +
+	"\tbranch_id\x18\x02 \x01(\tR\bbranchId\x12%\n" +
+	"\x04mode\x18\x03 \x01(\x0e2\x11.handfast.v1.ModeR\x04mode\"c\n" +
 	"\x0eAskVotesResult\x12\x1f\n" +
 	"\vresource_id\x18\x01 \x01(\tR\n" +
 	"resourceId\x120\n" +
@@ -3803,47 +3823,49 @@ var file_handfast_v1_coordinator_proto_depIdxs = []int32{
 	50, // 57: handfast.v1.SettleItem.outcome:type_name -> handfast.v1.Outcome
 	32, // 58: handfast.v1.SettleItem.branches:type_name -> handfast.v1.SettleBranch
 	49, // 59: handfast.v1.SettleBranch.vote:type_name -> handfast.v1.Vote
-	34, // 60: handfast.v1.SettleResult.items:type_name -> handfast.v1.SettleItemResult
-	50, // 61: handfast.v1.SettleItemResult.outcome:type_name -> handfast.v1.Outcome
-	54, // 62: handfast.v1.Call.op:type_name -> handfast.v1.Op
-	47, // 63: handfast.v1.Call.mode:type_name -> handfast.v1.Mode
-	55, // 64: handfast.v1.Call.headers:type_name -> handfast.v1.Header
-	46, // 65: handfast.v1.Call.timeout:type_name -> google.protobuf.Duration
-	36, // 66: handfast.v1.Call.before:type_name -> handfast.v1.StepResult
-	54, // 67: handfast.v1.CallResult.op:type_name -> handfast.v1.Op
-	0,  // 68: handfast.v1.CallResult.verdict:type_name -> handfast.v1.Verdict
-	39, // 69: handfast.v1.AskVotes.items:type_name -> handfast.v1.AskItem
-	41, // 70: handfast.v1.AskVotesResult.items:type_name -> handfast.v1.AskItemResult
-	49, // 71: handfast.v1.AskItemResult.vote:type_name -> handfast.v1.Vote
-	50, // 72: handfast.v1.Examine.outcome:type_name -> handfast.v1.Outcome
-	43, // 73: handfast.v1.Examine.choose:type_name -> handfast.v1.ChooseRows
-	56, // 74: handfast.v1.ChooseRows.choice:type_name -> handfast.v1.Choice
-	57, // 75: handfast.v1.ChooseRows.values:type_name -> handfast.v1.ColumnValue
-	23, // 76: handfast.v1.ExamineResult.error:type_name -> handfast.v1.Error
-	58, // 77: handfast.v1.ExamineResult.rows:type_name -> handfast.v1.RowsToSettle
-	18, // 78: handfast.v1.Coordinator.Session:input_type -> handfast.v1.ClientMessage
-	1,  // 79: handfast.v1.Coordinator.Begin:input_type -> handfast.v1.BeginRequest
-	3,  // 80: handfast.v1.Coordinator.RegisterBranch:input_type -> handfast.v1.RegisterBranchRequest
-	4,  // 81: handfast.v1.Coordinator.Submit:input_type -> handfast.v1.SubmitRequest
-	8,  // 82: handfast.v1.Coordinator.Vote:input_type -> handfast.v1.VoteRequest
-	10, // 83: handfast.v1.Coordinator.Commit:input_type -> handfast.v1.CommitRequest
-	12, // 84: handfast.v1.Coordinator.Rollback:input_type -> handfast.v1.RollbackRequest
-	14, // 85: handfast.v1.Coordinator.Get:input_type -> handfast.v1.GetRequest
-	16, // 86: handfast.v1.Coordinator.WaitFor:input_type -> handfast.v1.WaitForRequest
-	19, // 87: handfast.v1.Coordinator.Session:output_type -> handfast.v1.ServerMessage
-	2,  // 88: handfast.v1.Coordinator.Begin:output_type -> handfast.v1.BeginResponse
-	6,  // 89: handfast.v1.Coordinator.RegisterBranch:output_type -> handfast.v1.RegisterBranchResponse
-	5,  // 90: handfast.v1.Coordinator.Submit:output_type -> handfast.v1.SubmitResponse
-	9,  // 91: handfast.v1.Coordinator.Vote:output_type -> handfast.v1.VoteResponse
-	11, // 92: handfast.v1.Coordinator.Commit:output_type -> handfast.v1.CommitResponse
-	13, // 93: handfast.v1.Coordinator.Rollback:output_type -> handfast.v1.RollbackResponse
-	15, // 94: handfast.v1.Coordinator.Get:output_type -> handfast.v1.GetResponse
-	17, // 95: handfast.v1.Coordinator.WaitFor:output_type -> handfast.v1.WaitForResponse
-	87, // [87:96] is the sub-list for method output_type
-	78, // [78:87] is the sub-list for method input_type
-	78, // [78:78] is the sub-list for extension type_name
-	78, // [78:78] is the sub-list for extension extendee
-	0,  // [0:78] is the sub-list for field type_name
+	47, // 60: handfast.v1.SettleBranch.mode:type_name -> handfast.v1.Mode
+	34, // 61: handfast.v1.SettleResult.items:type_name -> handfast.v1.SettleItemResult
+	50, // 62: handfast.v1.SettleItemResult.outcome:type_name -> handfast.v1.Outcome
+	54, // 63: handfast.v1.Call.op:type_name -> handfast.v1.Op
+	47, // 64: handfast.v1.Call.mode:type_name -> handfast.v1.Mode
+	55, // 65: handfast.v1.Call.headers:type_name -> handfast.v1.Header
+	46, // 66: handfast.v1.Call.timeout:type_name -> google.protobuf.Duration
+	36, // 67: handfast.v1.Call.before:type_name -> handfast.v1.StepResult
+	54, // 68: handfast.v1.CallResult.op:type_name -> handfast.v1.Op
+	0,  // 69: handfast.v1.CallResult.verdict:type_name -> handfast.v1.Verdict
+	39, // 70: handfast.v1.AskVotes.items:type_name -> handfast.v1.AskItem
+	47, // 71: handfast.v1.AskItem.mode:type_name -> handfast.v1.Mode
+	41, // 72: handfast.v1.AskVotesResult.items:type_name -> handfast.v1.AskItemResult
+	49, // 73: handfast.v1.AskItemResult.vote:type_name -> handfast.v1.Vote
+	50, // 74: handfast.v1.Examine.outcome:type_name -> handfast.v1.Outcome
+	43, // 75: handfast.v1.Examine.choose:type_name -> handfast.v1.ChooseRows
+	56, // 76: handfast.v1.ChooseRows.choice:type_name -> handfast.v1.Choice
+	57, // 77: handfast.v1.ChooseRows.values:type_name -> handfast.v1.ColumnValue
+	23, // 78: handfast.v1.ExamineResult.error:type_name -> handfast.v1.Error
+	58, // 79: handfast.v1.ExamineResult.rows:type_name -> handfast.v1.RowsToSettle
+	18, // 80: handfast.v1.Coordinator.Session:input_type -> handfast.v1.ClientMessage
+	1,  // 81: handfast.v1.Coordinator.Begin:input_type -> handfast.v1.BeginRequest
+	3,  // 82: handfast.v1.Coordinator.RegisterBranch:input_type -> handfast.v1.RegisterBranchRequest
+	4,  // 83: handfast.v1.Coordinator.Submit:input_type -> handfast.v1.SubmitRequest
+	8,  // 84: handfast.v1.Coordinator.Vote:input_type -> handfast.v1.VoteRequest
+	10, // 85: handfast.v1.Coordinator.Commit:input_type -> handfast.v1.CommitRequest
+	12, // 86: handfast.v1.Coordinator.Rollback:input_type -> handfast.v1.RollbackRequest
+	14, // 87: handfast.v1.Coordinator.Get:input_type -> handfast.v1.GetRequest
+	16, // 88: handfast.v1.Coordinator.WaitFor:input_type -> handfast.v1.WaitForRequest
+	19, // 89: handfast.v1.Coordinator.Session:output_type -> handfast.v1.ServerMessage
+	2,  // 90: handfast.v1.Coordinator.Begin:output_type -> handfast.v1.BeginResponse
+	6,  // 91: handfast.v1.Coordinator.RegisterBranch:output_type -> handfast.v1.RegisterBranchResponse
+	5,  // 92: handfast.v1.Coordinator.Submit:output_type -> handfast.v1.SubmitResponse
+	9,  // 93: handfast.v1.Coordinator.Vote:output_type -> handfast.v1.VoteResponse
+	11, // 94: handfast.v1.Coordinator.Commit:output_type -> handfast.v1.CommitResponse
+	13, // 95: handfast.v1.Coordinator.Rollback:output_type -> handfast.v1.RollbackResponse
+	15, // 96: handfast.v1.Coordinator.Get:output_type -> handfast.v1.GetResponse
+	17, // 97: handfast.v1.Coordinator.WaitFor:output_type -> handfast.v1.WaitForResponse
+	89, // [89:98] is the sub-list for method output_type
+	80, // [80:89] is the sub-list for method input_type
+	80, // [80:80] is the sub-list for extension type_name
+	80, // [80:80] is the sub-list for extension extendee
+	0,  // [0:80] is the sub-list for field type_name
 }
 
 func init() { file_handfast_v1_coordinator_proto_init() }

@@ -146,7 +146,8 @@ type Vote int32
 
 const (
 	Vote_VOTE_UNSPECIFIED Vote = 0
-	// The local transaction committed, its fence row with it.
+	// AT: the local transaction committed, its fence row with it. XA: it is
+	// prepared, its fence row inside of it.
 	Vote_VOTE_YES Vote = 1
 	// It can never commit: its tombstone is in place. The transaction rolls back.
 	Vote_VOTE_NO Vote = 2
@@ -209,7 +210,7 @@ const (
 	Mode_MODE_UNSPECIFIED Mode = 0
 	// Automatic: a local transaction whose undo rows lie beside the data.
 	Mode_MODE_AT Mode = 1
-	// A local transaction that ends phase one with PREPARE TRANSACTION.
+	// A local transaction that phase one leaves prepared (PREPARE TRANSACTION).
 	Mode_MODE_XA Mode = 2
 	// Try, then Confirm or Cancel.
 	Mode_MODE_TCC Mode = 3

@@ -279,6 +279,16 @@ func showFindings(s Streams, findings []undolog.Finding, asJSON bool) error {
 	return nil
 }
 
+// preparedRow is a prepared transaction as "pg pending --json" prints it.
+type preparedRow struct {
+	GID    string    `json:"gid"`
+	XID    string    `json:"xid"` // empty: nobody can be asked
+	Branch string    `json:"branch"`
+	Since  time.Time `json:"since"`
+	Owner  string    `json:"owner"`
+	Advice string    `json:"advice"`
+}
+
 // pendingRow is a transaction as "pg pending --json" prints it.
 type pendingRow struct {
 	XID      string    `json:"xid"`
@@ -294,7 +304,11 @@ func newPgPending(s Streams, d *database) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "pending",
 		Short: "List the transactions that are not settled in this database, oldest first, at most 1000",
-		Args:  noArgs,
+		Long: `Lists the transactions that are not settled in this database, oldest first, at most
+1000: those with undecided rows (AT), and those that are prepared (XA). They are no fault
+by themselves. Attached services settle what the coordinator has decided; what lasts is
+undecided, or the coordinator does not know it.`,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			age, err := config.ParseDuration(older)
 			if err != nil || age < 0 {
@@ -305,7 +319,11 @@ func newPgPending(s Streams, d *database) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return showPending(s, pending, asJSON)
+				prepared, err := undolog.PreparedBranches(ctx, conn, age)
+				if err != nil {
+					return err
+				}
+				return showPending(s, pending, preparedRows(prepared), asJSON)
 			})
 		},
 	}
@@ -314,7 +332,24 @@ func newPgPending(s Streams, d *database) *cobra.Command {
 	return cmd
 }
 
-func showPending(s Streams, pending []undolog.PendingXID, asJSON bool) error {
+// preparedRows says what to do about each. Whether it is to be kept or not only
+// its coordinator can tell, so that comes first.
+func preparedRows(prepared []undolog.Prepared) []preparedRow {
+	out := make([]preparedRow, 0, len(prepared))
+	for _, p := range prepared {
+		row := preparedRow{GID: p.GID, Since: p.Since, Owner: p.Owner}
+		if p.XID.IsZero() {
+			row.Advice = fmt.Sprintf("not made by Handfast: ask whoever made it, then COMMIT PREPARED or ROLLBACK PREPARED '%s' as %s", p.GID, p.Owner)
+		} else {
+			row.XID, row.Branch = p.XID.String(), p.Branch.String()
+			row.Advice = fmt.Sprintf("handfast tx show %s; where its coordinator is gone for good, decide by hand as %s", row.XID, p.Owner)
+		}
+		out = append(out, row)
+	}
+	return out
+}
+
+func showPending(s Streams, pending []undolog.PendingXID, prepared []preparedRow, asJSON bool) error {
 	out := make([]pendingRow, 0, len(pending))
 	for _, p := range pending {
 		row := pendingRow{XID: p.XID.String(), Since: p.Since, Branches: []string{}, Rows: p.Intents, Tables: append([]string{}, p.Tables...)}
@@ -325,10 +360,11 @@ func showPending(s Streams, pending []undolog.PendingXID, asJSON bool) error {
 	}
 	if asJSON {
 		return printJSON(s.Out, struct {
-			Pending []pendingRow `json:"pending"`
-		}{out})
+			Pending  []pendingRow  `json:"pending"`
+			Prepared []preparedRow `json:"prepared"`
+		}{out, prepared})
 	}
-	if len(out) == 0 {
+	if len(out)+len(prepared) == 0 {
 		_, err := fmt.Fprintln(s.Out, "nothing is pending")
 		return err
 	}
@@ -337,5 +373,22 @@ func showPending(s Streams, pending []undolog.PendingXID, asJSON bool) error {
 		rows = append(rows, []string{p.XID, p.Since.UTC().Format(timeLayout), strconv.Itoa(len(p.Branches)),
 			strconv.FormatInt(p.Rows, 10), clean(strings.Join(p.Tables, ", "))})
 	}
-	return table(s.Out, []string{"XID", "SINCE", "BRANCHES", "ROWS", "TABLES"}, rows)
+	if len(rows) > 0 {
+		if err := table(s.Out, []string{"XID", "SINCE", "BRANCHES", "ROWS", "TABLES"}, rows); err != nil || len(prepared) == 0 {
+			return err
+		}
+		if _, err := fmt.Fprintln(s.Out); err != nil {
+			return err
+		}
+	}
+	return showPrepared(s, prepared)
+}
+
+func showPrepared(s Streams, prepared []preparedRow) error {
+	rows := make([][]string, 0, len(prepared))
+	for _, p := range prepared {
+		rows = append(rows, []string{clean(p.GID), p.Since.UTC().Format(timeLayout),
+			time.Since(p.Since).Truncate(time.Second).String(), clean(p.Owner), clean(p.Advice)})
+	}
+	return table(s.Out, []string{"PREPARED", "SINCE", "AGE", "OWNER", "WHAT TO DO"}, rows)
 }

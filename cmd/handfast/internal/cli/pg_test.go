@@ -15,7 +15,7 @@ import (
 	"github.com/handfast/handfast/xid"
 )
 
-var cluster = pgtest.New(pgserver.Options{})
+var cluster = pgtest.New(pgserver.Options{Settings: map[string]string{"max_prepared_transactions": "10"}})
 
 // newDatabase gives the environment that points at an empty database.
 func newDatabase(t *testing.T, statements ...string) (env []string, conn *pgx.Conn) {
