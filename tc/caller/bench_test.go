@@ -10,9 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health/grpc_health_v1"
@@ -73,14 +71,6 @@ func startServer(b *testing.B) (httpHost, grpcHost string) {
 	}
 	httpHost, grpcHost, _ = strings.Cut(strings.TrimSpace(line), " ")
 	return httpHost, grpcHost
-}
-
-func cpu() time.Duration {
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		panic(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 func BenchmarkCall(b *testing.B) {
