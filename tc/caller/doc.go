@@ -1,0 +1,60 @@
+// Package caller makes the calls of the coordinator itself: it takes [core.Call] whose
+// target is HTTP or GRPC, and answers each with exactly one [core.Called].
+//
+//	engine                        Caller                               services
+//	core.Call ──► Call ─┬─► line of host a ─┬─► 64 at a time ── POST ──────► a:8080
+//	              never │   (1,024 wait)    │   ┐
+//	              waits ├─► line of host b ─┤   ├ 4,096 in all ── unary ───► b:9090
+//	                    │                   │   ┘                 gRPC
+//	                    └── full: Unsure    └── waits for half its timeout: Unsure
+//	core.Called ◄─────────────────────────────── answer, refusal or timeout
+//
+// # Answers
+//
+//	HTTP                      gRPC                  verdict
+//	2xx, and all of its body  OK                    Done; what came is the result
+//	409                       ABORTED               Failed: for good, and nothing was done
+//	425                       FAILED_PRECONDITION   NotYet: ask again later
+//	all else, and no answer   all else              Unsure: it may have happened, or not
+//
+// An error that a service merely passes on must not look like its own word. Handfast's own
+// errors, which are ABORTED or FAILED_PRECONDITION with the ErrorInfo of domain
+// "handfast", are therefore Unsure; those of others look like the service's. A 409 counts
+// as soon as its header has come: the body is only the reason. A 2xx whose body breaks off
+// does not count, for a service that fails half way looks like that.
+//
+// A result has at most 64 KiB (MaxResult). The effect behind a longer one has happened,
+// but "done" with half a result, or without it, would show far away, in a later step, or
+// never. So it is Unsure, and needs attention at once; a forward action with a limit of
+// attempts is compensated in the end.
+//
+// What says that the request itself is wrong needs attention at once, and is tried again
+// only after the longest pause: 3xx (redirects are not followed), 4xx but for 408, 421,
+// 423, 424 and 429, 501 and 505; INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS,
+// PERMISSION_DENIED, OUT_OF_RANGE, UNIMPLEMENTED, UNAUTHENTICATED, DATA_LOSS; a
+// certificate that is not trusted; an address, a header or a reference that can't be used.
+//
+// # What is sent
+//
+// HTTP is a POST of the payload as it is, but for references (package refs), with the type
+// that the action's headers give, or else application/json where it is JSON. A gRPC
+// address is host:port/package.Service/Method, in plain text, or with grpcs:// before it,
+// under TLS; the payload is the encoded request. Along go the headers of package
+// [github.com/handfast/handfast/xid/action], and never an XID that the service would take
+// for that of its own context.
+//
+// A call takes its timeout at most, from Call to the last byte of the answer. The same
+// attempt goes out twice when a kept connection turns out to be closed.
+//
+// # Limits
+//
+// Hosts do not delay each other: each host and port has a line of its own and at most a
+// share of the calls under way. When three quarters of those are taken, the rest goes to
+// hosts that have none. Every line, answer, header and connection pool is bounded.
+//
+// Link-local addresses and those where clouds tell machines their secrets are refused when
+// a connection is made, after the name was resolved; Config.Allow narrows further.
+//
+// A gRPC connection goes to one address of its host at a time. To spread calls over many,
+// put a balancer in between.
+package caller

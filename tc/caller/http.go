@@ -1,0 +1,165 @@
+package caller
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+
+	"github.com/handfast/handfast/tc/core"
+)
+
+// maxHeader bounds the header of an answer, in bytes.
+const maxHeader = 64 << 10
+
+// httpCalls makes the calls over HTTP.
+type httpCalls struct{ transport *http.Transport }
+
+func newHTTPCalls(cfg Config, d *dialer) *httpCalls {
+	return &httpCalls{&http.Transport{
+		Proxy:                  cfg.Proxy,
+		DialContext:            d.dial,
+		TLSClientConfig:        tlsConfig(cfg.TLS),
+		TLSHandshakeTimeout:    cfg.DialTimeout,
+		MaxIdleConns:           cfg.MaxIdle,
+		MaxIdleConnsPerHost:    cfg.CallsPerHost,
+		IdleConnTimeout:        cfg.IdleTimeout,
+		MaxResponseHeaderBytes: maxHeader,
+		DisableCompression:     true, // an answer is its bytes, and no bomb
+		ForceAttemptHTTP2:      true,
+		// All calls to a host share a connection: one that is dead must not fail them all.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: cfg.IdleTimeout / 4, PingTimeout: cfg.DialTimeout},
+	}}
+}
+
+func tlsConfig(c *tls.Config) *tls.Config {
+	if c == nil {
+		return &tls.Config{MinVersion: tls.VersionTLS12}
+	}
+	return c.Clone()
+}
+
+func (h *httpCalls) close() { h.transport.CloseIdleConnections() }
+
+func (h *httpCalls) call(ctx context.Context, j *job, out outgoing) result {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, out.url, bytes.NewReader(out.payload))
+	if err != nil {
+		return mistake("%s: the url can't be called: %s", j.to.host, strings.ReplaceAll(err.Error(), out.url, "it"))
+	}
+	fillHeader(req, j, out.payload)
+	resp, err := h.transport.RoundTrip(req)
+	if err != nil {
+		return failedHTTP(j, err)
+	}
+	// One byte more tells what is too long. A body that is longer costs its connection.
+	body, err := io.ReadAll(io.LimitReader(resp.Body, MaxResult+1))
+	_ = resp.Body.Close() // what counts was read
+	return judge(j, resp.StatusCode, body, err)
+}
+
+func fillHeader(req *http.Request, j *job, payload []byte) {
+	req.Header = make(http.Header, 10)
+	req.Header.Set("User-Agent", "handfast")
+	if len(payload) > 0 {
+		contentType := "application/octet-stream"
+		if json.Valid(payload) {
+			contentType = "application/json"
+		}
+		req.Header.Set("Content-Type", contentType)
+	}
+	if user := req.URL.User; user != nil {
+		password, _ := user.Password()
+		req.SetBasicAuth(user.Username(), password)
+	}
+	for i, h := range j.call.Action.Header {
+		if first(j.call.Action.Header[:i], h.Name) {
+			req.Header.Set(h.Name, h.Value) // in place of ours
+		} else {
+			req.Header.Add(h.Name, h.Value)
+		}
+	}
+	headers(j, req.Header.Set)
+	// Not sent, but http.Transport then sends again at once what went out on a kept
+	// connection that turns out to be closed. Whoever is called knows the attempts of
+	// an action by their key, so that is no news to it.
+	if req.Header["Idempotency-Key"] == nil {
+		req.Header["Idempotency-Key"] = []string{}
+	}
+}
+
+// first tells whether none of the headers has the name.
+func first(before []core.Header, name string) bool {
+	for _, h := range before {
+		if strings.EqualFold(h.Name, name) {
+			return false
+		}
+	}
+	return true
+}
+
+// failedHTTP is about a request that has no answer.
+func failedHTTP(j *job, err error) result {
+	r := unsure("%s: %v", j.to.host, err)
+	r.interrupted = true
+	var cert *tls.CertificateVerificationError
+	var unknown x509.UnknownAuthorityError
+	r.attention = errors.Is(err, errNotAllowed) || errors.As(err, &cert) || errors.As(err, &unknown)
+	return r
+}
+
+// judge says what an answer means. err is that of reading the body.
+func judge(j *job, status int, body []byte, err error) result {
+	switch {
+	case status == http.StatusConflict || status == http.StatusTooEarly:
+		// The word is spoken with the status; what is missing is only the reason.
+		r := result{verdict: core.Failed, text: string(body)}
+		if status == http.StatusTooEarly {
+			r.verdict = core.NotYet
+		}
+		if len(body) == 0 {
+			r.text = fmt.Sprintf("%s answered %s", j.to.host, statusText(status))
+		}
+		return r
+	case status < 200 || status > 299:
+		r := unsure("%s answered %s: %s", j.to.host, statusText(status), body)
+		if len(body) == 0 {
+			r.text = strings.TrimSuffix(r.text, ": ")
+		}
+		r.attention = wrongStatus(status)
+		return r
+	case len(body) > MaxResult:
+		return tooLong(j)
+	case err != nil:
+		r := unsure("%s answered %s, and then failed: %v", j.to.host, statusText(status), err)
+		r.interrupted = true
+		return r
+	}
+	return result{verdict: core.Done, body: body}
+}
+
+func tooLong(j *job) result {
+	return mistake("%s: the answer is longer than 64 KiB, so it can't be kept", j.to.host)
+}
+
+func statusText(status int) string {
+	return strings.TrimSpace(fmt.Sprintf("%d %s", status, http.StatusText(status)))
+}
+
+// wrongStatus tells whether an answer says that the request itself is wrong, so that the
+// same request will have the same answer until a person changes something.
+func wrongStatus(status int) bool {
+	switch status {
+	case http.StatusRequestTimeout, http.StatusMisdirectedRequest, http.StatusLocked,
+		http.StatusFailedDependency, http.StatusTooManyRequests:
+		return false
+	case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported, http.StatusSwitchingProtocols:
+		return true
+	}
+	return status >= 300 && status < 500
+}
