@@ -136,8 +136,9 @@ func (d *database) kill(pid uint32) {
 // effect makes the effect of a call in tx and returns a result that tells it from
 // other runs.
 func effect(ctx context.Context, tx pgx.Tx, c fence.Call) ([]byte, error) {
-	_, err := tx.Exec(ctx, "INSERT INTO effect (call) VALUES ($1)", c.Key())
-	return result(), err
+	res := result()
+	_, err := tx.Exec(ctx, "INSERT INTO effect (call, by) VALUES ($1, $2)", c.Key(), string(res))
+	return res, err
 }
 
 func result() []byte { return fmt.Appendf(nil, "result %d", counter.Add(1)) }

@@ -3,6 +3,7 @@ package fence_test
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -123,6 +124,63 @@ func TestMalformedHeaders(t *testing.T) {
 			t.Errorf("%s: %+v %v", kind, got, err)
 		}
 	}
+}
+
+// One handler, called as a coordinator does: again, and in the wrong order.
+func TestHandlerOverHTTP(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t)
+	pool := d.pool()
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		call, err := fence.FromHTTP(r)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		out, err := run(t, pool, call)
+		if errors.Is(err, fence.ErrLate) {
+			http.Error(w, err.Error(), http.StatusConflict)
+			return
+		}
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		_, _ = w.Write(out.Result)
+	}))
+	t.Cleanup(srv.Close)
+	post := func(c fence.Call) (int, string) {
+		t.Helper()
+		r, err := http.NewRequestWithContext(limited(t), http.MethodPost, srv.URL, nil)
+		check(t, err)
+		if c.Action != 0 {
+			c.Set(r.Header)
+		}
+		resp, err := srv.Client().Do(r)
+		check(t, err)
+		defer func() { _ = resp.Body.Close() }()
+		b, err := io.ReadAll(resp.Body)
+		check(t, err)
+		return resp.StatusCode, string(b)
+	}
+	c := newCall()
+	code, first := post(c)
+	if code != http.StatusOK || first == "" {
+		t.Fatal(code, first)
+	}
+	for _, step := range []struct {
+		call fence.Call
+		code int
+		body string // "": any
+	}{
+		{c, http.StatusOK, first}, {as(c, fence.Rollback), http.StatusOK, ""}, {c, http.StatusConflict, ""},
+		{as(newCall(), fence.Rollback), http.StatusOK, ""}, {fence.Call{}, http.StatusBadRequest, ""},
+	} {
+		if code, body := post(step.call); code != step.code || step.body != "" && body != step.body {
+			t.Errorf("%s: %d %q, want %d %q", step.call, code, body, step.code, step.body)
+		}
+	}
+	d.wantEffects(c, 1, 0, 1)
 }
 
 func TestActionText(t *testing.T) {

@@ -177,7 +177,7 @@ func TestBranchesAndTransactionsAreTheirOwn(t *testing.T) {
 func TestSeveralCallsInOneTransaction(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
-	a, b := newCall(), newCall()
+	a, b, never := newCall(), newCall(), newCall()
 	check(t, pgx.BeginFunc(limited(t), d.pool(), func(tx pgx.Tx) error {
 		for _, c := range []fence.Call{a, b, a, as(a, fence.Rollback)} {
 			if _, err := fence.Do(limited(t), tx, c, func(ctx context.Context) ([]byte, error) { return effect(ctx, tx, c) }); err != nil {
@@ -186,8 +186,13 @@ func TestSeveralCallsInOneTransaction(t *testing.T) {
 		}
 		_, err := fence.Do(limited(t), tx, a, func(context.Context) ([]byte, error) { panic("late") })
 		wantError(t, err, fence.ErrLate)
-		return nil // it is no failure of the transaction
+		_, err = fence.Do(limited(t), tx, as(never, fence.Commit), func(context.Context) ([]byte, error) { panic("nothing to commit") })
+		wantError(t, err, fence.ErrNoForward)
+		return nil // these are no failures of the transaction, and leave nothing in it
 	}))
+	if out, err := run(t, d.own, never); err != nil || out.Repeated {
+		t.Fatal(out, err)
+	}
 	d.wantEffects(a, 1, 0, 1)
 	d.wantEffects(b, 1, 0, 0)
 }
