@@ -162,22 +162,29 @@ func (p *play) kill(w *worker) {
 	p.d.kill(w.pid)
 }
 
-// settle returns when nobody moves any more: all are idle, at a gate, or wait for a lock.
+// settle returns when nobody moves any more: all are idle, at a gate, or wait for a
+// lock. Whoever moves may let another one go on, so it looks until nobody has.
 func (p *play) settle() {
-	for _, w := range p.workers {
-		for w.state.Load() == running {
-			var waits bool
-			if err := p.d.own.QueryRow(p.ctx, "SELECT EXISTS (SELECT FROM pg_locks WHERE pid = $1 AND NOT granted)", int32(w.pid)).Scan(&waits); err != nil {
-				p.rt.Fatal(err)
+	for moved := true; moved; {
+		moved = false
+		for _, w := range p.workers {
+			for w.state.Load() == running {
+				var waits bool
+				if err := p.d.own.QueryRow(p.ctx, `SELECT EXISTS (SELECT FROM pg_locks
+					WHERE pid = $1 AND NOT granted AND locktype IN ('transactionid', 'tuple'))`, int32(w.pid)).Scan(&waits); err != nil {
+					p.rt.Fatal(err)
+				}
+				if waits {
+					p.seen["waited"]++
+					break
+				}
+				moved = true
 			}
-			if waits {
-				p.seen["waited"]++
-				break
+			if w.state.Load() == ended {
+				p.judge(w.call, w.done.out, w.done.err, w.dead)
+				w.state.Store(idle)
+				moved = true
 			}
-		}
-		if w.state.Load() == ended {
-			p.judge(w.call, w.done.out, w.done.err, w.dead)
-			w.state.Store(idle)
 		}
 	}
 }
