@@ -169,11 +169,12 @@ func Pending(ctx context.Context, db DB, olderThan time.Duration) ([]PendingXID,
 }
 
 // GC drops fence rows of settled transactions that are older than twice the age
-// at which an XID may still join (24 h by default), at most limit. It tells how
-// many it dropped. Needs Grant.
+// at which an XID may still join (24 h by default), and what package fence remembers
+// of actions for longer than it has to (30 days by default), at most limit of
+// each. It tells how many it dropped. Needs Grant.
 func GC(ctx context.Context, db DB, limit int) (int64, error) {
 	var n int64
-	if err := db.QueryRow(ctx, "SELECT handfast.gc($1)", limit).Scan(&n); err != nil {
+	if err := db.QueryRow(ctx, "SELECT handfast.gc($1) + handfast.action_gc($1)", limit).Scan(&n); err != nil {
 		return 0, fmt.Errorf("drop old fences: %w", err)
 	}
 	return n, nil
