@@ -16,16 +16,11 @@ import (
 	"github.com/handfast/handfast/xid"
 )
 
-// What a Func wraps in its error to say more than "try again".
+// What a Func wraps in its error to say more than "try again"; see package target.
 var (
-	// ErrFailed: it failed for good, and without any effect. A forward action that
-	// fails rolls the transaction back. A confirmation, delivery or compensation
-	// must not fail: it is tried again all the same, and a person is called.
-	ErrFailed = errors.New("failed for good")
-	// ErrNotYet: it can't be told yet; ask again later. That is no failed attempt.
-	ErrNotYet = errors.New("not yet")
-	// ErrAttention: trying again, which goes on, will not help by itself.
-	ErrAttention = errors.New("a person has to look")
+	ErrFailed    = target.ErrFailed
+	ErrNotYet    = target.ErrNotYet
+	ErrAttention = target.ErrAttention
 )
 
 // Call is one call of the coordinator.

@@ -68,7 +68,7 @@ func (d *Definition) document() document {
 		doc := stepDocument{
 			Name: s.name, targetDocument: describe(s.action), After: s.after, Pivot: s.pivot, NoCompensation: s.noCompensation,
 		}
-		if r := s.retry; r != (RetryPolicy{}) {
+		if r := s.retry; r != (target.RetryPolicy{}) {
 			doc.Retry = &retryDocument{
 				First: duration(r.First), Max: duration(r.Max), Percent: r.Percent, Attempts: r.Attempts, AttentionAfter: r.AttentionAfter,
 			}
@@ -138,7 +138,7 @@ func (p *parser) build(doc *document) *Definition {
 		at := fmt.Sprintf("steps[%d].", i)
 		out := step{name: s.Name, action: p.target(at, &s.targetDocument), after: s.After, pivot: s.Pivot, noCompensation: s.NoCompensation}
 		if r := s.Retry; r != nil {
-			out.retry = RetryPolicy{
+			out.retry = target.RetryPolicy{
 				First: p.duration(at+"retry.first", r.First), Max: p.duration(at+"retry.max", r.Max),
 				Percent: r.Percent, Attempts: r.Attempts, AttentionAfter: r.AttentionAfter,
 			}

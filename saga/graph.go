@@ -142,7 +142,7 @@ func (g *graph) request(id xid.ID) *pb.SubmitRequest {
 	branch := func(i int) string { return xid.BranchOf(id, g.d.steps[i].name).String() }
 	for _, i := range g.order {
 		s := &g.d.steps[i]
-		b := &pb.RegisterBranchRequest{BranchId: branch(i), Mode: pb.Mode_MODE_SAGA, Name: s.name, Plan: &pb.Plan{Retry: s.retry.proto()}}
+		b := &pb.RegisterBranchRequest{BranchId: branch(i), Mode: pb.Mode_MODE_SAGA, Name: s.name, Plan: &pb.Plan{Retry: s.retry.Proto()}}
 		for _, j := range g.direct[i] {
 			b.Plan.After = append(b.Plan.After, branch(j))
 		}
@@ -153,20 +153,6 @@ func (g *graph) request(id xid.ID) *pb.SubmitRequest {
 			b.Plan.Forward, b.Plan.Rollback = s.action.Proto(), s.undo().Proto()
 		}
 		r.Branches = append(r.Branches, b)
-	}
-	return r
-}
-
-func (p RetryPolicy) proto() *pb.RetryPolicy {
-	if p == (RetryPolicy{}) {
-		return nil
-	}
-	r := &pb.RetryPolicy{Percent: p.Percent, Attempts: p.Attempts, AttentionAfter: p.AttentionAfter}
-	if p.First > 0 {
-		r.First = durationpb.New(p.First)
-	}
-	if p.Max > 0 {
-		r.Max = durationpb.New(p.Max)
 	}
 	return r
 }

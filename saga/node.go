@@ -223,7 +223,7 @@ func (r *yamlReader) value(y *yaml.Node, depth int) (*node, error) {
 		return fail("it is nested more than %d deep", maxDepth)
 	}
 	n := &node{line: y.Line, col: y.Column}
-	switch y.Kind {
+	switch y.Kind { //nolint:exhaustive // the rest is refused
 	case yaml.AliasNode:
 		return r.value(y.Alias, depth+1) // a circle ends at the bound
 	case yaml.ScalarNode:

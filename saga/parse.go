@@ -127,7 +127,7 @@ func (p *parser) into(n *node, field string, v reflect.Value) {
 		p.fail(field, "it is %s; want %s", n.kind, want[v.Kind()])
 		return
 	}
-	switch v.Kind() {
+	switch v.Kind() { //nolint:exhaustive // the documents have no others
 	case reflect.String:
 		v.SetString(n.text)
 	case reflect.Bool:

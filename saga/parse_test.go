@@ -48,7 +48,7 @@ func trip() *saga.Definition {
 	return saga.New("trip").
 		Step("hotel", target.HTTP("http://hotel/book", target.Header("tenant", "7")),
 			saga.Input(json.RawMessage(`{"guest":"Ada","nights":2,"price":1e3,"tags":[null,true,"<&>"]}`)), saga.Timeout(3*time.Second),
-			saga.Retry(saga.RetryPolicy{First: time.Second, Max: time.Minute, Percent: 150, Attempts: 5, AttentionAfter: 2}),
+			saga.Retry(target.RetryPolicy{First: time.Second, Max: time.Minute, Percent: 150, Attempts: 5, AttentionAfter: 2}),
 			saga.Compensate(target.HTTP("http://hotel/cancel", target.Payload(map[string]string{"booking": "${own.id}"})))).
 		Step("seats", target.GRPC("air:443/air.v1.Seats/Book", target.Payload([]byte("\n\x04x"))), saga.NoCompensation(), saga.After()).
 		Step("pay", target.Handler("payments", "charge"), saga.Pivot(), saga.After("hotel", "seats")).
@@ -92,8 +92,8 @@ func TestParseErrorsTellThePlace(t *testing.T) {
 	t.Parallel()
 	const rest = "steps: [{name: a, http: http://h, no_compensation: true}]\n"
 	for name, c := range map[string]struct{ yaml, json, want string }{
-		"unknown field":    {yaml: "name: x\nsteps:\n  - nmae: a\n", want: "line 3, column 5: steps[0].nmae: there is no such field; want one of after, compensate, database"},
-		"unknown in retry": {yaml: "steps:\n- retry: {attemps: 1}", want: "line 2, column 11: steps[0].retry.attemps: there is no such field; want one of attempts, attention_after, first, max, percent"},
+		"unknown field":    {yaml: "name: x\nsteps:\n  - title: a\n", want: "line 3, column 5: steps[0].title: there is no such field; want one of after, compensate, database"},
+		"unknown in retry": {yaml: "steps:\n- retry: {tries: 1}", want: "line 2, column 11: steps[0].retry.tries: there is no such field; want one of attempts, attention_after, first, max, percent"},
 		"unknown, JSON":    {json: "{\n \"x\": 1}", want: "line 2, column 2: x: there is no such field; want one of forward_recovery, name, parallel, steps, timeout"},
 		"twice":            {yaml: "name: a\nname: b\n" + rest, want: "line 2, column 1: name: it comes twice"},
 		"twice, JSON":      {json: `{"name":"a","name":"b"}`, want: "line 1, column 13: name: it comes twice"},
@@ -223,7 +223,7 @@ func drawn(t *rapid.T) *saga.Definition {
 			opts = append(opts, saga.After(names[:rapid.IntRange(0, len(names)).Draw(t, "how many")]...))
 		}
 		if rapid.Bool().Draw(t, "retry") {
-			opts = append(opts, saga.Retry(saga.RetryPolicy{First: time.Second, Attempts: rapid.Uint32().Draw(t, "attempts")}))
+			opts = append(opts, saga.Retry(target.RetryPolicy{First: time.Second, Attempts: rapid.Uint32().Draw(t, "attempts")}))
 		}
 		d.Step(name, where("action"), opts...)
 		names = append(names, name)

@@ -33,21 +33,8 @@ type step struct {
 	noCompensation bool
 	pivot          bool
 	after          []string // nil: as the saga says
-	retry          RetryPolicy
+	retry          target.RetryPolicy
 	err            error // of Input
-}
-
-// RetryPolicy says how a step's calls are tried again. Zero fields are the coordinator's.
-type RetryPolicy struct {
-	First   time.Duration // pause after the first failure; 100 ms
-	Max     time.Duration // the longest pause; 30 s
-	Percent uint32        // each pause in percent of the one before, 100 to 1,000; 200
-	// Attempts is how often the action is tried before the saga is rolled back; no
-	// limit. It says nothing about compensations and steps after the pivot: these are
-	// tried until they succeed.
-	Attempts uint32
-	// AttentionAfter is how many failed attempts call a person; 10.
-	AttentionAfter uint32
 }
 
 // New begins a definition. name is for people, in lists and logs; at most 256 bytes.
@@ -106,8 +93,9 @@ func Input(v any) StepOption {
 // Timeout sets how long one call of the step may take, like target.Timeout.
 func Timeout(d time.Duration) StepOption { return func(s *step) { s.action.Timeout = d } }
 
-// Retry sets how the calls of the step are tried again.
-func Retry(p RetryPolicy) StepOption { return func(s *step) { s.retry = p } }
+// Retry sets how the calls of the step are tried again. Steps that are tried until they
+// succeed have no limit of attempts.
+func Retry(p target.RetryPolicy) StepOption { return func(s *step) { s.retry = p } }
 
 // undo is the compensation with what it has of the action.
 func (s *step) undo() target.Target {

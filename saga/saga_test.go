@@ -87,14 +87,14 @@ func TestValidateNamesTheStepAndWhatWouldBeRight(t *testing.T) {
 			want: `step "a": it comes neither before nor after the pivot "p"; name one in "after" of the other`,
 		},
 		"pivot undone":        {d: saga.New("trip").Step("a", do, undo, saga.Pivot()), want: `step "a": a pivot is never undone; take its compensation out`},
-		"pivot given up":      {d: saga.New("trip").Step("a", do, saga.Pivot(), saga.Retry(saga.RetryPolicy{Attempts: 3})), want: `step "a": retry: a pivot has no limit of attempts`},
+		"pivot given up":      {d: saga.New("trip").Step("a", do, saga.Pivot(), saga.Retry(target.RetryPolicy{Attempts: 3})), want: `step "a": retry: a pivot has no limit of attempts`},
 		"pivot in time":       {d: saga.New("trip").Step("a", do, saga.Pivot()).Timeout(time.Hour), want: `step "a": a saga with a pivot has no timeout`},
 		"delivery undone":     {d: saga.New("trip").Step("a", do, saga.Pivot()).Step("b", do, undo), want: `step "b": it is tried until it succeeds and never undone; take its compensation out`},
-		"delivery given up":   {d: saga.New("trip").ForwardRecovery().Step("a", do, saga.Retry(saga.RetryPolicy{Attempts: 3})), want: `step "a": retry: it is tried until it succeeds, so it has no limit`},
+		"delivery given up":   {d: saga.New("trip").ForwardRecovery().Step("a", do, saga.Retry(target.RetryPolicy{Attempts: 3})), want: `step "a": retry: it is tried until it succeeds, so it has no limit`},
 		"forward with pivot":  {d: saga.New("trip").ForwardRecovery().Step("a", do, saga.Pivot()), want: `step "a": it is a pivot, and all steps are tried until they succeed`},
 		"forward in time":     {d: saga.New("trip").ForwardRecovery().Step("a", do).Timeout(time.Hour), want: `saga "trip": it has a timeout, and all its steps are tried until they succeed`},
-		"retry percent":       {d: saga.New("trip").Step("a", do, undo, saga.Retry(saga.RetryPolicy{Percent: 99})), want: `step "a": retry: percent is 99; want from 100 to 1000, or 0 for 200`},
-		"retry first":         {d: saga.New("trip").Step("a", do, undo, saga.Retry(saga.RetryPolicy{First: -1})), want: `step "a": retry: first is -1ns; want from 1ms to 720h0m0s`},
+		"retry percent":       {d: saga.New("trip").Step("a", do, undo, saga.Retry(target.RetryPolicy{Percent: 99})), want: `step "a": retry: percent is 99; want from 100 to 1000, or 0 for 200`},
+		"retry first":         {d: saga.New("trip").Step("a", do, undo, saga.Retry(target.RetryPolicy{First: -1})), want: `step "a": retry: first is -1ns; want from 1ms to 720h0m0s`},
 		"result of a later":   {d: saga.New("trip").Step("a", do, undo, saga.Input("${steps.b}")).Step("b", do, undo), want: `step "a": it uses the result of "b", which does not come before it`},
 		"result of none":      {d: saga.New("trip").Step("a", do, undo, saga.Input("${steps.x}")), want: `step "a": it uses the result of a step "x"; the steps are a`},
 		"result in undo":      {d: saga.New("trip").Step("a", do, saga.Compensate(target.HTTP("http://h/${steps.x}"))), want: `step "a": compensate: it uses the result of a step "x"`},
@@ -206,7 +206,7 @@ func TestRequestIsThePlan(t *testing.T) {
 func TestStepOptionsReachThePlan(t *testing.T) {
 	t.Parallel()
 	r, err := saga.New("trip").Timeout(time.Hour).
-		Step("a", do, undo, saga.Input(map[string]int{"n": 1}), saga.Timeout(3*time.Second), saga.Retry(saga.RetryPolicy{
+		Step("a", do, undo, saga.Input(map[string]int{"n": 1}), saga.Timeout(3*time.Second), saga.Retry(target.RetryPolicy{
 			First: time.Second, Max: time.Minute, Percent: 150, Attempts: 4, AttentionAfter: 2,
 		})).
 		Step("b", do, saga.Compensate(target.HTTP("http://h", target.Payload("x"), target.Timeout(time.Second)))).Request(xid.ID{1})

@@ -129,18 +129,7 @@ func (d *Definition) checkStep(s *step) error {
 	if !s.compensate.IsZero() {
 		errs = append(errs, part("compensate: ", s.undo().Validate()))
 	}
-	r := s.retry
-	for _, p := range []struct {
-		name string
-		d    time.Duration
-	}{{"first", r.First}, {"max", r.Max}} {
-		if p.d != 0 && (p.d < time.Millisecond || p.d > target.MaxDelay) {
-			errs = append(errs, d.wrong(s.name, "retry: %s is %v; want from 1ms to %v, or 0 for the coordinator's", p.name, p.d, target.MaxDelay))
-		}
-	}
-	if r.Percent != 0 && (r.Percent < 100 || r.Percent > 1000) {
-		errs = append(errs, d.wrong(s.name, "retry: percent is %d; want from 100 to 1000, or 0 for 200", r.Percent))
-	}
+	errs = append(errs, part("", s.retry.Validate()))
 	return errors.Join(errs...)
 }
 

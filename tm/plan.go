@@ -47,15 +47,21 @@ func (m *Manager) Register(ctx context.Context, id xid.ID, r *pb.RegisterBranchR
 }
 
 // Vote says how phase one of a branch with a plan ended. The first vote counts, and a
-// no rolls the transaction back. ErrRolledBack: the decision was made before.
+// no rolls the transaction back. ErrRolledBack after a yes, ErrCommitted after a no: the
+// decision was made before.
 func (m *Manager) Vote(ctx context.Context, id xid.ID, r *pb.VoteRequest) error {
 	r.Xid = id.String()
 	return m.once(ctx, "vote in", id, func(ctx context.Context) error {
 		a, err := m.c.Vote(ctx, r)
-		if err == nil && a.GetOutcome() == pb.Outcome_OUTCOME_ROLLED_BACK && r.GetVote() == pb.Vote_VOTE_YES {
+		switch {
+		case err != nil:
+			return err
+		case a.GetOutcome() == pb.Outcome_OUTCOME_ROLLED_BACK && r.GetVote() == pb.Vote_VOTE_YES:
 			return rolledBack(Tx{XID: id}, pb.RollbackReason_ROLLBACK_REASON_UNSPECIFIED, "decided before the vote")
+		case a.GetOutcome() == pb.Outcome_OUTCOME_COMMITTED && r.GetVote() == pb.Vote_VOTE_NO:
+			return &CommittedError{XID: id, Cause: errors.New(r.GetReason())}
 		}
-		return err
+		return nil
 	})
 }
 
@@ -83,7 +89,7 @@ func (m *Manager) once(ctx context.Context, what string, id xid.ID, request func
 
 // planned says of an error what it means for the transaction.
 func planned(what string, id xid.ID, err error) error {
-	if err == nil || errors.Is(err, ErrRolledBack) {
+	if err == nil || errors.Is(err, ErrRolledBack) || errors.Is(err, ErrCommitted) {
 		return err
 	}
 	if i, ok := errors.AsType[*client.InterruptedError](err); ok && i.Sent {
