@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
@@ -66,18 +66,25 @@ type attachment struct {
 	asks     chan *pb.AskVotes
 	looks    chan *pb.Examine
 	wg       sync.WaitGroup
+
+	calls    CallHandler // nil: none
+	maxCalls int
+	grace    time.Duration
+	ending   sync.Once     // of the calls
+	active   int           // calls under way; belongs to Client.mu
+	idle     chan struct{} // closed when active gets 0; belongs to Client.mu
 }
 
-// Attach offers to settle for a resource, on this session and every later one.
-// It does not wait for the coordinator: see WithAttachError. One resource may
-// be attached several times; each command goes to one of its handlers.
+// Attach offers to settle for a resource, on this session and every later one; with
+// WithCalls also, or only, to carry out calls. It does not wait for the
+// coordinator: see WithAttachError. One resource may be attached several times;
+// each command goes to one of its handlers.
 //
-// detach takes the offer back and returns when the handler's methods have
-// returned, so it must not be called by them. It may be called again.
-func (c *Client) Attach(r *pb.AttachedResource, h Handler) (detach func(), err error) {
-	if h == nil {
-		return nil, errors.New("handfast: Attach: the handler is nil")
-	}
+// detach takes the offer back. Calls under way are given their grace, then their
+// contexts are ended, as those of the handler's methods are at once. It returns when
+// all have returned, so it must not be called by them; a call that does not heed
+// its context is left behind after 5 s. It may be called again.
+func (c *Client) Attach(r *pb.AttachedResource, h Handler, opts ...AttachOption) (detach func(), err error) {
 	id, err := xid.ParseResourceID(r.GetResourceId())
 	if err != nil {
 		return nil, &Error{
@@ -87,9 +94,18 @@ func (c *Client) Attach(r *pb.AttachedResource, h Handler) (detach func(), err e
 	}
 	a := &attachment{
 		c: c, id: id.String(), resource: proto.CloneOf(r), handler: h,
-		settles: make(chan *pb.Settle, c.maxCommands),
-		asks:    make(chan *pb.AskVotes, c.maxCommands),
-		looks:   make(chan *pb.Examine, maxExamines),
+		settles:  make(chan *pb.Settle, c.maxCommands),
+		asks:     make(chan *pb.AskVotes, c.maxCommands),
+		looks:    make(chan *pb.Examine, maxExamines),
+		maxCalls: DefaultMaxCalls, grace: DefaultCallGrace,
+	}
+	for _, o := range opts {
+		if err := o(a); err != nil {
+			return nil, err
+		}
+	}
+	if h == nil && a.calls == nil {
+		return nil, errors.New("handfast: Attach: the handler is nil")
 	}
 	if _, err := c.encode("Attach", a.frame()); err != nil {
 		return nil, err
@@ -97,14 +113,18 @@ func (c *Client) Attach(r *pb.AttachedResource, h Handler) (detach func(), err e
 	a.ctx, a.cancel = context.WithCancel(c.ctx)
 
 	c.mu.Lock()
-	if c.closed {
+	if c.closing {
 		c.mu.Unlock()
 		a.cancel()
 		return nil, fmt.Errorf("handfast: Attach: %w", ErrClosed)
 	}
 	c.attached[a.id] = append(c.attached[a.id], a)
 	// Added under the lock, so that Close waits for them or refuses them.
-	for _, f := range []func(){a.keepAttached, a.runSettles, a.runAsks, a.runLooks} {
+	loops := []func(){a.keepAttached}
+	if h != nil {
+		loops = append(loops, a.runSettles, a.runAsks, a.runLooks)
+	}
+	for _, f := range loops {
 		a.wg.Add(1)
 		c.wg.Go(func() {
 			defer a.wg.Done()
@@ -130,7 +150,7 @@ func (a *attachment) detach() {
 	}
 	last := len(rest) == 0 && !c.closed
 	c.mu.Unlock()
-	a.cancel()
+	a.ending.Do(func() { a.endCalls(time.Now()) })
 	a.wg.Wait()
 	if last {
 		// Without an answer: a session that breaks takes the offer with it.
@@ -196,12 +216,7 @@ func (c *Client) awaitSession(ctx context.Context, epoch uint64) {
 // dispatch hands a command to a handler of the resource. It never blocks.
 func (c *Client) dispatch(resource string, cmd command) {
 	c.mu.Lock()
-	list := c.attached[strings.ToLower(resource)]
-	var a *attachment
-	if len(list) > 0 {
-		c.turn++
-		a = list[c.turn%uint64(len(list))]
-	}
+	a := c.pickLocked(resource, func(a *attachment) bool { return a.handler != nil })
 	c.mu.Unlock()
 	if a == nil {
 		return // detached while the command was under way
@@ -319,9 +334,10 @@ func (c *Client) post(op string, f *pb.ClientFrame) {
 		return
 	}
 	c.mu.Lock()
-	full := len(c.results) >= c.maxResults
-	if !full && !c.closed {
+	full := len(c.results) >= c.maxResults || c.resultBytes+len(body) > c.maxResultBytes
+	if !full && c.ctx.Err() == nil {
 		c.results = append(c.results, body)
+		c.resultBytes += len(body)
 	}
 	c.mu.Unlock()
 	if full {

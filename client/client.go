@@ -28,20 +28,24 @@ type Client struct {
 	slots  chan struct{} // one token per request in flight
 	wake   chan struct{} // there may be something to write
 
-	mu       sync.Mutex
-	closed   bool
-	nextID   uint64
-	calls    map[uint64]*call // every request without an answer
-	queue    []*call          // those of them not yet written to this session
-	dead     int              // entries of queue that were given up
-	results  []result         // answers to commands, not yet written
-	session  *session         // nil while there is none
-	epoch    uint64           // counts sessions
-	changed  chan struct{}    // closed and replaced when session changes
-	connErr  error            // why there is no session
-	witness  *pb.Witness      // the highest seen
-	attached map[string][]*attachment
-	turn     uint64 // rotates among attachments of one resource
+	mu          sync.Mutex
+	closing     bool // no calls are taken and nothing is attached any more
+	closed      bool
+	nextID      uint64
+	calls       map[uint64]*call // every request without an answer
+	queue       []*call          // those of them not yet written to this session
+	dead        int              // entries of queue that were given up
+	results     []result         // answers to commands, not yet written
+	resultBytes int
+	flushed     chan struct{} // closed when nothing is left to write; nil: nobody waits
+	running     map[callKey]*running
+	session     *session      // nil while there is none
+	epoch       uint64        // counts sessions
+	changed     chan struct{} // closed and replaced when session changes
+	connErr     error         // why there is no session
+	witness     *pb.Witness   // the highest seen
+	attached    map[string][]*attachment
+	turn        uint64 // rotates among attachments of one resource
 }
 
 // Dial makes a client for the coordinator at target, a host with or without
@@ -69,6 +73,8 @@ func Dial(target string, opts ...Option) (*Client, error) {
 		// The session is long-lived; an idle timeout would only delay what comes next.
 		grpc.WithIdleTimeout(0),
 		grpc.WithDisableServiceConfig(),
+		// A call brings results of other branches; more than this no coordinator sends.
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16 << 20)),
 	}, cfg.dial...)
 	cc, err := grpc.NewClient(addr, dial...)
 	if err != nil {
@@ -84,22 +90,28 @@ func Dial(target string, opts ...Option) (*Client, error) {
 		calls:    make(map[uint64]*call),
 		changed:  make(chan struct{}),
 		attached: make(map[string][]*attachment),
+		running:  make(map[callKey]*running),
 	}
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	c.wg.Go(c.run)
 	return c, nil
 }
 
-// Close ends the session and fails what is in flight with ErrClosed. It
-// returns when every goroutine of the client has ended, handlers included.
-// Closing again does nothing.
+// Close takes no more calls and lets those under way finish, as a detach does.
+// Then it ends the session and fails what is in flight with ErrClosed. It
+// returns when every goroutine of the client has ended, handlers included, but
+// for calls that do not heed the end of their context. Closing again does nothing.
 func (c *Client) Close() error {
 	c.mu.Lock()
-	if c.closed {
+	if c.closing {
 		c.mu.Unlock()
 		c.wg.Wait()
 		return nil
 	}
+	c.closing = true
+	c.mu.Unlock()
+	c.drainCalls()
+	c.mu.Lock()
 	c.closed = true
 	c.mu.Unlock()
 	c.cancel(ErrClosed)

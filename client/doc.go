@@ -22,9 +22,12 @@
 // the call fails with *InterruptedError, which tells whether the request may
 // have reached the coordinator.
 //
-// Commands of the coordinator are handed to the Handler of their resource
-// through a bounded queue. When it is full the command is dropped; the
-// coordinator sends it again. The same holds for answers while there is no
-// session. A question that an operator waits for is refused instead, and asked
-// again by the coordinator or the operator: see Examiner.
+// Settle and AskVotes are handed to the Handler of their resource through a
+// bounded queue. When it is full the command is dropped; the coordinator sends it
+// again. The same holds for answers while there is no session. A question that an
+// operator waits for is refused instead, and asked again: see Examiner.
+//
+// A Call, which is one action of one branch, runs in a goroutine of its own, a
+// bounded number at once; see WithCalls. Its answer goes out on the session that
+// there is when the handler returns, or is dropped; then the coordinator calls again.
 package client

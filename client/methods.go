@@ -33,6 +33,15 @@ func (c *Client) RegisterBranch(ctx context.Context, r *pb.RegisterBranchRequest
 	return a, err
 }
 
+// Submit registers branches, all or none, and asks to commit for good: from its
+// answer on nobody needs to ask again, whatever becomes of this process. Sent again
+// after a broken session it changes nothing, and neither does calling it again with
+// the same request: branch ids have to be the same then, too.
+func (c *Client) Submit(ctx context.Context, r *pb.SubmitRequest) (*pb.SubmitResponse, error) {
+	f, err := c.do(ctx, "Submit", &pb.ClientFrame{Kind: &pb.ClientFrame_Submit{Submit: r}})
+	return answer("Submit", f, err, (*pb.ServerFrame).GetSubmit)
+}
+
 // Vote reports how phase one of a branch ended. The first vote counts.
 func (c *Client) Vote(ctx context.Context, r *pb.VoteRequest) (*pb.VoteResponse, error) {
 	if t := clean(r.GetReason()); t != r.GetReason() {

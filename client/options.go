@@ -16,39 +16,41 @@ import (
 const DefaultPort = "4263"
 
 type config struct {
-	name          string
-	log           *slog.Logger
-	creds         credentials.TransportCredentials
-	dial          []grpc.DialOption
-	maxInFlight   int
-	attachError   func(resourceID string, err error)
-	handshake     time.Duration
-	drain         time.Duration
-	backoffFirst  time.Duration
-	backoffMax    time.Duration
-	settledAfter  time.Duration
-	maxFrames     int
-	maxBytes      int
-	maxFrameBytes int
-	maxResults    int
-	maxCommands   int
+	name           string
+	log            *slog.Logger
+	creds          credentials.TransportCredentials
+	dial           []grpc.DialOption
+	maxInFlight    int
+	attachError    func(resourceID string, err error)
+	handshake      time.Duration
+	drain          time.Duration
+	backoffFirst   time.Duration
+	backoffMax     time.Duration
+	settledAfter   time.Duration
+	maxFrames      int
+	maxBytes       int
+	maxFrameBytes  int
+	maxResults     int
+	maxResultBytes int
+	maxCommands    int
 }
 
 func defaults() config {
 	return config{
-		log:           slog.Default(),
-		creds:         insecure.NewCredentials(),
-		maxInFlight:   4096,
-		handshake:     10 * time.Second,
-		drain:         5 * time.Second,
-		backoffFirst:  50 * time.Millisecond,
-		backoffMax:    3 * time.Second,
-		settledAfter:  time.Second,
-		maxFrames:     256,
-		maxBytes:      256 << 10,
-		maxFrameBytes: 2 << 20,
-		maxResults:    4096,
-		maxCommands:   256,
+		log:            slog.Default(),
+		creds:          insecure.NewCredentials(),
+		maxInFlight:    4096,
+		handshake:      10 * time.Second,
+		drain:          5 * time.Second,
+		backoffFirst:   50 * time.Millisecond,
+		backoffMax:     3 * time.Second,
+		settledAfter:   time.Second,
+		maxFrames:      256,
+		maxBytes:       256 << 10,
+		maxFrameBytes:  2 << 20,
+		maxResults:     4096,
+		maxResultBytes: 16 << 20,
+		maxCommands:    256,
 	}
 }
 

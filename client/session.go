@@ -232,6 +232,7 @@ func (c *Client) write(s *session) {
 	for {
 		m, ok := c.take(s)
 		if !ok {
+			c.nothingToWrite()
 			select {
 			case <-c.wake:
 				// Who is about to make a request may do so first: then one message
@@ -321,6 +322,9 @@ func (c *Client) takeResults(calls int) []result {
 	}
 	out := c.results[:n]
 	c.results = c.results[n:]
+	for _, r := range out {
+		c.resultBytes -= len(r)
+	}
 	return out
 }
 
@@ -350,6 +354,8 @@ func (c *Client) receive(s *session, m *pb.ServerMessage) {
 			c.dispatch(k.AskVotes.GetResourceId(), command{ask: k.AskVotes})
 		case *pb.ServerFrame_Examine:
 			c.dispatch(k.Examine.GetResourceId(), command{look: k.Examine})
+		case *pb.ServerFrame_Call:
+			c.dispatchCall(k.Call)
 		case *pb.ServerFrame_Drain:
 			c.startDrain(s)
 		}

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"github.com/handfast/handfast/tc/api"
+	"github.com/handfast/handfast/tc/caller"
 	"github.com/handfast/handfast/tc/engine"
 	"github.com/handfast/handfast/tc/store"
 )
@@ -36,6 +37,8 @@ type Config struct {
 	// Engine.Fatal, are set by the server.
 	Engine engine.Config
 	API    api.Config
+	// Calls is about outgoing calls to URLs and gRPC methods.
+	Calls caller.Config
 
 	// DrainTimeout bounds a shutdown; 0: 30 s.
 	DrainTimeout time.Duration

@@ -20,6 +20,9 @@ import (
 
 	pb "github.com/handfast/handfast/proto/handfast/v1"
 	"github.com/handfast/handfast/tc/api"
+	"github.com/handfast/handfast/tc/caller"
+	"github.com/handfast/handfast/tc/caller/refs"
+	"github.com/handfast/handfast/tc/core"
 	"github.com/handfast/handfast/tc/engine"
 	"github.com/handfast/handfast/tc/store"
 	"github.com/handfast/handfast/tc/store/pebblestore"
@@ -35,6 +38,7 @@ type Server struct {
 	st     store.Store
 	eng    *engine.Engine
 	api    *api.API
+	caller *caller.Caller // nil where Config has another
 	grpc   *grpc.Server
 	health *health.Server
 	lis    net.Listener
@@ -61,6 +65,13 @@ func NewServer(ctx context.Context, cfg Config) (*Server, error) {
 			err = errors.Join(err, s.st.Close())
 		}
 		return nil, err
+	}
+	if s.cfg.API.Expand == nil {
+		s.cfg.API.Expand = refs.Expand
+	}
+	if s.cfg.API.Caller == nil {
+		s.caller = caller.New(s.cfg.Calls, func(c core.Called) { s.eng.Post(c) })
+		s.cfg.API.Caller = s.caller
 	}
 	s.api = api.New(s.eng, s.cfg.API)
 	s.health = health.NewServer()
@@ -190,7 +201,15 @@ func (s *Server) shutdown(ctx context.Context) error {
 	<-graceful
 	_ = s.lis.Close() // closed already if it was served
 	s.api.Close()
-	err := s.eng.Close()
+	var err error
+	if s.caller != nil {
+		// What is under way counts as not answered: whoever goes on with the store
+		// calls it again. ctx may be over, and breaking off takes a moment.
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
+		err = s.caller.Close(last)
+		cancel()
+	}
+	err = errors.Join(err, s.eng.Close())
 	return errors.Join(err, s.st.Close())
 }
 

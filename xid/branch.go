@@ -2,11 +2,13 @@ package xid
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 )
 
-// BranchID names a branch: 128 random bits, chosen by the RM.
+// BranchID names a branch: 128 bits, chosen by whoever registers it. They are random
+// for work in a database, and may be derived with BranchOf for what is planned.
 type BranchID [16]byte
 
 // NewBranchID draws a branch id from the system's secure random source.
@@ -36,7 +38,8 @@ func ParseBranchID(s string) (BranchID, error) {
 	return b, nil
 }
 
-// ResourceID names a database: the UUID in its handfast schema.
+// ResourceID names a database by the UUID in its handfast schema, or a group of
+// services by what ResourceOf makes of its name.
 type ResourceID [16]byte
 
 // String gives the canonical form of the UUID.
@@ -59,4 +62,28 @@ func ParseResourceID(s string) (ResourceID, error) {
 		return r, fmt.Errorf("resource id is all zero")
 	}
 	return r, nil
+}
+
+// ResourceOf names a group of services that take the same calls by a name of its
+// own, such as "payments". It is the same in every process and every version: a UUID
+// of version 8 made of the first bits of a SHA-256. A database has a random UUID of
+// version 4, so the two never meet, and to find two names with the same UUID is as
+// hard as to try 2^61 of them.
+func ResourceOf(group string) ResourceID {
+	sum := sha256.Sum256([]byte("handfast resource group\x00" + group))
+	r := ResourceID(sum[:16])
+	r[6] = r[6]&0x0f | 0x80 // version 8: made as its maker likes
+	r[8] = r[8]&0x3f | 0x80 // the variant of RFC 9562
+	return r
+}
+
+// BranchOf derives the id of a branch from its transaction and a name, so that whoever
+// registers it again after a crash, or after a lost answer, names the same branch. A
+// name may be used once in a transaction.
+func BranchOf(id ID, name string) BranchID {
+	h := sha256.New()
+	h.Write([]byte("handfast branch\x00"))
+	h.Write(id[:]) // of fixed length, so the name can't run into it
+	h.Write([]byte(name))
+	return BranchID(h.Sum(nil)[:16])
 }

@@ -59,6 +59,52 @@ func TestParseResourceIDRefusesBadInput(t *testing.T) {
 	}
 }
 
+func TestResourceOfIsAUUIDOfItsOwnVersion(t *testing.T) {
+	t.Parallel()
+	// Other processes and later versions have to find the same one.
+	if s := xid.ResourceOf("payments").String(); s != "e6a8c1dc-f629-8cf5-91f9-294a1943f53c" {
+		t.Errorf("got %s", s)
+	}
+	seen := make(map[xid.ResourceID]string)
+	for _, name := range []string{"", "payments", "Payments", "payment", "payments ", "paymentss", "\x00", strings.Repeat("x", 1<<20)} {
+		r := xid.ResourceOf(name)
+		if r != xid.ResourceOf(name) {
+			t.Errorf("%.20q has two", name)
+		}
+		if other, ok := seen[r]; ok {
+			t.Errorf("%.20q and %.20q have the same", name, other)
+		}
+		seen[r] = name
+		if s := r.String(); s[14] != '8' || !strings.ContainsRune("89ab", rune(s[19])) {
+			t.Errorf("%.20q: %s is not of version 8", name, s)
+		}
+		if got, err := xid.ParseResourceID(r.String()); err != nil || got != r {
+			t.Errorf("%.20q: reads as %v, %v", name, got, err)
+		}
+	}
+}
+
+func TestBranchOfDependsOnBoth(t *testing.T) {
+	t.Parallel()
+	p := sample()
+	a := xid.New(p)
+	p.Counter++
+	b := xid.New(p)
+	if s := xid.BranchOf(a, "hotel").String(); s != "51fc7f89f180c9121442544afd2b649f" {
+		t.Errorf("got %s", s)
+	}
+	seen := make(map[xid.BranchID]bool)
+	for _, id := range []xid.ID{{}, a, b} {
+		for _, name := range []string{"", "hotel", "Hotel", "flight"} {
+			br := xid.BranchOf(id, name)
+			if seen[br] || br != xid.BranchOf(id, name) || br == (xid.BranchID{}) {
+				t.Errorf("%v, %q: %v", id, name, br)
+			}
+			seen[br] = true
+		}
+	}
+}
+
 func FuzzParseBranchAndResource(f *testing.F) {
 	f.Add("123e4567-e89b-12d3-a456-426614174000")
 	f.Add("000102030405060708090a0b0c0d0e0f")

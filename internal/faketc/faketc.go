@@ -31,10 +31,11 @@ type Server struct {
 	frames   atomic.Uint64
 	sessions chan *Session
 
-	mu   sync.Mutex
-	on   func(*Session, *pb.ClientFrame) bool
-	grpc *grpc.Server
-	done chan struct{}
+	mu      sync.Mutex
+	on      func(*Session, *pb.ClientFrame) bool
+	answers map[string]chan *pb.CallResult // by xid, branch and op
+	grpc    *grpc.Server
+	done    chan struct{}
 }
 
 // Start starts a server that stops with the test.
@@ -128,6 +129,40 @@ func (s *Server) NextSession() *Session {
 	}
 }
 
+// Call sends a call to a client and waits for its answer.
+func (s *Server) Call(n *Session, call *pb.Call) *pb.CallResult {
+	s.tb.Helper()
+	answer := s.Expect(call)
+	n.Send(&pb.ServerFrame{Kind: &pb.ServerFrame_Call{Call: call}})
+	select {
+	case r := <-answer:
+		return r
+	case <-time.After(patience):
+		s.tb.Fatalf("the call of %s was not answered", call.GetHandler())
+		return nil
+	}
+}
+
+// Expect gives the answers to a call that the test sends itself.
+func (s *Server) Expect(call *pb.Call) <-chan *pb.CallResult {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.answers == nil {
+		s.answers = make(map[string]chan *pb.CallResult)
+	}
+	answer := make(chan *pb.CallResult, 64)
+	s.answers[key(call)] = answer
+	return answer
+}
+
+func key(c interface {
+	GetXid() string
+	GetBranchId() string
+	GetOp() pb.Op
+}) string {
+	return c.GetXid() + "/" + c.GetBranchId() + "/" + c.GetOp().String()
+}
+
 // Counts tells how many messages arrived, and how many frames in them.
 func (s *Server) Counts() (messages, frames uint64) { return s.messages.Load(), s.frames.Load() }
 
@@ -198,6 +233,9 @@ func (s *Server) handle(n *Session, f *pb.ClientFrame) {
 	}
 	s.mu.Lock()
 	on := s.on
+	if r := f.GetCallResult(); r != nil && s.answers[key(r)] != nil {
+		s.answers[key(r)] <- r
+	}
 	s.mu.Unlock()
 	if on != nil && on(n, f) {
 		return
@@ -219,6 +257,8 @@ func (s *Server) Answer(f *pb.ClientFrame) *pb.ServerFrame {
 		a.Kind = &pb.ServerFrame_RegisterBranch{RegisterBranch: &pb.RegisterBranchResponse{Witness: &pb.Witness{
 			StoreId: Store.String(), Incarnation: 1, Position: s.counter.Add(1),
 		}}}
+	case *pb.ClientFrame_Submit:
+		a.Kind = &pb.ServerFrame_Submit{Submit: &pb.SubmitResponse{Outcome: pb.Outcome_OUTCOME_UNDECIDED}}
 	case *pb.ClientFrame_Vote:
 		a.Kind = &pb.ServerFrame_Vote{Vote: &pb.VoteResponse{Outcome: pb.Outcome_OUTCOME_UNDECIDED}}
 	case *pb.ClientFrame_Commit:

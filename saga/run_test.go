@@ -1,0 +1,98 @@
+package saga_test
+
+import (
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/handfast/handfast/client"
+	"github.com/handfast/handfast/internal/faketc"
+	pb "github.com/handfast/handfast/proto/handfast/v1"
+	"github.com/handfast/handfast/saga"
+	"github.com/handfast/handfast/tm"
+	"github.com/handfast/handfast/xid"
+)
+
+// start makes a manager on a coordinator that does what the test says.
+func start(t *testing.T, on func(*faketc.Session, *pb.ClientFrame) bool) *tm.Manager {
+	t.Helper()
+	tc := faketc.Start(t)
+	tc.On(on)
+	c, err := client.Dial(tc.Addr(), client.WithLogger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return tm.New(c, tm.WithRetryLimit(300*time.Millisecond))
+}
+
+func TestRunSubmitsAndWaits(t *testing.T) {
+	t.Parallel()
+	var seen []string
+	m := start(t, func(n *faketc.Session, f *pb.ClientFrame) bool {
+		switch k := f.GetKind().(type) {
+		case *pb.ClientFrame_Begin:
+			seen = append(seen, "begin "+k.Begin.GetName())
+		case *pb.ClientFrame_Submit:
+			seen = append(seen, "submit", k.Submit.GetBranches()[0].GetName())
+		case *pb.ClientFrame_WaitFor:
+			seen = append(seen, "wait")
+		case *pb.ClientFrame_Get:
+			n.Send(&pb.ServerFrame{Id: f.GetId(), Kind: &pb.ServerFrame_Get{Get: &pb.GetResponse{Transaction: &pb.Transaction{
+				Branches: []*pb.Branch{{Name: "hotel", Result: []byte(`{"id":7}`)}, {Name: "pay"}},
+			}}}})
+			return true
+		}
+		return false
+	})
+	id, err := trip().Run(t.Context(), m)
+	if err != nil || id.IsZero() || strings.Join(seen, ",") != "begin trip,submit,hotel,wait" {
+		t.Fatalf("got %v, %v, %v", id, err, seen)
+	}
+	got, err := saga.Results(t.Context(), m, id)
+	if err != nil || len(got) != 1 || string(got["hotel"]) != `{"id":7}` {
+		t.Errorf("got %s, %v", got, err)
+	}
+}
+
+func TestNothingIsSentOfWhatIsWrong(t *testing.T) {
+	t.Parallel()
+	m := start(t, func(_ *faketc.Session, f *pb.ClientFrame) bool {
+		if f.GetHello() == nil {
+			t.Errorf("sent %v", f)
+		}
+		return false
+	})
+	var e *saga.Error
+	if id, err := saga.New("x").Run(t.Context(), m); !errors.As(err, &e) || !id.IsZero() {
+		t.Errorf("got %v, %v", id, err)
+	}
+}
+
+func TestSubmitCanBeMadeAgain(t *testing.T) {
+	t.Parallel()
+	var sent []string
+	m := start(t, func(_ *faketc.Session, f *pb.ClientFrame) bool {
+		if f.GetSubmit() == nil {
+			return false
+		}
+		sent = append(sent, f.GetSubmit().String())
+		return len(sent) == 1 // the first answer is lost
+	})
+	id, err := trip().Submit(t.Context(), m)
+	if !errors.Is(err, tm.ErrOutcomeUnknown) || id == (xid.ID{}) {
+		t.Fatalf("got %v, %v", id, err)
+	}
+	if err := trip().SubmitAs(t.Context(), m, tm.Tx{XID: id}); err != nil {
+		t.Fatal(err)
+	}
+	if len(sent) != 2 || sent[0] != sent[1] {
+		t.Errorf("sent %v", sent)
+	}
+}

@@ -1,0 +1,211 @@
+package target
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	pb "github.com/handfast/handfast/proto/handfast/v1"
+	"github.com/handfast/handfast/xid"
+)
+
+// Error is a target, or a part of what is made of targets, that the coordinator would
+// not take.
+type Error struct {
+	Field string // such as "http" or "steps[2].compensate.timeout"
+	Text  string // what is wrong, and what would be right
+}
+
+// Error names the field and what would be right.
+func (e *Error) Error() string { return e.Field + ": " + e.Text }
+
+func wrong(field, format string, args ...any) error {
+	return &Error{Field: field, Text: fmt.Sprintf(format, args...)}
+}
+
+var (
+	nameForm   = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
+	methodForm = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.]*/[A-Za-z_][A-Za-z0-9_]*$`)
+	headerForm = regexp.MustCompile("^[A-Za-z0-9._-]+$")
+)
+
+// CheckName tells what is wrong with the name of a step. The error has no field.
+func CheckName(name string) error {
+	switch {
+	case name == "":
+		return fmt.Errorf("the name is empty; want letters, digits, \"_\" and \"-\"")
+	case len(name) > MaxName:
+		return fmt.Errorf("the name is %d bytes long; want at most %d", len(name), MaxName)
+	case !nameForm.MatchString(name):
+		return fmt.Errorf("the name %.40q; want letters, digits, \"_\" and \"-\"", name)
+	}
+	return nil
+}
+
+// CheckHandler tells what is wrong with a group and the name of a handler in it. The
+// name of a handler is that of a step, or several joined with "/".
+func CheckHandler(group, name string) error {
+	switch {
+	case group == "":
+		return wrong("group", "empty; want the name of a group of services, such as \"payments\"")
+	case len(group) > MaxName || !oneLine(group):
+		return wrong("group", "%.40q; want one line of at most %d bytes", group, MaxName)
+	}
+	return checkHandlerName(name)
+}
+
+func checkHandlerName(name string) error {
+	for part := range strings.SplitSeq(name, "/") {
+		if part == "" || len(name) > MaxName || !nameForm.MatchString(part) {
+			return wrong("handler", "%.40q; want at most %d letters, digits, \"_\", \"-\", and \"/\" between them", name, MaxName)
+		}
+	}
+	return nil
+}
+
+// Validate tells whether the coordinator will take the target. Its errors are *Error.
+func (a Target) Validate() error {
+	if a.err != nil {
+		return wrong("payload", "%v", a.err)
+	}
+	if a.Handler == "" && (a.Group != "" || a.Resource != (xid.ResourceID{})) {
+		return wrong("handler", "empty, although a group or a database is named")
+	}
+	set := 0
+	for _, s := range []string{a.HTTP, a.GRPC, a.Handler} {
+		if s != "" {
+			set++
+		}
+	}
+	switch {
+	case set == 0:
+		return wrong("target", "has no address; want one of http, grpc and handler")
+	case set > 1:
+		return wrong("target", "has %d addresses; want one of http, grpc and handler", set)
+	}
+	if err := a.checkAddress(); err != nil {
+		return err
+	}
+	if err := a.checkHeaders(); err != nil {
+		return err
+	}
+	switch {
+	case len(a.Payload) > MaxPayload:
+		return wrong("payload", "%d bytes long; want at most %d", len(a.Payload), MaxPayload)
+	case a.Timeout != 0 && (a.Timeout < time.Millisecond || a.Timeout > MaxTimeout):
+		return wrong("timeout", "%v; want from 1ms to %v, or 0 for 10s", a.Timeout, MaxTimeout)
+	case a.Delay < 0 || a.Delay > MaxDelay:
+		return wrong("delay", "%v; want from 0 to %v", a.Delay, MaxDelay)
+	}
+	_, _, err := a.References()
+	return err
+}
+
+func (a Target) checkAddress() error {
+	switch {
+	case len(a.HTTP)+len(a.GRPC) > MaxAddress:
+		return wrong("address", "%d bytes long; want at most %d", len(a.HTTP)+len(a.GRPC), MaxAddress)
+	case a.HTTP != "":
+		u, err := url.Parse(a.HTTP)
+		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" || strings.Contains(u.Host, "$") {
+			return wrong("http", "%.80q; want a URL such as http://host:port/path", a.HTTP)
+		}
+		if u.User != nil {
+			return wrong("http", "it holds credentials; send them in a header")
+		}
+	case a.GRPC != "":
+		rest, found := strings.CutPrefix(a.GRPC, "grpcs://")
+		if !found {
+			rest = strings.TrimPrefix(a.GRPC, "grpc://")
+		}
+		target, method, ok := strings.Cut(rest, "/")
+		host, port, err := net.SplitHostPort(target)
+		if !ok || err != nil || host == "" || port == "" || !methodForm.MatchString(method) {
+			return wrong("grpc", "%.80q; want host:port/package.Service/Method", a.GRPC)
+		}
+	case a.Resource != (xid.ResourceID{}):
+		if a.Group != "" {
+			return wrong("group", "%.40q, and a database is named as well; want one of them", a.Group)
+		}
+		return checkHandlerName(a.Handler)
+	default:
+		return CheckHandler(a.Group, a.Handler)
+	}
+	return nil
+}
+
+func (a Target) checkHeaders() error {
+	if len(a.Headers) > MaxHeaders {
+		return wrong("headers", "%d of them; want at most %d", len(a.Headers), MaxHeaders)
+	}
+	seen, size := make(map[string]string, len(a.Headers)), 0
+	for _, name := range a.headerNames() {
+		value, lower := a.Headers[name], strings.ToLower(name)
+		size += len(name) + len(value)
+		switch other, twice := seen[lower]; {
+		case !headerForm.MatchString(name):
+			return wrong("headers", "%.40q is no name of a header", name)
+		case strings.HasPrefix(lower, "handfast-") || slices.Contains(ownHeaders, lower):
+			return wrong("headers", "%q is set by the coordinator", name)
+		case twice:
+			return wrong("headers", "%q and %q are the same header", other, name)
+		case strings.ContainsFunc(value, func(r rune) bool { return r < ' ' && r != '\t' || r >= 0x7f }):
+			return wrong("headers", "the value of %q holds a character that no header may hold", name)
+		}
+		seen[lower] = name
+	}
+	if size > maxHeaderBytes {
+		return wrong("headers", "%d bytes long; want at most %d", size, maxHeaderBytes)
+	}
+	return nil
+}
+
+const maxHeaderBytes = 8 << 10
+
+var ownHeaders = []string{"host", "content-length", "transfer-encoding", "connection"}
+
+func (a Target) headerNames() []string {
+	names := make([]string, 0, len(a.Headers))
+	for n := range a.Headers {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	return names
+}
+
+func oneLine(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f })
+}
+
+// Proto gives the target as it is sent to the coordinator; nil for none. It has to be
+// valid.
+func (a Target) Proto() *pb.Action {
+	if a.IsZero() {
+		return nil
+	}
+	p := &pb.Action{Url: a.HTTP, Grpc: a.GRPC, Handler: a.Handler, Payload: a.Payload}
+	if a.Handler != "" {
+		r := a.Resource
+		if a.Group != "" {
+			r = xid.ResourceOf(a.Group)
+		}
+		p.HandlerResource = r.String()
+	}
+	for _, n := range a.headerNames() {
+		p.Headers = append(p.Headers, &pb.Header{Name: n, Value: a.Headers[n]})
+	}
+	if a.Timeout > 0 {
+		p.Timeout = durationpb.New(a.Timeout)
+	}
+	if a.Delay > 0 {
+		p.Delay = durationpb.New(a.Delay)
+	}
+	return p
+}
