@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/handfast/handfast/xid"
+	"github.com/handfast/handfast/xid/action"
 )
 
 // The HTTP headers, and in lower case the keys of gRPC metadata, that name a call.
@@ -18,11 +19,11 @@ import (
 // ([xid.Header]), so nobody joins the transaction by mistake: what an action does in a
 // database is undone by its compensation, and not by AT mode as well.
 const (
-	HeaderXID     = "Handfast-Action-Xid"      // 56 lower-case letters and digits
-	HeaderBranch  = "Handfast-Branch"          // 32 hexadecimal digits
-	HeaderAction  = "Handfast-Action"          // forward, commit or rollback
-	HeaderAttempt = "Handfast-Attempt"         // from 1, decimal; may be missing
-	HeaderKey     = "Handfast-Idempotency-Key" // Call.Key; may be missing
+	HeaderXID     = action.HeaderXID     // 56 lower-case letters and digits
+	HeaderBranch  = action.HeaderBranch  // 32 hexadecimal digits
+	HeaderAction  = action.HeaderAction  // forward, commit or rollback
+	HeaderAttempt = action.HeaderAttempt // from 1, decimal; may be missing
+	HeaderKey     = action.HeaderKey     // Call.Key; may be missing
 )
 
 // FromHTTP reads the call that a request is. It uses the request's headers and
