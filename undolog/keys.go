@@ -65,10 +65,19 @@ func (t *table) uniqueKey(u unique, row string) string {
 	return fmt.Sprintf("CASE WHEN %s THEN %s END", strings.Join(complete, " AND "), key)
 }
 
-// Looks are the keys that a new row must not find with another: an immediate
+// LooksOfNew is the query for the keys of all new rows. The plain form for the usual
+// table saves a tenth of what the guard costs.
+func (t *table) LooksOfNew() string {
+	if t.Enforce && len(t.Uniques) == 0 {
+		return "SELECT " + t.RowKey("n") + " FROM " + t.New() + " n WHERE hf.hf_me = ''"
+	}
+	return "SELECT g.k FROM " + t.New() + " n, LATERAL unnest(ARRAY[" + t.looks("n") + "]::bigint[]) g (k) WHERE g.k IS NOT NULL"
+}
+
+// looks are the keys that a new row must not find with another: an immediate
 // unique index holds them from now on. A session without XID owns nothing, so it
 // looks for all of them.
-func (t *table) Looks(row string) string {
+func (t *table) looks(row string) string {
 	var keys []string
 	if t.Enforce {
 		keys = append(keys, "CASE WHEN hf.hf_me = '' THEN "+t.RowKey(row)+" END")

@@ -1,7 +1,7 @@
 {{- /* The trigger function of capture and guard for one table. o and n are its
 rows before and after: transition tables, or the one row of a row trigger. */ -}}
 CREATE OR REPLACE FUNCTION handfast.row_{{.ID}}() RETURNS trigger
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp{{.Pins}} AS @body@
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off{{.Pins}} AS @body@
 #variable_conflict use_column
 <<hf>>
 DECLARE
@@ -43,19 +43,24 @@ BEGIN
   END IF;
 {{- end}}
   IF TG_OP = 'INSERT' THEN
-    hf_looks := ARRAY(SELECT g.k FROM {{.New}} n, LATERAL unnest(ARRAY[{{.Looks "n"}}]::bigint[]) g (k) WHERE g.k IS NOT NULL);
+    hf_looks := ARRAY({{.LooksOfNew}});
   ELSIF TG_OP = 'UPDATE' AND hf_me = '' THEN
-    hf_looks := ARRAY(SELECT {{.RowKey "o"}} FROM {{.Old}} o)
-             || ARRAY(SELECT g.k FROM {{.New}} n, LATERAL unnest(ARRAY[{{.Looks "n"}}]::bigint[]) g (k) WHERE g.k IS NOT NULL);
+    hf_looks := ARRAY(SELECT {{.RowKey "o"}} FROM {{.Old}} o UNION ALL {{.LooksOfNew}});
 {{- if .Uniques}}
   ELSIF TG_OP = 'UPDATE' THEN
-    hf_looks := ARRAY(SELECT g.k FROM {{.New}} n, LATERAL unnest(ARRAY[{{.Looks "n"}}]::bigint[]) g (k) WHERE g.k IS NOT NULL);
+    hf_looks := ARRAY({{.LooksOfNew}});
 {{- end}}
   ELSIF hf_me = '' THEN
     hf_looks := ARRAY(SELECT {{.RowKey "o"}} FROM {{.Old}} o);
   END IF;
   IF cardinality(hf_looks) > 0 THEN
-    SELECT l.k, l.holder INTO hf_key, hf_holder FROM handfast.look(hf_me, hf_looks, hf_strict{{if .AnyDeferrable}} OR hf_me = ''{{end}}) l;
+    IF hf_strict{{if .AnyDeferrable}} OR hf_me = ''{{end}} THEN
+      SELECT l.k, l.holder INTO hf_key, hf_holder FROM handfast.look(hf_me, hf_looks, true) l;
+    ELSE
+      -- What look does then; a call costs as much as all the rest.
+      SELECT g.k, g.xid INTO hf_key, hf_holder
+        FROM unnest(hf_looks) u (k), LATERAL (SELECT t.k, t.xid FROM handfast.gate t WHERE t.k = u.k AND t.xid <> hf.hf_me OFFSET 0) g LIMIT 1;
+    END IF;
   END IF;
   IF hf_me <> '' AND hf_holder IS NULL THEN
     IF TG_OP = 'INSERT' THEN
