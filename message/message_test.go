@@ -26,7 +26,7 @@ func start(t *testing.T, on func(*faketc.Session, *pb.ClientFrame) bool) (*tm.Ma
 	frames := make(chan *pb.ClientFrame, 64)
 	tc := faketc.Start(t)
 	tc.On(func(n *faketc.Session, f *pb.ClientFrame) bool {
-		if f.GetHello() == nil {
+		if f.GetHello() == nil && f.GetGet() == nil {
 			frames <- f
 		}
 		return on != nil && on(n, f)
