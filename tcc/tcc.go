@@ -100,12 +100,15 @@ func (b *Branch) validate() error {
 }
 
 // Post is a Try by HTTP: 2xx is done and its body the result, 409 failed for good, and
-// after anything else nobody knows. payload is what target.Payload takes. c may be nil
+// after anything else, a redirect too, nobody knows. payload is what target.Payload takes. c may be nil
 // for http.DefaultClient.
 func Post(c *http.Client, url string, payload any) Try {
 	if c == nil {
 		c = http.DefaultClient
 	}
+	direct := *c
+	// What follows a redirect is a GET, and its 200 no reservation.
+	direct.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return func(ctx context.Context, id target.Identity) ([]byte, error) {
 		body, err := target.Encode(payload)
 		if err != nil {
@@ -117,7 +120,7 @@ func Post(c *http.Client, url string, payload any) Try {
 		}
 		r.Header.Set("Content-Type", "application/json")
 		id.Set(r.Header)
-		resp, err := c.Do(r)
+		resp, err := direct.Do(r)
 		if err != nil {
 			return nil, fmt.Errorf("try: %w", err)
 		}

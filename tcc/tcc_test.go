@@ -129,12 +129,16 @@ func TestPostReadsTheAnswer(t *testing.T) {
 	for status, want := range map[int]struct {
 		result string
 		failed bool
-	}{200: {result: `{"n":1}`}, 201: {result: `{"n":1}`}, 409: {failed: true}, 500: {}, 425: {}, 304: {}} {
+	}{200: {result: `{"n":1}`}, 201: {result: `{"n":1}`}, 409: {failed: true}, 500: {}, 425: {}, 304: {}, 302: {}} {
 		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			b, _ := io.ReadAll(r.Body)
-			if r.Header.Get(target.HeaderKey) != who.Key() || r.Header.Get(xid.Header) != "" {
+			if r.URL.Path != "/login" && (r.Header.Get(target.HeaderKey) != who.Key() || r.Header.Get(xid.Header) != "") {
 				t.Errorf("headers %v", r.Header)
 			}
+			if r.URL.Path == "/login" {
+				return // 200
+			}
+			w.Header().Set("Location", "/login")
 			w.WriteHeader(status)
 			_, _ = w.Write(b)
 		}))
