@@ -24,4 +24,8 @@
 //
 // ErrLockConflict is found beside ErrRolledBack where fn failed because another
 // transaction held a row; the error names it.
+//
+// Sagas, messages and workflows are handed to the coordinator as a plan, which needs
+// nobody to run: Submit, and Wait for the decision. Packages saga, message, workflow and
+// tcc are made of that.
 package tm

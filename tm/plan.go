@@ -57,7 +57,7 @@ func (m *Manager) Vote(ctx context.Context, id xid.ID, r *pb.VoteRequest) error 
 		case err != nil:
 			return err
 		case a.GetOutcome() == pb.Outcome_OUTCOME_ROLLED_BACK && r.GetVote() == pb.Vote_VOTE_YES:
-			return rolledBack(Tx{XID: id}, pb.RollbackReason_ROLLBACK_REASON_UNSPECIFIED, "decided before the vote")
+			return m.whyRolledBack(ctx, id)
 		case a.GetOutcome() == pb.Outcome_OUTCOME_COMMITTED && r.GetVote() == pb.Vote_VOTE_NO:
 			return &CommittedError{XID: id, Cause: errors.New(r.GetReason())}
 		}
@@ -119,11 +119,7 @@ func (m *Manager) Wait(ctx context.Context, id xid.ID, opts ...Option) error {
 	case err != nil:
 		return err
 	case outcome == pb.Outcome_OUTCOME_ROLLED_BACK:
-		t, err := m.Get(ctx, id)
-		if err != nil { // it is known that it was rolled back, if not why
-			return &RolledBackError{XID: id, Cause: err}
-		}
-		return rolledBack(Tx{XID: id}, t.GetRollbackReason(), t.GetRollbackCause())
+		return m.whyRolledBack(ctx, id)
 	case !o.waitSettled:
 		return nil
 	}
@@ -131,6 +127,15 @@ func (m *Manager) Wait(ctx context.Context, id xid.ID, opts ...Option) error {
 		return &NotSettledError{XID: id, Err: err}
 	}
 	return nil
+}
+
+// whyRolledBack asks for the reason of a decision that is known.
+func (m *Manager) whyRolledBack(ctx context.Context, id xid.ID) error {
+	t, err := m.Get(ctx, id)
+	if err != nil {
+		return &RolledBackError{XID: id, Cause: err}
+	}
+	return rolledBack(Tx{XID: id}, t.GetRollbackReason(), t.GetRollbackCause())
 }
 
 // decided asks as long as there is a session.
