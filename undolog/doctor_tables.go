@@ -69,7 +69,8 @@ func tableChecks() []check {
 		{name: "gone", severity: SeverityError, sql: `SELECT 'table ' || p.rel::oid, 'was protected and is gone', 'handfast pg protect'
 			FROM handfast.protected p WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = p.rel)`},
 		{name: "altered", severity: SeverityError, sql: `WITH stale AS (
-				SELECT p.rel, p.capture FROM handfast.protected p JOIN pg_class c ON c.oid = p.rel WHERE p.fingerprint <> handfast.fingerprint(p.rel))
+				SELECT p.rel, p.capture FROM handfast.protected p JOIN pg_class c ON c.oid = p.rel WHERE p.fingerprint <> handfast.fingerprint(p.rel)
+				AND handfast.fires_always(p.rel) IS NULL) -- see acts-on-rollback, which goes first
 			SELECT p.rel::text, 'was altered, or a table without capture that a foreign key joins to it, since its functions were made: global transactions are refused there, or not guarded',
 				` + protect("p.rel") + `
 			FROM handfast.protected p WHERE p.capture AND (p.rel IN (SELECT s.rel FROM stale s) OR EXISTS (
@@ -140,7 +141,10 @@ func triggerChecks() []check {
 				|| 'and nothing stops DDL on tables with undecided rows', 'handfast pg install  # as a superuser'
 			FROM handfast.meta m WHERE NOT m.refusing`},
 		// What a rollback writes must not set off anything.
-		{name: "acts-on-rollback", severity: SeverityWarning, sql: members + `SELECT t.tgrelid::regclass::text, format('its trigger %I fires in replica mode, so it acts again when a rollback restores rows', t.tgname),
+		{name: "acts-on-rollback", severity: SeverityError, sql: `WITH member (capture, rel) AS (
+				SELECT p.capture, m.relid FROM handfast.protected p JOIN pg_class c ON c.oid = p.rel,
+				LATERAL (SELECT p.rel::oid UNION SELECT t.relid FROM pg_partition_tree(p.rel) t) m (relid))
+			SELECT t.tgrelid::regclass::text, format('its trigger %I fires in replica mode, so it acts again when a rollback restores rows', t.tgname),
 				format('ALTER TABLE %s ENABLE TRIGGER %I', t.tgrelid::regclass, t.tgname)
 			FROM member m JOIN pg_trigger t ON t.tgrelid = m.rel JOIN pg_proc f ON f.oid = t.tgfoid
 			WHERE m.capture AND t.tgenabled IN ('A', 'R') AND NOT t.tgisinternal AND t.tgparentid = 0 AND f.pronamespace <> 'handfast'::regnamespace

@@ -1,4 +1,6 @@
 -- What guards the tables themselves: writes without capture, TRUNCATE, and DDL.
+-- Queries of the catalogue look dear to the planner, and compiling them takes longer
+-- than running them: hence jit = off.
 
 -- refuse_write sits on every table without capture: what a global transaction
 -- does there could not be undone. Other sessions pass.
@@ -20,7 +22,7 @@ $f$ SELECT coalesce(pg_partition_root(p_rel), p_rel)::regclass $f$;
 -- arrange gives every table the triggers that its place asks for: those without
 -- capture refuse; partitions of protected tables refuse TRUNCATE.
 CREATE OR REPLACE FUNCTION handfast.arrange() RETURNS void
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $f$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET jit = off AS $f$
 DECLARE
   r record;
 BEGIN
@@ -140,7 +142,7 @@ $f$;
 
 -- fingerprint of what the functions of a table rest on.
 CREATE OR REPLACE FUNCTION handfast.fingerprint(p_rel regclass) RETURNS text
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $f$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off SET quote_all_identifiers = off AS $f$
   SELECT md5(concat_ws('|', p_rel::text,
     (SELECT string_agg(concat_ws(',', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attcollation, a.attgenerated, a.attidentity, a.attnotnull, handfast.type_fingerprint(a.atttypid)), ';' ORDER BY a.attnum)
        FROM pg_attribute a WHERE a.attrelid = p_rel AND a.attnum > 0 AND NOT a.attisdropped),
@@ -194,7 +196,7 @@ END $f$;
 -- could not be undone; what anybody does to a table with intents could make
 -- their undo impossible; and what makes our functions stale takes them off.
 CREATE OR REPLACE FUNCTION handfast.on_ddl() RETURNS event_trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $f$
 DECLARE
   p      record;
   holder text;
@@ -234,7 +236,7 @@ BEGIN
 END $f$;
 
 CREATE OR REPLACE FUNCTION handfast.on_drop() RETURNS event_trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $f$
 DECLARE
   p      record;
   holder text;
@@ -284,7 +286,7 @@ END $f$;
 
 -- settle_ddl compares every protected table with what its functions were made for.
 CREATE OR REPLACE FUNCTION handfast.settle_ddl(p_tag text) RETURNS void
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $f$
 DECLARE
   p      record;
   holder text;
