@@ -1,5 +1,5 @@
 // Package pgtest gives each test an empty PostgreSQL database.
 //
 //	TestMain ─► Main ─► one private server per test process (or HANDFAST_TEST_DSN)
-//	test     ─► DSN(t) ─► CREATE DATABASE ... and DROP when the test ends
+//	test     ─► DSN(t) ─► CREATE DATABASE, or one that is emptied ... and emptied when the test ends
 package pgtest
