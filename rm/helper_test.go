@@ -135,6 +135,7 @@ func open(tb testing.TB, c *client.Client, dsn string, opts ...rm.Option) *rm.Po
 // world is a coordinator, a database and a service on both.
 type world struct {
 	t    testing.TB
+	addr string // of the coordinator
 	tc   *client.Client
 	dsn  string
 	pool *rm.Pool
@@ -143,8 +144,8 @@ type world struct {
 
 func newWorld(tb testing.TB, opts ...rm.Option) *world {
 	tb.Helper()
-	w := &world{t: tb, dsn: database(tb)}
-	w.tc = dial(tb, coordinator(tb))
+	w := &world{t: tb, dsn: database(tb), addr: coordinator(tb)}
+	w.tc = dial(tb, w.addr)
 	w.pool = open(tb, w.tc, w.dsn, opts...)
 	w.look = connect(tb, w.dsn)
 	return w
