@@ -88,15 +88,17 @@ func limited(tb testing.TB) context.Context {
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // coordinator starts a real one on loopback, with a store on disk.
-func coordinator(tb testing.TB) (addr string) {
+func coordinator(tb testing.TB, change ...func(*tc.Config)) (addr string) {
 	tb.Helper()
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		tb.Fatal(err)
 	}
-	s, err := tc.NewServer(context.Background(), tc.Config{
-		Listener: lis, StoreDir: tb.TempDir(), DrainTimeout: 5 * time.Second, Log: quiet(),
-	})
+	cfg := tc.Config{Listener: lis, StoreDir: tb.TempDir(), DrainTimeout: 5 * time.Second, Log: quiet()}
+	for _, c := range change {
+		c(&cfg)
+	}
+	s, err := tc.NewServer(context.Background(), cfg)
 	if err != nil {
 		tb.Fatal(err)
 	}

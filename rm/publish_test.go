@@ -9,12 +9,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	pb "github.com/handfast/handfast/proto/handfast/v1"
 	"github.com/handfast/handfast/rm"
 	"github.com/handfast/handfast/target"
+	"github.com/handfast/handfast/tc"
 )
 
 // inbox is where messages go.
@@ -146,6 +148,33 @@ func dialOf(tb testing.TB, w *world) committer {
 	c := dial(tb, w.addr)
 	open(tb, c, w.dsn)
 	return c
+}
+
+// The service sends the vote by itself: nobody waits until the coordinator asks.
+func TestAMessageIsDeliveredAtOnce(t *testing.T) {
+	t.Parallel()
+	c := dial(t, coordinator(t, func(c *tc.Config) { c.Engine.Core.CollectGrace = time.Hour }))
+	pool := open(t, c, database(t))
+	box := newInbox(t)
+	for _, commits := range []bool{true, false} {
+		var id string
+		err := pgx.BeginFunc(limited(t), pool, func(tx pgx.Tx) error {
+			publish(t, tx, box.messages("one")...)
+			id = vouched(t, tx)[0]
+			if commits {
+				return nil
+			}
+			return context.Canceled
+		})
+		want, got := pb.Outcome_OUTCOME_ROLLED_BACK, settled(t, c, id)
+		if commits {
+			want = pb.Outcome_OUTCOME_COMMITTED
+			box.want(t, "one")
+		}
+		equal(t, "committed", err == nil, commits)
+		equal(t, "outcome", got, want)
+	}
+	box.want(t)
 }
 
 func TestTheReplyToCOMMITIsLost(t *testing.T) {
