@@ -7,7 +7,8 @@
 //
 // Package rmsql, below this one, makes a *sql.DB of it.
 //
-// Where the context carries no XID the pool is the plain pool. Where it carries
+// Where the context carries no XID the pool is the plain pool, except that its
+// transactions can Publish. Where it carries
 // one, each local transaction becomes a branch of that global transaction:
 //
 //	          Tx                              branch (one goroutine)
@@ -107,6 +108,28 @@
 // Rows.Err tells whether it was; for QueryRow at Scan; for SendBatch when the
 // results are closed, so the error of Close matters. A statement that only
 // reads makes no branch: it is tried in a read-only transaction first.
+//
+// # Messages
+//
+// [Publish] has messages delivered exactly if a local transaction commits, without a
+// broker or a table of outgoing messages:
+//
+//	plain      BEGIN ... Publish: fence, Submit ---> TC    durable before COMMIT
+//	           COMMIT, or not
+//	           what does the fence say? ---------> Vote --> TC ---> deliveries
+//	global     Publish: RegisterBranch of each ---> TC ... committed ---> deliveries
+//
+// The vote is looked up in the database after the end of the local transaction, off the
+// caller's path; where this process has died, the coordinator asks another service of
+// the database. A savepoint that is rolled back takes its messages with it. In a global
+// transaction the messages belong to that one and not to the local transaction. An
+// operator who rolls back a transaction with messages keeps them from going out.
+//
+//	tx, err := pool.Begin(ctx)
+//	...
+//	err = rm.Publish(ctx, tx, target.HTTP("http://mail/welcome", target.Payload(user)))
+//	...
+//	err = tx.Commit(ctx)
 //
 // # What is refused
 //

@@ -53,7 +53,7 @@ func (e executor) BeginTx(ctx context.Context, o pgx.TxOptions) (pgx.Tx, error) 
 	}
 	x, ok := xid.FromContext(ctx)
 	if !ok || (o.AccessMode == pgx.ReadOnly && o.BeginQuery == "") {
-		return e.plain.BeginTx(ctx, o)
+		return e.p.wrap(e.plain.BeginTx(ctx, o))
 	}
 	tx, err := e.begin(ctx, x, o)
 	if err != nil {

@@ -88,15 +88,17 @@ func limited(tb testing.TB) context.Context {
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // coordinator starts a real one on loopback, with a store on disk.
-func coordinator(tb testing.TB) (addr string) {
+func coordinator(tb testing.TB, change ...func(*tc.Config)) (addr string) {
 	tb.Helper()
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		tb.Fatal(err)
 	}
-	s, err := tc.NewServer(context.Background(), tc.Config{
-		Listener: lis, StoreDir: tb.TempDir(), DrainTimeout: 5 * time.Second, Log: quiet(),
-	})
+	cfg := tc.Config{Listener: lis, StoreDir: tb.TempDir(), DrainTimeout: 5 * time.Second, Log: quiet()}
+	for _, c := range change {
+		c(&cfg)
+	}
+	s, err := tc.NewServer(context.Background(), cfg)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -135,6 +137,7 @@ func open(tb testing.TB, c *client.Client, dsn string, opts ...rm.Option) *rm.Po
 // world is a coordinator, a database and a service on both.
 type world struct {
 	t    testing.TB
+	addr string // of the coordinator
 	tc   *client.Client
 	dsn  string
 	pool *rm.Pool
@@ -143,8 +146,8 @@ type world struct {
 
 func newWorld(tb testing.TB, opts ...rm.Option) *world {
 	tb.Helper()
-	w := &world{t: tb, dsn: database(tb)}
-	w.tc = dial(tb, coordinator(tb))
+	w := &world{t: tb, dsn: database(tb), addr: coordinator(tb)}
+	w.tc = dial(tb, w.addr)
 	w.pool = open(tb, w.tc, w.dsn, opts...)
 	w.look = connect(tb, w.dsn)
 	return w

@@ -36,7 +36,7 @@ func TestNothingIsLeftAfterARun(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, rm.WithJanitorInterval(20*time.Millisecond), rm.WithJanitorAge(time.Second))
 	empty := w.left()
-	equal(t, "before", empty, "meta 1, protected 2")
+	equal(t, "before", empty, "action_memory 1, meta 1, protected 2")
 	const workers, rounds = 4, 12
 	var wg sync.WaitGroup
 	errs := make(chan error, workers*rounds)
@@ -65,7 +65,7 @@ func TestNothingIsLeftAfterARun(t *testing.T) {
 	exec(t, w.look, "UPDATE handfast.fence SET at = at - interval '10 minutes'")
 	until(t, func() bool { return w.left() == empty })
 	check(t, undolog.Unprotect(limited(t), w.look, protected...))
-	equal(t, "without protection", w.left(), "meta 1")
+	equal(t, "without protection", w.left(), "action_memory 1, meta 1")
 }
 
 // mixed is one global transaction with inserts, updates and deletes in two

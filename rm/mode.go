@@ -51,7 +51,7 @@ func (m Mode) wire() pb.Mode {
 // modeOf reads the mode of a command. One that this program does not know is
 // refused: what it would do for it is surely wrong.
 func modeOf(m pb.Mode) (Mode, error) {
-	switch m {
+	switch m { //nolint:exhaustive // all others are refused
 	case pb.Mode_MODE_UNSPECIFIED, pb.Mode_MODE_AT:
 		return AT, nil
 	case pb.Mode_MODE_XA:

@@ -147,6 +147,18 @@ func TestARestartGoesOnWithWhatWasSubmitted(t *testing.T) {
 	}
 }
 
+func TestARestartCallsAtOnceWhatADecisionOwes(t *testing.T) {
+	t.Parallel()
+	s := newShell(t, core.Config{})
+	for range 3 {
+		wantCalls(t, s.submit(s.beginFor(time.Hour), delivery(1)), "1c ")
+	}
+	var got []core.Body
+	s.release = func(b core.Body) { got = append(got, b) }
+	s.restart(0)
+	wantCalls(t, got, "1c 1c 1c ")
+}
+
 func TestAMessageGoesOutOnlyIfItsSenderCommitted(t *testing.T) {
 	t.Parallel()
 	sender := core.Register{Branch: branchID(1), Resource: resourceID(1), Mode: core.ModeAT}
@@ -256,6 +268,14 @@ func TestSubmitAgain(t *testing.T) {
 		if r := replies(s.submit(id, bs...)); r[0].Err == nil || len(s.log) != records {
 			t.Errorf("%s: %v", name, r[0].Err)
 		}
+	}
+	done := s.beginFor(time.Hour)
+	c := wantCalls(t, s.submit(done, delivery(1)), "1c ")
+	s.do(answer(c[0], core.Done, ""))
+	archived := delivery(1)
+	archived.Plan.Commit.Payload = []byte("not kept")
+	if r := replies(s.submit(done, archived)); r[0].Err != nil || r[0].Tx.Outcome != core.Committed {
+		t.Errorf("again after the end: %+v", r[0])
 	}
 	other := s.beginFor(time.Hour)
 	records = len(s.log)

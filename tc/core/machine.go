@@ -81,10 +81,10 @@ func (m *Machine) Restore(now time.Time, t Transaction) {
 	}
 	m.txs[t.XID] = tx
 	m.open++
+	m.restored = append(m.restored, tx) // first: nothing may leave before the first Step
 	if t.Outcome != Undecided {
 		m.startSettling(tx)
 	}
-	m.restored = append(m.restored, tx)
 	m.schedule(tx)
 }
 
