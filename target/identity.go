@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/handfast/handfast/xid"
+	"github.com/handfast/handfast/xid/action"
 )
 
 // Op is which action of a branch is called. The numbers are those of the wire and of
@@ -39,11 +40,11 @@ func (o Op) String() string {
 // The HTTP headers, and in lower case the keys of gRPC metadata, that name a call.
 // Package fence reads them.
 const (
-	HeaderXID     = "Handfast-Action-Xid"
-	HeaderBranch  = "Handfast-Branch"
-	HeaderOp      = "Handfast-Action"
-	HeaderAttempt = "Handfast-Attempt"
-	HeaderKey     = "Handfast-Idempotency-Key"
+	HeaderXID     = action.HeaderXID
+	HeaderBranch  = action.HeaderBranch
+	HeaderOp      = action.HeaderAction
+	HeaderAttempt = action.HeaderAttempt
+	HeaderKey     = action.HeaderKey
 )
 
 // Identity names one call of one action. Attempts of the same call have the same
