@@ -64,7 +64,7 @@ func (s *session) calledBack(r *pb.CallResult) error {
 		XID: id, Branch: branch, Op: core.Op(r.GetOp()), Attempt: r.GetAttempt(), Text: cut(r.GetError()),
 		Result: some(r.GetResult()), NeedsAttention: r.GetNeedsAttention(),
 	}
-	switch r.GetVerdict() {
+	switch r.GetVerdict() { //nolint:exhaustive // the others are refused
 	case pb.Verdict_VERDICT_DONE:
 		in.Verdict = core.Done
 	case pb.Verdict_VERDICT_FAILED:

@@ -84,7 +84,7 @@ func parseRegister(at string, r *pb.RegisterBranchRequest) (in core.Register, er
 		}
 	}
 	in.Mode, in.Name, in.Vote, in.Result = core.Mode(r.GetMode()), r.GetName(), core.Vote(r.GetVote()), some(r.GetResult())
-	switch r.GetMode() {
+	switch r.GetMode() { //nolint:exhaustive // the others are refused
 	case pb.Mode_MODE_AT, pb.Mode_MODE_XA:
 		if r.GetPlan() != nil {
 			return in, invalid(at+"plan", "a branch of %s has none", r.GetMode())

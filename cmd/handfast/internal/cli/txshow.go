@@ -79,7 +79,7 @@ func showCalls(w io.Writer, t *handfastv1.Transaction, now time.Time) error {
 		}
 		if f := b.GetPlan().GetForward(); f != nil {
 			answer := b.GetForward().GetLastError()
-			switch b.GetVote() {
+			switch b.GetVote() { //nolint:exhaustive // the others are no answer
 			case handfastv1.Vote_VOTE_YES:
 				answer = "done"
 			case handfastv1.Vote_VOTE_NO:
