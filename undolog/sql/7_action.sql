@@ -152,6 +152,7 @@ BEGIN
   IF NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid = 'handfast.action'::pg_catalog.regclass AND t.tgname = 'unarmed') THEN
     CREATE CONSTRAINT TRIGGER unarmed AFTER INSERT OR UPDATE OF state ON handfast.action
       DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION handfast.action_unarmed();
+    ALTER TABLE handfast.action ENABLE ALWAYS TRIGGER unarmed;
   END IF;
 END $f$;
 

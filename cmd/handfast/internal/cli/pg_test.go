@@ -177,7 +177,7 @@ func TestDoctorAnswersInBothForms(t *testing.T) {
 	if found := both(ExitOK, "healthy\n"); len(found) != 0 {
 		t.Errorf("%+v", found)
 	}
-	if _, err := conn.Exec(t.Context(), `alter table "Stock" disable trigger all`); err != nil {
+	if _, err := conn.Exec(t.Context(), `alter event trigger handfast_ddl disable; alter table "Stock" disable trigger all; alter event trigger handfast_ddl enable`); err != nil {
 		t.Fatal(err)
 	}
 	found := both(ExitFailure, "error: ")
