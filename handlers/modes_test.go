@@ -1,0 +1,229 @@
+package handlers_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/handfast/handfast/client"
+	"github.com/handfast/handfast/handlers"
+	"github.com/handfast/handfast/message"
+	"github.com/handfast/handfast/saga"
+	"github.com/handfast/handfast/target"
+	"github.com/handfast/handfast/tc"
+	"github.com/handfast/handfast/tcc"
+	"github.com/handfast/handfast/tm"
+	"github.com/handfast/handfast/workflow"
+)
+
+// company is a real coordinator and one service with handlers for everything,
+// which write down how they were called.
+type company struct {
+	t *testing.T
+	m *tm.Manager
+
+	mu    sync.Mutex
+	fails map[string]error // by step
+	calls []string
+	more  chan struct{}
+}
+
+func newCompany(t *testing.T) *company {
+	t.Helper()
+	lis, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := slog.New(slog.DiscardHandler)
+	srv, err := tc.NewServer(t.Context(), tc.Config{Listener: lis, StoreDir: t.TempDir(), DrainTimeout: 5 * time.Second, Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
+	c, err := client.Dial(srv.Addr().String(), client.WithLogger(log))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	co := &company{t: t, m: tm.New(c), fails: map[string]error{}, more: make(chan struct{}, 1000)}
+	g := handlers.New("company")
+	for _, name := range []string{"do", "undo", "confirm", "cancel", "deliver", "check"} {
+		g.Handle(name, func(_ context.Context, call handlers.Call) ([]byte, error) {
+			if err := co.note(call.Step, "%s:%s:%s:%s", call.Handler, call.Step, call.Payload, call.Own); err != nil && name != "undo" {
+				return nil, err
+			}
+			return []byte(`{"id":"` + call.Step + `"}`), nil
+		})
+	}
+	workflow.Register(g, co.m, "three", co.three)
+	if _, err := g.Attach(c); err != nil {
+		t.Fatal(err)
+	}
+	return co
+}
+
+// three is a workflow of three steps, of which the second has no compensation.
+func (co *company) three(ctx context.Context, w *workflow.W, in []byte) ([]byte, error) {
+	for _, name := range []string{"one", "two", "three"} {
+		opts := []workflow.StepOption{workflow.Compensate(at("undo"))}
+		if name == "two" {
+			opts = nil
+		}
+		step := func(context.Context, workflow.StepCall) (string, error) { return name, co.note(name, "%s", name) }
+		if _, err := workflow.Step(ctx, w, name, step, opts...); err != nil {
+			return nil, err
+		}
+	}
+	return in, nil
+}
+
+func at(name string, opts ...target.Option) target.Target {
+	return target.Handler("company", name, opts...)
+}
+
+// note writes a call down and tells how its step is to end.
+func (co *company) note(step, format string, args ...any) error {
+	co.mu.Lock()
+	defer co.mu.Unlock()
+	co.calls = append(co.calls, fmt.Sprintf(format, args...))
+	co.more <- struct{}{}
+	return co.fails[step]
+}
+
+func (co *company) fail(step string, err error) {
+	co.mu.Lock()
+	defer co.mu.Unlock()
+	co.fails[step] = err
+}
+
+// want waits for so many calls and compares them.
+func (co *company) want(calls ...string) {
+	co.t.Helper()
+	for range calls {
+		select {
+		case <-co.more:
+		case <-time.After(20 * time.Second):
+			co.t.Error("a call did not come")
+		}
+	}
+	co.mu.Lock()
+	defer co.mu.Unlock()
+	if !slices.Equal(co.calls, calls) {
+		co.t.Errorf("calls\n%s\nwant\n%s", strings.Join(co.calls, "\n"), strings.Join(calls, "\n"))
+	}
+	co.calls = nil
+}
+
+func TestASagaOfHandlers(t *testing.T) {
+	t.Parallel()
+	co := newCompany(t)
+	undo := saga.Compensate(at("undo"))
+	trip := saga.New("trip").Step("a", at("do"), undo, saga.Input(map[string]int{"n": 1})).Step("b", at("do"), saga.NoCompensation()).
+		Step("c", at("do"), undo).Step("p", at("do"), saga.Pivot()).Step("d", at("do"), saga.Input("${steps.p.id}"))
+	id, err := trip.Run(t.Context(), co.m, tm.WithWaitSettled())
+	if err != nil {
+		t.Fatal(err)
+	}
+	co.want(`do:a:{"n":1}:`, "do:b::", "do:c::", "do:p::", `do:d:"p":`)
+	if err := trip.SubmitAs(t.Context(), co.m, tm.Tx{XID: id}); err != nil {
+		t.Errorf("submitted again after its end: %v", err)
+	}
+	co.fail("p", fmt.Errorf("no money: %w", handlers.ErrFailed))
+	if _, err = trip.Run(t.Context(), co.m); !errors.Is(err, tm.ErrRolledBack) || !strings.Contains(err.Error(), "no money") {
+		t.Error(err)
+	}
+	co.want(`do:a:{"n":1}:`, "do:b::", "do:c::", "do:p::", `undo:c::{"id":"c"}`, `undo:a:{"n":1}:{"id":"a"}`)
+}
+
+func TestAWorkflowOfThreeSteps(t *testing.T) {
+	t.Parallel()
+	co := newCompany(t)
+	id, err := workflow.Start(t.Context(), co.m, "company", "three", 7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := workflow.Wait(t.Context(), co.m, id); err != nil || string(out) != "7" {
+		t.Errorf("%s, %v", out, err)
+	}
+	co.want("one", "two", "three")
+	co.fail("three", errors.New("odd"))
+	if id, err = workflow.Start(t.Context(), co.m, "company", "three", 7); err != nil {
+		t.Fatal(err)
+	}
+	if _, err = workflow.Wait(t.Context(), co.m, id); !errors.Is(err, tm.ErrRolledBack) {
+		t.Error(err)
+	}
+	co.want("one", "two", "three", "undo:three::", `undo:one::"one"`)
+}
+
+func TestTCCAndAMessageInOneTransaction(t *testing.T) {
+	t.Parallel()
+	co := newCompany(t)
+	stock := tcc.Branch{Name: "stock", Confirm: at("confirm"), Cancel: at("cancel")}
+	reserve := func(ctx context.Context, err error) error {
+		_, err = tcc.Call(ctx, co.m, stock, func(context.Context, target.Identity) ([]byte, error) { return []byte("r"), err })
+		return errors.Join(err, message.New("m").To(at("deliver")).Enlist(ctx, co.m))
+	}
+	if err := co.m.Do(t.Context(), func(ctx context.Context) error { return reserve(ctx, nil) }, tm.WithWaitSettled()); err != nil {
+		t.Fatal(err)
+	}
+	<-co.more
+	<-co.more
+	co.mu.Lock()
+	slices.Sort(co.calls) // they go out together
+	if got := strings.Join(co.calls, " "); got != "confirm:stock::r deliver:to-1::" {
+		t.Errorf("calls %s", got)
+	}
+	co.calls = nil
+	co.mu.Unlock()
+	if err := co.m.Do(t.Context(), func(ctx context.Context) error { return reserve(ctx, errors.New("odd")) }); err == nil {
+		t.Error("it committed")
+	}
+	co.want("cancel:stock::")
+}
+
+func TestAMessageWithCheckBack(t *testing.T) {
+	t.Parallel()
+	co := newCompany(t)
+	msg := message.New("m").To(at("deliver"))
+	prepare := func(after time.Duration) message.Prepared {
+		t.Helper()
+		p, err := msg.Prepare(t.Context(), co.m, message.CheckBack(at("check"), after))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	p := prepare(time.Hour)
+	if err := p.Send(t.Context()); err != nil {
+		t.Error(err)
+	}
+	co.want("deliver:to-1::")
+	if err := prepare(time.Hour).Drop(t.Context(), errors.New("changed my mind")); err != nil {
+		t.Error(err)
+	}
+	// Its sender says nothing any more, so it is asked.
+	prepare(10 * time.Millisecond)
+	co.want("check:check-back::", "deliver:to-1::")
+	co.fail("check-back", handlers.ErrFailed)
+	p = prepare(10 * time.Millisecond)
+	co.want("check:check-back::")
+	if err := co.m.Wait(t.Context(), p.XID); !errors.Is(err, tm.ErrRolledBack) {
+		t.Error(err)
+	}
+}
