@@ -12,7 +12,10 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
+	"github.com/handfast/handfast/client"
 	"github.com/handfast/handfast/internal/faketc"
 	pb "github.com/handfast/handfast/proto/handfast/v1"
 	"github.com/handfast/handfast/rm"
@@ -205,6 +208,10 @@ func TestVotesAreLookedUpInTheDatabase(t *testing.T) {
 	equal(t, "nothing written yet", ask(x, <-branches), pb.Vote_VOTE_NO)
 	_, err = tx.Exec(ctx, "UPDATE account SET balance = 0 WHERE id = 3")
 	wantError(t, err, rm.ErrDecided)
+	// Passed on over gRPC as it is, it does not look like a step that failed for good.
+	if e, ok := client.AsError(status.Convert(err).Err()); !ok || e.Code != codes.Aborted || e.Reason != pb.ErrorReason_ERROR_REASON_WRONG_STATE {
+		t.Errorf("over gRPC it is %v", status.Convert(err).Proto())
+	}
 	check(t, tx.Rollback(ctx))
 }
 

@@ -157,8 +157,14 @@ func (e *decidedError) Error() string {
 func (e *decidedError) Is(target error) bool { return target == ErrDecided }
 func (e *decidedError) Unwrap() error        { return e.err }
 
-// GRPCStatus is ABORTED: the same work may succeed in another transaction.
-func (e *decidedError) GRPCStatus() *status.Status { return status.New(codes.Aborted, e.Error()) }
+// GRPCStatus is ABORTED with an ErrorInfo of the domain "handfast": the same work
+// may succeed in another transaction. Without it, whoever calls actions would take
+// ABORTED for "failed for good".
+func (e *decidedError) GRPCStatus() *status.Status {
+	return (&client.Error{
+		Reason: pb.ErrorReason_ERROR_REASON_WRONG_STATE, Code: codes.Aborted, Message: e.Error(), XID: e.id,
+	}).GRPCStatus()
+}
 
 // mapError gives errors of our triggers their types.
 func mapError(id xid.ID, err error) error {
