@@ -94,3 +94,23 @@ func TestCommittedViewFindsARowByItsIndex(t *testing.T) {
 	}
 	d.mustSettle(id, false, l)
 }
+
+// Two branches may capture at one place of the log, each a row of its own.
+func TestBranchesMayDrawOneNumber(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, committedDDL)
+	if _, err := undolog.ProtectTables(context.Background(), d.own, []string{"c"}, undolog.WithCommittedView()); err != nil {
+		t.Fatal(err)
+	}
+	before := d.lines("SELECT t::text FROM c t ORDER BY id")
+	id := newXID()
+	a, b := d.work(id, "UPDATE c SET v = 100 WHERE id = 1"), d.work(id, "DELETE FROM c WHERE id = 2")
+	d.exec(d.own, "UPDATE handfast.undo SET seq = 7; UPDATE handfast.gate SET seq = 7 WHERE seq > 0")
+	if got := d.lines("SELECT t::text FROM c_committed t ORDER BY id"); got != before {
+		t.Errorf("committed rows:\n%s", difference(got, before))
+	}
+	d.mustSettle(id, false, a, b)
+	if got := d.lines("SELECT t::text FROM c t ORDER BY id"); got != before {
+		t.Errorf("rolled back:\n%s", difference(got, before))
+	}
+}

@@ -60,11 +60,13 @@ CREATE TABLE IF NOT EXISTS handfast.fence (
 CREATE UNIQUE INDEX IF NOT EXISTS fence_lxid ON handfast.fence (lxid) WHERE state = 'L';
 CREATE INDEX IF NOT EXISTS fence_done ON handfast.fence (at) WHERE state <> 'L';
 
--- The intents. seq is drawn after the row is locked.
-CREATE SEQUENCE IF NOT EXISTS handfast.undo_seq CACHE 1;
+-- The intents. seq is where the log stands when the change is captured, after its row
+-- was locked: whoever changes the row next finds it further on. A sequence of our own
+-- would be what the user's lastval() tells. Two branches may draw one number at the
+-- same moment, for different rows.
 CREATE TABLE IF NOT EXISTS handfast.undo (
   xid    text COLLATE "C" NOT NULL,
-  seq    bigint NOT NULL DEFAULT pg_catalog.nextval('handfast.undo_seq'),
+  seq    bigint NOT NULL DEFAULT (pg_catalog.pg_current_wal_insert_lsn() OPERATOR(pg_catalog.-) '0/0'::pg_catalog.pg_lsn)::bigint,
   branch uuid NOT NULL,
   tab    integer NOT NULL,
   op     "char" NOT NULL,      -- I, U, D; L: only holds keys
@@ -73,7 +75,7 @@ CREATE TABLE IF NOT EXISTS handfast.undo (
   old    text[] COLLATE "C",   -- images, the place is the column number
   new    text[] COLLATE "C",
   gates  bigint[] NOT NULL,    -- the keys that this change needs; the row's own is the first
-  PRIMARY KEY (xid, seq)
+  PRIMARY KEY (xid, seq, branch)
 );
 
 -- What a rollback is about to write, one row for each row of the user. It lives

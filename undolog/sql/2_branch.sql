@@ -97,6 +97,14 @@ BEGIN
         USING ERRCODE = 'HF004', HINT = 'Run: handfast pg protect ' || bare;
     END IF;
   END IF;
+  -- Large objects have no triggers, and the locks that tell of them are dear to read:
+  -- only where there is, or was, one.
+  IF pg_relation_size('pg_catalog.pg_largeobject_metadata') > 0 AND EXISTS (
+    SELECT FROM pg_locks l WHERE l.pid = pg_backend_pid() AND (l.locktype = 'relation' AND l.relation = 'pg_largeobject'::regclass AND l.mode = 'RowExclusiveLock'
+       OR l.locktype = 'object' AND l.classid = 'pg_largeobject'::regclass)) THEN
+    RAISE EXCEPTION 'large objects can not be undone, so global transaction % may not use them', x USING ERRCODE = 'HF004',
+      HINT = 'Keep the bytes in a bytea column, or use the large object outside of global transactions.';
+  END IF;
   UPDATE handfast.fence f SET store = p_store, incarnation = p_incarnation, "position" = p_position
    WHERE f.lxid = pg_current_xact_id() AND f.state = 'L' AND f.xid = x;
   RETURN FOUND;
