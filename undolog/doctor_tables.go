@@ -135,7 +135,7 @@ func triggerChecks() []check {
 		{name: "event-trigger", severity: SeverityError, sql: `SELECT 'event trigger ' || w.name, CASE WHEN e.oid IS NULL THEN 'is missing' ELSE 'is disabled' END
 				|| ': new tables are not refused in global transactions, and altered ones are not noticed',
 				CASE WHEN e.oid IS NULL THEN 'handfast pg install' ELSE format('ALTER EVENT TRIGGER %s ENABLE', w.name) END
-			FROM unnest('{handfast_ddl,handfast_drop}'::text[]) w (name) LEFT JOIN pg_event_trigger e ON e.evtname = w.name
+			FROM unnest('{handfast_ddl,handfast_drop,handfast_start}'::text[]) w (name) LEFT JOIN pg_event_trigger e ON e.evtname = w.name
 			WHERE (SELECT m.refusing FROM handfast.meta m) AND (e.oid IS NULL OR e.evtenabled IN ('D', 'R'))`},
 		{name: "no-event-triggers", severity: SeverityWarning, sql: `SELECT 'event triggers', 'could not be made, as no superuser installed: each local commit looks at its locks, '
 				|| 'and nothing stops DDL on tables with undecided rows', 'handfast pg install  # as a superuser'

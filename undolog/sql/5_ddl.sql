@@ -235,6 +235,26 @@ BEGIN
   PERFORM handfast.settle_ddl(tg_tag);
 END $f$;
 
+-- on_start refuses what on_ddl would see too late: DETACH ... CONCURRENTLY is two
+-- transactions, and refusing the second leaves the partition half detached. At its
+-- start a command tells no table, so the text has to.
+CREATE OR REPLACE FUNCTION handfast.on_start() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
+DECLARE
+  command text := current_query();
+  name    text;
+BEGIN
+  IF command !~* '\mDETACH\M.*\mCONCURRENTLY\M' THEN
+    RETURN;
+  END IF;
+  SELECT p.rel::text INTO name FROM handfast.protected p JOIN pg_class c ON c.oid = p.rel
+   WHERE c.relkind = 'p' AND strpos(lower(command), lower(c.relname)) > 0 LIMIT 1;
+  IF FOUND THEN
+    RAISE EXCEPTION 'DETACH ... CONCURRENTLY would leave % half detached where one of its rows is undecided', name
+      USING ERRCODE = 'HF004', HINT = 'Use DETACH without CONCURRENTLY; it takes a moment.';
+  END IF;
+END $f$;
+
 CREATE OR REPLACE FUNCTION handfast.on_drop() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $f$
 DECLARE
@@ -330,6 +350,8 @@ BEGIN
   CREATE EVENT TRIGGER handfast_ddl ON ddl_command_end EXECUTE FUNCTION handfast.on_ddl();
   DROP EVENT TRIGGER IF EXISTS handfast_drop;
   CREATE EVENT TRIGGER handfast_drop ON sql_drop EXECUTE FUNCTION handfast.on_drop();
+  DROP EVENT TRIGGER IF EXISTS handfast_start;
+  CREATE EVENT TRIGGER handfast_start ON ddl_command_start WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION handfast.on_start();
   UPDATE handfast.meta SET refusing = true;
 EXCEPTION WHEN insufficient_privilege THEN
   UPDATE handfast.meta SET refusing = false;
