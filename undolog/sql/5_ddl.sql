@@ -237,14 +237,15 @@ END $f$;
 
 -- on_start refuses what on_ddl would see too late: DETACH ... CONCURRENTLY is two
 -- transactions, and refusing the second leaves the partition half detached. At its
--- start a command tells no table, so the text has to.
+-- start a command tells no table, so the text has to. The command can only be all of
+-- it: CONCURRENTLY runs neither in a function nor beside other statements.
 CREATE OR REPLACE FUNCTION handfast.on_start() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
 DECLARE
   command text := current_query();
   name    text;
 BEGIN
-  IF command !~* '\mDETACH\M.*\mCONCURRENTLY\M' THEN
+  IF command !~* '^(\s|--[^\n]*\n|/\*.*\*/)*ALTER\s+TABLE\M.*\mDETACH\M.*\mCONCURRENTLY\M' THEN
     RETURN;
   END IF;
   SELECT p.rel::text INTO name FROM handfast.protected p JOIN pg_class c ON c.oid = p.rel
