@@ -50,7 +50,7 @@ var (
 // LockConflictError is a row, or a value that it owns, which an undecided
 // global transaction holds.
 type LockConflictError struct {
-	Holder xid.ID // zero where the database did not say
+	Holder xid.ID // zero where the pool's role is not told it; see undolog.Grant
 	Table  string
 	Key    string
 	// Deadlock says who waits for whom, where waiting for the holder could not
@@ -63,7 +63,12 @@ type LockConflictError struct {
 
 // Error names the row and its holder, and why waiting ended early.
 func (e *LockConflictError) Error() string {
-	s := fmt.Sprintf("handfast: row %s of %s is held by undecided transaction %s", e.Key, e.Table, e.Holder)
+	s := fmt.Sprintf("handfast: row %s of %s is held by ", e.Key, e.Table)
+	if e.Holder.IsZero() {
+		s += "an undecided transaction, which the role of this pool is not told (handfast pg install --grant ROLE)"
+	} else {
+		s += "undecided transaction " + e.Holder.String()
+	}
 	if e.own {
 		return s + ", which is this one: " + ErrMixedModes.Error()
 	}

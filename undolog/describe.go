@@ -161,6 +161,9 @@ func (p *protector) protectable(ctx context.Context, t *table) error {
 	if err := p.indexes(ctx, t); err != nil {
 		return err
 	}
+	if err := p.expressions(ctx, t); err != nil {
+		return err
+	}
 	if err := p.resolveHashes(ctx, t, t.Keys); err != nil {
 		return err
 	}

@@ -106,15 +106,17 @@
 // table has none, seal looks at the locks of the transaction, which costs more.
 //
 // TRUNCATE, DROP and DETACH of what is protected need READ COMMITTED: above it
-// intents may not be seen. DETACH ... CONCURRENTLY must not be used on a protected
-// table: it ends half done where there are intents. A unique index that is built
+// intents may not be seen. DETACH ... CONCURRENTLY of a protected table is refused: it
+// would end half done where there are intents. A unique index that is built
 // CONCURRENTLY is guarded only once it is valid and the table protected again.
 //
-// Not seen are large objects. In a global transaction lastval() tells a value of
-// our own sequence; use RETURNING.
+// Large objects have no triggers; seal refuses what changed one.
 //
-// Whoever owns a protected table is trusted: the expressions of its indexes,
-// constraints, domains and generated columns are evaluated with the rights of whoever
-// protected it. So is whoever may write to it: a conflict names the XID that
-// holds the row, and an XID is all that it takes to join.
+// The expressions of a table's indexes, constraints, domains and generated columns
+// are evaluated with the rights of whoever protected it, and with the search_path of
+// our functions. So Protect refuses those that rest on another path, and functions
+// of roles which have not these rights.
+//
+// An XID is all that it takes to join its transaction. A conflict names it only to
+// roles that may settle.
 package undolog

@@ -34,7 +34,7 @@ var (
 // ConflictError is a row, a key or a unique value that an undecided global
 // transaction holds.
 type ConflictError struct {
-	Holder   xid.ID // zero where the holder was gone when it was looked up
+	Holder   xid.ID // zero where the role may not settle, and so is not told it; see Grant
 	Table    string
 	Key      string
 	SQLState string // HF001, or 40001 above READ COMMITTED

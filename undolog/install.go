@@ -47,8 +47,10 @@ func Install(ctx context.Context, conn *pgx.Conn) error {
 	return explain("install", err)
 }
 
-// Grant lets a role settle: read what is pending, answer for branches, and carry
-// out decisions. Services that only use tables need nothing but their own rights.
+// Grant lets a role settle: read what is pending, answer for branches, carry out
+// decisions, and be told which XID holds a row, which waiting for it takes. Services
+// that only use tables need nothing but their own rights; a conflict names the row
+// to them, and no XID.
 func Grant(ctx context.Context, conn *pgx.Conn, role string) error {
 	_, err := conn.Exec(ctx, "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA handfast TO "+pgx.Identifier{role}.Sanitize())
 	return explain("grant", err)

@@ -123,14 +123,19 @@ BEGIN
 END $f$;
 
 -- conflict says who holds what. At READ COMMITTED a savepoint, a wait and a
--- retry help; above it only a new transaction sees the settle.
+-- retry help; above it only a new transaction sees the settle. An XID is all that
+-- joining takes, so only who may settle is told it. The setting role is who asks:
+-- current_user is the owner of the function that found the conflict.
 CREATE OR REPLACE FUNCTION handfast.conflict(p_holder text, p_tab text, p_key text) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $f$
+DECLARE
+  told text := CASE WHEN has_function_privilege(coalesce(nullif(current_setting('role'), 'none'), session_user)::name,
+                         'handfast.rollback_undo(text, uuid[])', 'EXECUTE') THEN p_holder END;
 BEGIN
-  RAISE EXCEPTION '% % is held by undecided global transaction %', p_tab, p_key, p_holder USING
+  RAISE EXCEPTION '% % is held by %', p_tab, p_key, coalesce('undecided global transaction ' || told, 'an undecided global transaction') USING
     ERRCODE = CASE WHEN current_setting('transaction_isolation') IN ('read committed', 'read uncommitted') THEN 'HF001' ELSE '40001' END,
-    DETAIL = json_build_object('handfast', 'conflict', 'holder', p_holder, 'table', p_tab, 'key', p_key)::text,
-    HINT = 'Wait until it is decided and settled, then try again: handfast tx show ' || p_holder;
+    DETAIL = json_build_object('handfast', 'conflict', 'holder', told, 'table', p_tab, 'key', p_key)::text,
+    HINT = 'Wait until it is decided and settled, then try again' || coalesce(': handfast tx show ' || told, '.');
 END $f$;
 
 -- settles tells whether this local transaction is a rollback that restores.

@@ -245,7 +245,7 @@ DECLARE
   command text := current_query();
   name    text;
 BEGIN
-  IF command !~* '^(\s|--[^\n]*\n|/\*.*\*/)*ALTER\s+TABLE\M.*\mDETACH\M.*\mCONCURRENTLY\M' THEN
+  IF command !~* '^(\s|--[^\n]*\n|/\*.*\*/)*ALTER\s+TABLE\M([^''"]|"[^"]*")*\mDETACH\M([^''"]|"[^"]*")*\mCONCURRENTLY\M' THEN
     RETURN;
   END IF;
   SELECT p.rel::text INTO name FROM handfast.protected p JOIN pg_class c ON c.oid = p.rel
