@@ -109,14 +109,12 @@ func TestPropertyFindsPlantedFaults(t *testing.T) {
 			if ctx.Err() != nil {
 				t.Fatalf("not found in %s", time.Since(start))
 			}
-			if err == nil || !strings.Contains(out.String(), "[rapid] failed after") || strings.Contains(out.String(), "fits nowhere") {
+			// Timing may not let a failure come twice, but what it found, it found.
+			found := regexp.MustCompile(`.*\[rapid\] (failed after|flaky test).*`).FindString(out.String())
+			if err == nil || found == "" || strings.Contains(out.String(), "fits nowhere") {
 				t.Fatalf("%v: %.3000s", err, out.String())
 			}
-			for line := range strings.Lines(out.String()) {
-				if strings.Contains(line, "[rapid] failed after") {
-					t.Logf("found in %s: %.300s", time.Since(start).Round(time.Millisecond), strings.TrimSpace(line))
-				}
-			}
+			t.Logf("found in %s: %.300s", time.Since(start).Round(time.Millisecond), strings.TrimSpace(found))
 		})
 	}
 }

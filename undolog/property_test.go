@@ -493,7 +493,8 @@ func (r *rig) close(sessions []*session) {
 // property is promises 2, 3 and 4 of the design over one drawn run.
 func (r *rig) property(rt *rapid.T, e extent) {
 	p := planGen(e).Draw(rt, "plan")
-	deeds := rapid.SliceOfN(deedGen(e), 10, 50).Draw(rt, "deeds")
+	// Protecting the tables takes longer than a round of what is done to them.
+	rounds := rapid.SliceOfN(rapid.SliceOfN(deedGen(e), 10, 50), 1, 8).Draw(rt, "rounds")
 	last := rapid.SliceOfN(rapid.Bool(), 7, 7).Draw(rt, "last")
 	ctx := context.Background()
 	w := &world{T: rt, d: r.d, schema: fmt.Sprintf("s%d", schemas.Add(1)), tableCount: len(p.tables), sessions: r.connect(rt)}
@@ -518,15 +519,18 @@ func (r *rig) property(rt *rapid.T, e extent) {
 			rt.Fatalf("%v", err)
 		}
 	}
-	for range 3 {
-		w.xids = append(w.xids, w.fresh())
+	for _, deeds := range rounds {
+		w.xids = nil
+		for range 3 {
+			w.xids = append(w.xids, w.fresh())
+		}
+		w.committed, w.now = w.look(), w.look()
+		for _, x := range deeds {
+			w.step(x)
+		}
+		w.drain(last)
+		w.verdict()
 	}
-	w.committed, w.now = w.look(), w.look()
-	for _, x := range deeds {
-		w.step(x)
-	}
-	w.drain(last)
-	w.verdict()
 	if err := undolog.Unprotect(ctx, r.d.own, p.names(w.schema)...); err != nil {
 		rt.Fatalf("%v", err)
 	}
