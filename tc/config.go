@@ -3,7 +3,6 @@ package tc
 import (
 	"log/slog"
 	"net"
-	"os"
 	"time"
 
 	"google.golang.org/grpc/credentials"
@@ -16,11 +15,6 @@ import (
 
 // DefaultListen is where a coordinator listens unless told otherwise.
 const DefaultListen = ":4263"
-
-// CrashPointEnv is the environment variable that makes a coordinator kill
-// itself at a point: engine.BeforeDecision or engine.AfterDecision. It is there
-// for demonstrations and tests of crashes.
-const CrashPointEnv = "HANDFAST_CRASH_POINT"
 
 // Config of a Server. Only StoreDir has to be set.
 type Config struct {
@@ -60,25 +54,6 @@ func (c Config) withDefaults() Config {
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
-	if c.Engine.CrashPoint == nil {
-		if want := os.Getenv(CrashPointEnv); want != "" {
-			c.Engine.CrashPoint = killAt(want, c.Log)
-		}
-	}
 	c.Engine.Log, c.API.Log = c.Log, c.Log
 	return c
-}
-
-// killAt ends the process without any goodbye when the point is reached.
-func killAt(want string, log *slog.Logger) func(string) {
-	log.Warn("this coordinator will kill itself", "at", want, "because_of", CrashPointEnv)
-	return func(point string) {
-		if point != want {
-			return
-		}
-		if p, err := os.FindProcess(os.Getpid()); err == nil {
-			_ = p.Kill() // SIGKILL where there are signals
-		}
-		select {} // the decision must not get any further meanwhile
-	}
 }

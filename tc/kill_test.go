@@ -39,7 +39,11 @@ func beCoordinator(dir string) error {
 	if err != nil {
 		return err
 	}
-	s, err := tc.NewServer(context.Background(), tc.Config{Listener: lis, StoreDir: dir, Log: quiet()})
+	crash, err := tc.CrashPoint(os.Getenv(tc.CrashPointEnv), quiet())
+	if err != nil {
+		return err
+	}
+	s, err := tc.NewServer(context.Background(), tc.Config{Listener: lis, StoreDir: dir, Engine: engine.Config{CrashPoint: crash}, Log: quiet()})
 	if err != nil {
 		return err
 	}

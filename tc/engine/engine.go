@@ -27,6 +27,12 @@ var (
 
 // Points at which Config.CrashPoint is called.
 const (
+	// BeforeWrite: a batch of records has not reached the store.
+	BeforeWrite = "before-write"
+	// AfterWrite: it has, and may be lost with the process or the machine.
+	AfterWrite = "after-write"
+	// AfterForce: the log is durable, and nobody was told what is new in it.
+	AfterForce = "after-force"
 	// BeforeDecision: nothing of a decision has reached the store.
 	BeforeDecision = "before-decision"
 	// AfterDecision: a decision is durable, and nobody was told.
@@ -80,8 +86,8 @@ type Config struct {
 	// MaxWaits bounds the waits on behalf of a transaction, over all shards;
 	// 0: 262,144.
 	MaxWaits int
-	// CrashPoint is called at BeforeDecision and AfterDecision, for tests that
-	// kill the process there.
+	// CrashPoint is called at each of the points above, from several goroutines,
+	// for tests that kill the process there.
 	CrashPoint func(point string)
 	// Log; nil: slog.Default.
 	Log *slog.Logger

@@ -312,23 +312,26 @@ func TestCrashPointsStandBeforeTheStoreAndBeforeAnybodyIsTold(t *testing.T) {
 		durable  uint64
 		told     int
 	}
-	points := make(chan at, 10)
+	points := make(chan at, 20)
 	e, _ := run(t, st, func(c *engine.Config) {
 		c.CrashPoint = func(p string) { points <- at{p, st.Position(), st.durableNow(), len(w.ch)} }
 	})
 	id := begin(t, e)
 	register(t, e, id, 1)
-	if len(points) != 0 {
-		t.Fatal("a crash point without a decision")
+	for len(points) > 0 {
+		if p := <-points; p.point == engine.BeforeDecision || p.point == engine.AfterDecision {
+			t.Fatal("a crash point without a decision")
+		}
 	}
 	before := st.Position()
 	submit(t, e, core.Rollback{Ref: w, XID: id})
-	a, b := <-points, <-points
-	if a.point != engine.BeforeDecision || a.position != before {
-		t.Fatalf("first point: %+v, position was %d", a, before)
-	}
-	if b.point != engine.AfterDecision || b.durable <= before || b.told != 0 {
-		t.Fatalf("second point: %+v", b)
+	for _, want := range []string{engine.BeforeWrite, engine.BeforeDecision, engine.AfterWrite, engine.AfterForce, engine.AfterDecision} {
+		a := <-points
+		written := want == engine.AfterWrite || want == engine.AfterForce || want == engine.AfterDecision
+		durable := want == engine.AfterForce || want == engine.AfterDecision
+		if a.point != want || (a.position > before) != written || (a.durable > before) != durable || a.told != 0 {
+			t.Fatalf("want %s, got %+v; position was %d", want, a, before)
+		}
 	}
 	w.wait(t)
 }

@@ -144,6 +144,7 @@ func (f *flusher) flush() error {
 		if _, err := f.e.st.Apply(store.Batch{}, true); err != nil {
 			return fmt.Errorf("engine: force the log: %w", err)
 		}
+		f.e.crash(AfterForce)
 	}
 	if decisions > f.e.decided {
 		f.e.decided = decisions

@@ -150,6 +150,7 @@ func (s *shard) collect(out core.Output) {
 // commit appends what was gathered to the log and lets the messages go.
 func (s *shard) commit() error {
 	if len(s.batch.Records)+len(s.batch.Finished) > 0 {
+		s.e.crash(BeforeWrite)
 		if s.decided {
 			s.e.crash(BeforeDecision)
 		}
@@ -157,6 +158,7 @@ func (s *shard) commit() error {
 		if err != nil {
 			return fmt.Errorf("engine: write to the store: %w", err)
 		}
+		s.e.crash(AfterWrite)
 		s.e.flusher.appended(pos)
 		s.applied.Store(s.m.LSN())
 		if s.decided {

@@ -105,13 +105,14 @@ func serve(ctx context.Context, s Streams, cfg config.Server, ready func(net.Add
 	if err != nil {
 		return err
 	}
-	if at := s.getenv(tc.CrashPointEnv); at != "" && at != engine.BeforeDecision && at != engine.AfterDecision {
-		return usagef("%s: %q is neither %s nor %s", tc.CrashPointEnv, at, engine.BeforeDecision, engine.AfterDecision)
+	crash, err := tc.CrashPoint(s.getenv(tc.CrashPointEnv), log)
+	if err != nil {
+		return usagef("%s: %w", tc.CrashPointEnv, err)
 	}
 	conf := tc.Config{
 		Listen:       cfg.Listen,
 		StoreDir:     cfg.StoreDir,
-		Engine:       engine.Config{Shards: cfg.Shards, Retention: cfg.Retention},
+		Engine:       engine.Config{Shards: cfg.Shards, Retention: cfg.Retention, CrashPoint: crash},
 		API:          api.Config{Version: buildVersion().Version, DefaultTimeout: cfg.DefaultTimeout},
 		DrainTimeout: cfg.DrainTimeout,
 		NoReflection: !cfg.Reflection,

@@ -183,6 +183,7 @@ func TestServerRefusesWhatItCannotUse(t *testing.T) {
 		"file from env":     {nil, "HANDFAST_CONFIG=" + filepath.Join(dir, "none.yaml"), ExitUsage, "no such file"},
 		"bad variable":      {nil, "HANDFAST_RETENTION=1", ExitUsage, "HANDFAST_RETENTION"},
 		"no such point":     {nil, "HANDFAST_CRASH_POINT=lunch", ExitUsage, "after-decision"},
+		"no such time":      {nil, "HANDFAST_CRASH_POINT=after-force:0", ExitUsage, "number from 1"},
 		"no such cert":      {[]string{"--tls-cert", dir + "/c", "--tls-key", dir + "/k"}, "", ExitFailure, "tls-cert"},
 		"somebody's folder": {[]string{"--store-dir", other}, "", ExitFailure, "not a handfast store"},
 		"a file":            {[]string{"--store-dir", filepath.Join(dir, "bad.yaml")}, "", ExitFailure, "bad.yaml"},
