@@ -18,8 +18,8 @@ type Op uint8
 
 // The actions of a branch.
 const (
-	Forward  Op = iota + 1 // Try of TCC, a step of a saga, a workflow, a check-back
-	Commit                 // Confirm of TCC, a delivery
+	Forward  Op = iota + 1 // Try of TCC, a step of a saga, a delivery, a workflow, a check-back
+	Commit                 // Confirm of TCC
 	Rollback               // Cancel of TCC, a compensation
 )
 

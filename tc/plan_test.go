@@ -221,7 +221,7 @@ func TestAPlanIsCarriedOut(t *testing.T) {
 	answer(two, pb.Verdict_VERDICT_DONE, "")
 	<-rec.more
 	c := rec.calls[0]
-	if c.Action.Address != "http://bus/${steps.step-2}" || c.Op != core.OpCommit || c.Action.Header[0].Value != "s3cret!" {
+	if c.Action.Address != "http://bus/${steps.step-2}" || c.Op != core.OpForward || c.Action.Header[0].Value != "s3cret!" {
 		t.Errorf("call %+v", c)
 	}
 	g, err = s.do(limited(t), &pb.GetRequest{Xid: id})

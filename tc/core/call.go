@@ -18,7 +18,7 @@ func (m *Machine) call(l *leg, b *Branch) {
 	p.Next = m.now.Add(orElse(a.Timeout, m.cfg.AnswerTimeout) + callMargin)
 	c := Call{
 		XID: l.tx.t.XID, Branch: b.ID, Name: b.Name, Mode: b.Mode,
-		Op: l.op(), Attempt: p.Attempts, Action: a, Own: b.Result,
+		Op: b.told(l.op()), Attempt: p.Attempts, Action: a, Own: b.Result,
 	}
 	for _, id := range b.Plan.After {
 		if before := l.tx.t.branch(id); before.Result != nil {
@@ -106,8 +106,13 @@ func (m *Machine) called(in Called) {
 	switch {
 	case in.Op == OpForward:
 		l = tx.call(in.Branch)
-	case tx.t.Outcome != Undecided && in.Op == opOf(tx.t.Outcome):
-		l = tx.debt(in.Branch)
+	case tx.t.Outcome == Undecided:
+		return
+	}
+	if l == nil && tx.t.Outcome != Undecided {
+		if l = tx.debt(in.Branch); l != nil && l.branch().told(l.op()) != in.Op {
+			return
+		}
 	}
 	if l == nil || l.state == legDone || l.state == legBlocked {
 		return // doubled or late
@@ -151,7 +156,7 @@ func (m *Machine) calledToSettle(r *resource, l *leg, in Called) {
 	switch in.Verdict {
 	case Done:
 		rec := Record{Kind: RecordDone, Branch: in.Branch}
-		if l.branch().Result == nil && in.Op == OpCommit {
+		if l.branch().Result == nil && l.op() == OpCommit {
 			rec.Result = in.Result
 		}
 		m.done(r, l, rec)

@@ -93,6 +93,16 @@ func (b *Branch) action(op Op) *Action {
 	return &none
 }
 
+// told is what whoever is called is told to do. A delivery, and a step after the
+// pivot, are called after the decision, and are all that is ever called for the
+// branch: it is their doing, and not the confirmation of something done before.
+func (b *Branch) told(op Op) Op {
+	if op == OpCommit && (b.Mode == ModeMessage || b.Mode == ModeSaga) && b.action(OpForward).Kind == TargetNone {
+		return OpForward
+	}
+	return op
+}
+
 // opOf is what an outcome asks of a branch.
 func opOf(o Outcome) Op {
 	if o == Committed {

@@ -276,9 +276,10 @@ type Op int32
 
 const (
 	Op_OP_UNSPECIFIED Op = 0
-	// A saga step, a workflow, a check-back. The answer is the branch's vote.
+	// A saga step, a workflow, a check-back: the answer is the branch's vote. And a
+	// delivery, or a step after the pivot: what is called once, after the decision.
 	Op_OP_FORWARD Op = 1
-	// Confirm, delivery.
+	// Confirm.
 	Op_OP_COMMIT Op = 2
 	// Cancel, compensation.
 	Op_OP_ROLLBACK Op = 3
