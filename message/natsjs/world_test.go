@@ -256,13 +256,18 @@ func attach(tb testing.TB, c *client.Client, js jetstream.JetStream, after func(
 // next waits for the end of an attempt.
 func (a *attempts) next(tb testing.TB) error {
 	tb.Helper()
+	return await(tb, a.ended)
+}
+
+// await waits for what has to come.
+func await[T any](tb testing.TB, c <-chan T) (v T) {
+	tb.Helper()
 	select {
-	case err := <-a.ended:
-		return err
+	case v = <-c:
 	case <-time.After(patience):
-		tb.Fatal("there was no attempt")
-		return nil
+		tb.Fatal("it did not come")
 	}
+	return v
 }
 
 // send sends a message that is tried again soon.
