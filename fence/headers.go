@@ -42,6 +42,15 @@ func FromGRPC(ctx context.Context) (Call, error) {
 	return read("metadata", md.Get)
 }
 
+// FromValues reads the call that the headers of a message name, wherever it came
+// from. values gives all values of a header by its name, such as HeaderXID, and is
+// asked for each name in that very spelling; for NATS it is nats.Header.Values. Errors
+// are those of FromHTTP. Whoever received a message through a broker fences
+// [Call.Delivery] of it.
+func FromValues(values func(name string) []string) (Call, error) {
+	return read("header", values)
+}
+
 // Set names the call in the headers of a request to a participant, in place of any
 // other call. It takes the header out that would let the participant join the
 // transaction. A call that lacks a part is refused by its receiver.

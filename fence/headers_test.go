@@ -26,6 +26,7 @@ func received(t *testing.T, change func(http.Header)) map[string]func() (fence.C
 			r.Header = h
 			return fence.FromHTTP(r)
 		},
+		"values": func() (fence.Call, error) { return fence.FromValues(h.Values) },
 		"gRPC": func() (fence.Call, error) {
 			md := metadata.MD{}
 			for k, vs := range h {

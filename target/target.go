@@ -26,7 +26,8 @@ type Target struct {
 	Timeout time.Duration     // of one call; 0: 10 s. At most MaxTimeout
 	Delay   time.Duration     // before the first call, from when it may be made. At most MaxDelay
 
-	err error // of Payload
+	err     error // of Payload
+	invalid error // of Invalid
 }
 
 // The bounds of the coordinator, checked by Validate.
@@ -94,10 +95,22 @@ func Timeout(d time.Duration) Option { return func(a *Target) { a.Timeout = d } 
 // Delay sets how long to wait before the first call, from when it may be made.
 func Delay(d time.Duration) Option { return func(a *Target) { a.Delay = d } }
 
+// Invalid makes Validate fail with an *Error of this field and text. It is for packages
+// that make targets, and find that what they were given can't be one; so that it is told
+// where all that is wrong with a target is told, before anything is sent. Of several the
+// first counts.
+func Invalid(field, text string) Option {
+	return func(a *Target) {
+		if a.invalid == nil {
+			a.invalid = &Error{Field: field, Text: text}
+		}
+	}
+}
+
 // IsZero tells whether this is no target.
 func (a Target) IsZero() bool {
 	return a.HTTP == "" && a.GRPC == "" && a.Handler == "" && a.Group == "" && a.Resource == (xid.ResourceID{}) &&
-		len(a.Payload) == 0 && len(a.Headers) == 0 && a.Timeout == 0 && a.Delay == 0 && a.err == nil
+		len(a.Payload) == 0 && len(a.Headers) == 0 && a.Timeout == 0 && a.Delay == 0 && a.err == nil && a.invalid == nil
 }
 
 // String gives the address.

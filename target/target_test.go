@@ -65,6 +65,7 @@ func TestValidateNamesTheField(t *testing.T) {
 		"no header":          {a: target.HTTP("http://h", target.Header("a b", "x")), want: `headers: "a b" is no name of a header`},
 		"same header":        {a: target.HTTP("http://h", target.Header("X-A", ""), target.Header("x-a", "")), want: `headers: "X-A" and "x-a" are the same header`},
 		"header value":       {a: target.HTTP("http://h", target.Header("x", "a\nb")), want: `headers: the value of "x" holds a character`},
+		"of another package": {a: target.Handler("g", "x", target.Invalid("subject", "empty"), target.Invalid("b", ""), target.Payload(1)), want: "subject: empty"},
 		"long headers":       {a: target.HTTP("http://h", target.Header("x", strings.Repeat("x", 8<<10))), want: "headers: 8193 bytes long; want at most 8192"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -72,6 +72,9 @@ func checkHandlerName(name string) error {
 
 // Validate tells whether the coordinator will take the target. Its errors are *Error.
 func (a Target) Validate() error {
+	if a.invalid != nil {
+		return a.invalid
+	}
 	if a.err != nil {
 		return wrong("payload", "%v", a.err)
 	}
