@@ -12,8 +12,8 @@ type Action uint8
 
 // The actions.
 const (
-	Forward  Action = iota + 1 // Try of TCC, a step of a saga
-	Commit                     // Confirm of TCC; the delivery of a message, see Call.Delivery
+	Forward  Action = iota + 1 // Try of TCC, a step of a saga, the delivery of a message
+	Commit                     // Confirm of TCC
 	Rollback                   // Cancel of TCC, the compensation of a saga's step
 )
 
@@ -63,19 +63,6 @@ func (c Call) Key() string {
 // String names the call for logs and errors.
 func (c Call) String() string {
 	return fmt.Sprintf("%s of branch %s of %s", c.Action, c.Branch, c.XID)
-}
-
-// Delivery gives the call by which the receiver of a message, or of a saga's step after
-// the pivot, is to fence it. The coordinator makes these with Commit, since the decision
-// was before. Commit is also what Confirm of TCC is called with, and has to find a
-// forward action before it; to a receiver the delivery is the first and only action.
-// So Commit becomes Forward; every other action stays what it is. Key differs from that
-// of the headers from then on.
-func (c Call) Delivery() Call {
-	if c.Action == Commit {
-		c.Action = Forward
-	}
-	return c
 }
 
 // check tells what is missing of the identity.

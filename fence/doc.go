@@ -54,15 +54,6 @@
 // action that needs AT elsewhere begins a global transaction of its own; its effects
 // are not fenced then.
 //
-// # Messages
-//
-// The delivery of a message is called with Commit, and nothing comes before it at the
-// receiver, so it is fenced as [Call.Delivery]:
-//
-//	call, err := fence.FromValues(msg.Headers().Values) // or FromHTTP, FromGRPC
-//	...
-//	out, err := fence.Run(ctx, pool, call.Delivery(), book)
-//
 // # How long it remembers
 //
 // Rows are kept for 30 days after the XID began and after the last call that changed

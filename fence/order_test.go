@@ -197,26 +197,6 @@ func TestSeveralCallsInOneTransaction(t *testing.T) {
 	d.wantEffects(b, 1, 0, 0)
 }
 
-// A delivery is called with commit, and nothing was called before.
-func TestADeliveryRunsOnce(t *testing.T) {
-	t.Parallel()
-	d := newDatabase(t)
-	c := as(newCall(), fence.Commit)
-	for i := range 3 {
-		out, err := run(t, d.own, c.Delivery())
-		check(t, err)
-		if out.Repeated != (i > 0) {
-			t.Errorf("delivery %d: %+v", i+1, out)
-		}
-	}
-	d.wantEffects(c, 1, 0, 0)
-	for _, a := range []fence.Action{fence.Forward, fence.Rollback} {
-		if got := as(c, a).Delivery(); got != as(c, a) {
-			t.Errorf("%s became %s", a, got.Action)
-		}
-	}
-}
-
 func TestResults(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)

@@ -10,7 +10,7 @@
 //	   |<---- DONE --------------------+                   |                        |
 //	   |<---- UNSURE: again later -----+------ error ------+                        v
 //	                                                                            consumer
-//	                                                        fence.Run(call.Delivery())
+//	                                                        fence.Run(call)
 //
 // The sender names the group and the subject (To). Whoever has a connection to the
 // broker registers a Publisher on that group and attaches it (Register); this may be
@@ -27,7 +27,7 @@
 // headers say that it is the same: they are those that a call over HTTP has, and
 //
 //	call, err := fence.FromValues(values) // of the message's headers
-//	out, err := fence.Run(ctx, pool, call.Delivery(), effect)
+//	out, err := fence.Run(ctx, pool, call, effect)
 //
 // makes one effect of all. Messages are not ordered: one that had to be tried again
 // comes after others that were decided later.

@@ -43,7 +43,7 @@ func ExampleRegister_consumer() {
 		if err != nil {
 			return err
 		}
-		_, err = fence.Run(ctx, db, call.Delivery(), func(ctx context.Context, tx pgx.Tx) ([]byte, error) {
+		_, err = fence.Run(ctx, db, call, func(ctx context.Context, tx pgx.Tx) ([]byte, error) {
 			_, err := tx.Exec(ctx, "INSERT INTO shipment (content) VALUES ($1)", payload)
 			return nil, err
 		})

@@ -23,7 +23,7 @@
 // case is fenced by the consumer:
 //
 //	call, err := fence.FromValues(msg.Headers().Values)
-//	out, err := fence.Run(ctx, pool, call.Delivery(), effect)
+//	out, err := fence.Run(ctx, pool, call, effect)
 //
 // # What an acknowledgement is worth
 //

@@ -58,7 +58,7 @@ func ExampleNew_consumer() {
 		if err != nil {
 			return msg.TermWithReason(err.Error()) // nobody sent it by Handfast
 		}
-		_, err = fence.Run(ctx, db, call.Delivery(), func(ctx context.Context, tx pgx.Tx) ([]byte, error) {
+		_, err = fence.Run(ctx, db, call, func(ctx context.Context, tx pgx.Tx) ([]byte, error) {
 			_, err := tx.Exec(ctx, "INSERT INTO shipment (content) VALUES ($1)", msg.Data())
 			return nil, err
 		})

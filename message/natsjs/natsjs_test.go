@@ -45,7 +45,7 @@ func TestAMessageArrivesOnceWithItsHeaders(t *testing.T) {
 	got := n.messages()[0]
 	call, err := fence.FromValues(got.Header.Values)
 	check(t, err)
-	want := fence.Call{XID: id, Branch: xid.BranchOf(id, "to-1"), Action: fence.Commit, Attempt: 1}
+	want := fence.Call{XID: id, Branch: xid.BranchOf(id, "to-1"), Action: fence.Forward, Attempt: 1}
 	if call != want {
 		t.Errorf("the headers name %+v, want %+v", call, want)
 	}
@@ -360,12 +360,7 @@ func TestTheFenceTellsARepetitionThatTheStreamDoesNot(t *testing.T) {
 		call, err := fence.FromValues(msg.Headers().Values)
 		check(t, err)
 		hftest.Equal(t, "attempt", call.Attempt, uint32(i+1))
-		if i == 0 { // what the headers say is not the first action of a branch
-			if _, err := fence.Run(w.Limited(), w.Pool, call, nil); !errors.Is(err, fence.ErrNoForward) {
-				t.Errorf("commit: %v", err)
-			}
-		}
-		out, err := fence.Run(w.Limited(), w.Pool, call.Delivery(), func(ctx context.Context, tx pgx.Tx) ([]byte, error) {
+		out, err := fence.Run(w.Limited(), w.Pool, call, func(ctx context.Context, tx pgx.Tx) ([]byte, error) {
 			_, err := tx.Exec(ctx, "INSERT INTO shipment VALUES ($1)", string(msg.Data()))
 			return nil, err
 		})

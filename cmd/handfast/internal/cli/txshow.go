@@ -128,7 +128,7 @@ func showTransaction(w io.Writer, t *handfastv1.Transaction, now time.Time) erro
 		facts = append(facts, []string{"Parent", clean(t.GetParentXid())})
 	}
 	if t.GetAttention() {
-		facts = append(facts, []string{"Attention", "a person should look: see LAST ERROR below"})
+		facts = append(facts, []string{"Attention", "a person should look: see LAST ERROR or LAST ANSWER below"})
 	}
 	if err := table(w, []string{"XID", clean(t.GetXid())}, facts); err != nil {
 		return err
