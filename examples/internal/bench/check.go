@@ -2,6 +2,8 @@ package bench
 
 import (
 	"context"
+	"io"
+	"slices"
 	"strings"
 	"time"
 )
@@ -32,6 +34,32 @@ func Check(tb TB, stage Stage, lines ...string) {
 			continue
 		}
 		rest = after
+	}
+}
+
+// Play runs something on a bench of a test's own, which says nothing.
+func Play(tb TB, stage Stage) {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(tb.Context(), 3*time.Minute)
+	defer cancel()
+	if err := Run(ctx, io.Discard, stage); err != nil {
+		tb.Fatalf("%v", err)
+	}
+}
+
+// Want compares what plain sessions see in all databases, in their order.
+func (b *Bench) Want(ctx context.Context, tb TB, want ...string) {
+	tb.Helper()
+	var got []string
+	for _, d := range b.databases {
+		text, err := d.Seen(ctx)
+		if err != nil {
+			tb.Fatalf("database %s: %v", d.Name, err)
+		}
+		got = append(got, words(text))
+	}
+	if !slices.Equal(got, want) {
+		tb.Errorf("seen %q, want %q", got, want)
 	}
 }
 
