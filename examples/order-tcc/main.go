@@ -150,11 +150,5 @@ func (n *network) keep(r *http.Request) bool {
 func (n *network) deliver(ctx context.Context) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.to.ServeHTTP(nobody{}, n.lost.WithContext(ctx))
+	n.to.ServeHTTP(bench.Nobody(), n.lost.WithContext(ctx))
 }
-
-type nobody struct{}
-
-func (nobody) Header() http.Header         { return http.Header{} }
-func (nobody) Write(b []byte) (int, error) { return len(b), nil }
-func (nobody) WriteHeader(int)             {}

@@ -13,12 +13,16 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
 	"github.com/handfast/handfast/client"
 	"github.com/handfast/handfast/internal/child"
 	"github.com/handfast/handfast/internal/pgserver"
 	pb "github.com/handfast/handfast/proto/handfast/v1"
 	"github.com/handfast/handfast/tc"
 	"github.com/handfast/handfast/tm"
+	"github.com/handfast/handfast/xid"
 )
 
 // Quiet logs nothing: what the example says is all that is to be read.
@@ -152,6 +156,15 @@ func (b *Bench) Serve(ctx context.Context, h http.Handler) (string, error) {
 	return "http://" + lis.Addr().String(), nil
 }
 
+// Nobody gets an answer that gets lost.
+func Nobody() http.ResponseWriter { return nobody{} }
+
+type nobody struct{}
+
+func (nobody) Header() http.Header         { return http.Header{} }
+func (nobody) Write(b []byte) (int, error) { return len(b), nil }
+func (nobody) WriteHeader(int)             {}
+
 // Undone expects a transaction that was rolled back, and waits until the rollback is
 // carried out everywhere. It gives the error of the function that was run. A service
 // need not wait: rows that are not settled yet make others wait.
@@ -162,6 +175,32 @@ func (b *Bench) Undone(ctx context.Context, err error) (cause, unexpected error)
 	}
 	_, err = b.Coordinator.Rollback(ctx, &pb.RollbackRequest{Xid: rolledBack.XID.String(), WaitSettled: true})
 	return rolledBack.Cause, err
+}
+
+// Settled waits until all transactions that there are, whoever began them, are decided
+// and carried out. It asks as an operator does ("handfast tx list").
+func (b *Bench) Settled(ctx context.Context) error {
+	conn, err := grpc.NewClient(b.Address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return err
+	}
+	list, err := pb.NewAdminClient(conn).List(ctx, &pb.ListRequest{PageSize: 1000})
+	if err = errors.Join(err, conn.Close()); err != nil {
+		return err
+	}
+	for _, t := range list.GetTransactions() {
+		id, err := xid.Parse(t.GetXid())
+		if err != nil {
+			return err
+		}
+		if err = b.Tx.Wait(ctx, id, tm.WithWaitSettled()); errors.Is(err, tm.ErrRolledBack) {
+			_, err = b.Undone(ctx, err)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Title begins a scene.

@@ -8,7 +8,8 @@
 //	                 │ Pool, Plain connections to it, with and without Handfast
 //	                 │ Serve       an HTTP service
 //	                 │ Show        what plain sessions see in all databases
-//	                 └ Undone      waits until a rollback is carried out
+//	                 │ Log         what services log
+//	                 └ Undone, Settled  wait until what was decided is carried out
 //
 // It does what "handfast server", "handfast pg install" and "handfast pg protect" do. A
 // service has none of this.
