@@ -102,7 +102,7 @@ func (b *Bench) Cleanup(f func() error) { b.clean = append(b.clean, f) }
 
 // coordinate runs a coordinator, as "handfast server" does.
 func (b *Bench) coordinate(ctx context.Context) error {
-	child.Sweep("", dirPrefix)
+	child.Sweep(os.TempDir(), dirPrefix)
 	dir, err := child.MakeDir("", dirPrefix)
 	if err != nil {
 		return err
