@@ -13,20 +13,29 @@ import (
 	"github.com/handfast/handfast/examples/internal/bench"
 	"github.com/handfast/handfast/handlers"
 	"github.com/handfast/handfast/rm"
+	"github.com/handfast/handfast/tm"
 )
 
 func main() { bench.Main("mixed", stage) }
 
 func stage(ctx context.Context, b *bench.Bench) error {
-	s, err := open(ctx, b)
+	s, courier, err := open(ctx, b)
 	if err != nil {
 		return err
 	}
-	if err := b.Show(ctx, "before"); err != nil {
+	b.Title("An order of 30, and the courier comes late")
+	// place joins the transaction that is begun here, to look on before the decision.
+	err = s.tx.Do(ctx, func(ctx context.Context) error {
+		if err := s.place(ctx, order{Customer: "anna", Address: "Mill Lane 1", Price: 30}); err != nil {
+			return err
+		}
+		if err := b.Show(ctx, "undecided"); err != nil {
+			return err
+		}
+		_, err := courier.Attach(b.Coordinator)
 		return err
-	}
-	b.Title("An order of 30")
-	if err := s.place(ctx, order{Customer: "anna", Address: "Mill Lane 1", Price: 30}); err != nil {
+	}, tm.WithName("order"), tm.WithWaitSettled())
+	if err != nil {
 		return err
 	}
 	if err := b.Show(ctx, "committed"); err != nil {
@@ -41,7 +50,8 @@ func stage(ctx context.Context, b *bench.Bench) error {
 	return b.Show(ctx, "afterwards")
 }
 
-func open(ctx context.Context, b *bench.Bench) (*shop, error) {
+// open makes the services. The courier is not there yet.
+func open(ctx context.Context, b *bench.Bench) (*shop, *handlers.Group, error) {
 	s := &shop{tx: b.Tx}
 	orders, err := b.Database(ctx, bench.Database{
 		Name:    "orders",
@@ -50,10 +60,10 @@ func open(ctx context.Context, b *bench.Bench) (*shop, error) {
 		Look:    `SELECT count(*)::text FROM orders`,
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if s.orders, err = b.Pool(ctx, orders); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	ledger, err := b.Database(ctx, bench.Database{
 		Name:   "ledger",
@@ -61,38 +71,37 @@ func open(ctx context.Context, b *bench.Bench) (*shop, error) {
 		Look:   `SELECT count(*)::text FROM ledger`,
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if s.ledger, err = b.Pool(ctx, ledger, rm.WithMode(rm.XA)); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+	s.money = &fenced{}
+	courier, mail := &fenced{}, &fenced{}
 	for _, x := range []struct {
+		service  *fenced
 		database bench.Database
-		group    func(*fenced) *handlers.Group
 	}{
-		{bench.Database{
+		{s.money, bench.Database{
 			Name:   "money",
 			Schema: `CREATE TABLE account (customer text PRIMARY KEY, balance int, held int); INSERT INTO account VALUES ('anna', 100, 0)`,
 			Look:   `SELECT format('%s, held %s', balance, held) FROM account`,
-		}, (*fenced).account},
-		{bench.Database{Name: "courier", Schema: `CREATE TABLE tour (branch text, address text)`, Look: `SELECT count(*)::text FROM tour`}, (*fenced).courier},
-		{bench.Database{Name: "mail", Schema: `CREATE TABLE mail (text text)`, Look: `SELECT count(*)::text FROM mail`}, (*fenced).mail},
+		}},
+		{courier, bench.Database{Name: "courier", Schema: `CREATE TABLE tour (branch text, address text)`, Look: `SELECT count(*)::text FROM tour`}},
+		{mail, bench.Database{Name: "mail", Schema: `CREATE TABLE mail (text text)`, Look: `SELECT count(*)::text FROM mail`}},
 	} {
 		d, err := b.Database(ctx, x.database)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		pool, err := b.Plain(ctx, d)
-		if err != nil {
-			return nil, err
-		}
-		f := &fenced{db: pool}
-		if d.Name == "money" {
-			s.money = f
-		}
-		if _, err := x.group(f).Attach(b.Coordinator); err != nil {
-			return nil, err
+		if x.service.db, err = b.Plain(ctx, d); err != nil {
+			return nil, nil, err
 		}
 	}
-	return s, nil
+	for _, g := range []*handlers.Group{s.money.account(), mail.mail()} {
+		if _, err := g.Attach(b.Coordinator); err != nil {
+			return nil, nil, err
+		}
+	}
+	return s, courier.courier(), nil
 }

@@ -12,7 +12,7 @@ import (
 func TestItRunsAndDoesAllOfItOrNothing(t *testing.T) {
 	t.Parallel()
 	bench.Check(t, stage,
-		"before      orders: 0   ledger: 0   money: 100, held 0   courier: 0   mail: 0",
+		"undecided   orders: 1   ledger: 0   money: 70, held 30   courier: 0   mail: 0",
 		"committed   orders: 1   ledger: 2   money: 70, held 0   courier: 1   mail: 1",
 		"rolled back:",
 		"refused",
@@ -24,8 +24,11 @@ func TestItRunsAndDoesAllOfItOrNothing(t *testing.T) {
 func TestEachCanRefuse(t *testing.T) {
 	t.Parallel()
 	bench.Play(t, func(ctx context.Context, b *bench.Bench) error {
-		s, err := open(ctx, b)
+		s, courier, err := open(ctx, b)
 		if err != nil {
+			return err
+		}
+		if _, err := courier.Attach(b.Coordinator); err != nil {
 			return err
 		}
 		for name, o := range map[string]order{
