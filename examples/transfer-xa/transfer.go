@@ -18,14 +18,14 @@ type banks struct {
 
 // transfer moves money from north to south: both or neither. Until the decision
 // nobody sees either half.
-func (b *banks) transfer(ctx context.Context, amount int, meanwhile func(context.Context) error) error {
+func (b *banks) transfer(ctx context.Context, amount int) error {
 	return b.tx.Do(ctx, func(ctx context.Context) error { // this ctx carries the XID
 		// One statement: a local transaction of its own, prepared when it returns.
 		if _, err := b.north.Exec(ctx, `UPDATE account SET balance = balance - $1 WHERE owner = 'anna'`, amount); err != nil {
-			return err
+			return err // an error rolls back everything
 		}
 		// Several statements: prepared by Commit.
-		err := pgx.BeginFunc(ctx, b.south, func(tx pgx.Tx) error {
+		return pgx.BeginFunc(ctx, b.south, func(tx pgx.Tx) error {
 			if _, err := tx.Exec(ctx, `UPDATE account SET balance = balance + $1 WHERE owner = 'bert'`, amount); err != nil {
 				return err
 			}
@@ -33,9 +33,5 @@ func (b *banks) transfer(ctx context.Context, amount int, meanwhile func(context
 			_, err := tx.Exec(ctx, `INSERT INTO journal VALUES (now(), $1)`, fmt.Sprintf("%d from anna", amount))
 			return err
 		})
-		if err != nil || meanwhile == nil {
-			return err // an error rolls back everything
-		}
-		return meanwhile(ctx)
 	}, tm.WithName("transfer"), tm.WithWaitSettled())
 }
