@@ -55,7 +55,7 @@ that --dsn names has no places for prepared transactions. Nothing is left behind
 			return run(cmd.Context(), out, f, chosen)
 		},
 	}
-	cmd.Flags().StringVar(&f.scenario, "scenario", "", "play only those with this `name`, which may be the first word of several, such as tcc")
+	cmd.Flags().StringVar(&f.scenario, "scenario", "", "play only the scenario of this `name`, or all of a family, such as tcc")
 	cmd.Flags().StringVar(&f.dsn, "dsn", "", "use the server at this `URL` (DATABASE_URL), as a role that may create databases and set session_replication_role")
 	cmd.Flags().BoolVar(&f.json, "json", false, "print the results as JSON")
 	cmd.Flags().BoolVar(&f.keep, "keep", false, "at the end keep everything running until Ctrl-C, to look around")

@@ -131,10 +131,13 @@ func (k *keeper) overGRPC(ctx context.Context, name string, prepare bool, a amou
 // forGood tells whether calling an action again is in vain.
 func forGood(err error) bool { return errors.Is(err, errRefused) || errors.Is(err, fence.ErrLate) }
 
+// deliver is where messages come in.
+const deliver = "deliver"
+
 // routes are the actions over plain HTTP, for TCC and messages.
 func (k *keeper) routes() http.Handler {
 	mux := http.NewServeMux()
-	for name, f := range map[string]change{"take": k.take, "reserve": k.reserve, "confirm": k.confirm, "cancel": k.cancel} {
+	for name, f := range map[string]change{deliver: k.take, "reserve": k.reserve, "confirm": k.confirm, "cancel": k.cancel} {
 		mux.HandleFunc("POST /"+name, func(w http.ResponseWriter, r *http.Request) {
 			call, err := fence.FromHTTP(r)
 			var a amount
@@ -144,6 +147,11 @@ func (k *keeper) routes() http.Handler {
 			if err != nil {
 				http.Error(w, err.Error(), http.StatusBadRequest)
 				return
+			}
+			if name == deliver {
+				// The coordinator calls it with commit, since the decision was before. To
+				// the fence it is the first action of its branch.
+				call.Action = fence.Forward
 			}
 			switch err := k.action(r.Context(), call, name, a, f); {
 			case forGood(err):

@@ -89,7 +89,7 @@ var errNotCommitted = errors.New("the local transaction was rolled back")
 func (o *orders) published(ctx context.Context, r *shopv1.PlaceRequest, _ *shopv1.PlaceResponse) error {
 	tx, err := o.db.Begin(ctx)
 	if err != nil {
-		return errors.Join(errNotCommitted, err)
+		return fmt.Errorf("%w: %w", errNotCommitted, err)
 	}
 	defer tx.Rollback(ctx) //nolint:errcheck // does nothing after the commit
 	err = rm.Publish(ctx, tx, o.message(o.at.stock, amount{r.GetItem(), r.GetCount()}), o.message(o.at.accounts, amount{r.GetAccount(), r.GetAmount()}))
@@ -100,17 +100,17 @@ func (o *orders) published(ctx context.Context, r *shopv1.PlaceRequest, _ *shopv
 		err = o.gate.at(ctx, beforeCommit, "")
 	}
 	if err != nil {
-		return errors.Join(errNotCommitted, err)
+		return fmt.Errorf("%w: %w", errNotCommitted, err)
 	}
 	err = tx.Commit(ctx)
 	if errors.Is(err, pgx.ErrTxCommitRollback) {
-		return errors.Join(errNotCommitted, err)
+		return fmt.Errorf("%w: %w", errNotCommitted, err)
 	}
 	return err
 }
 
 func (o *orders) message(addr string, a amount) target.Target {
-	return target.HTTP("http://"+addr+"/take", target.Payload(a))
+	return target.HTTP("http://"+addr+"/"+deliver, target.Payload(a))
 }
 
 // remembered has the order made by the workflow below, in whichever process of

@@ -82,7 +82,7 @@ func (c *cluster) play(ctx context.Context, p *printer, sc scenario) result {
 	defer cancel()
 	begun := time.Now()
 	p.say("\n%s: %s", sc.name, sc.what)
-	s := &stage{cluster: c, p: p}
+	s := &stage{cluster: c, p: p, told: "the caller"}
 	r := result{Scenario: sc.name}
 	if sc.xa && c.slots == 0 {
 		r.Skipped = noSlots
@@ -109,7 +109,7 @@ func (c *cluster) play(ctx context.Context, p *printer, sc scenario) result {
 			return err
 		}
 		r.XID, r.Outcome = resp.GetXid(), resp.GetOutcome()
-		s.event("the caller is told: %s", resp.GetOutcome())
+		s.event("%s is told: %s", s.told, resp.GetOutcome())
 		if err := c.quiet(ctx); err != nil {
 			return err
 		}

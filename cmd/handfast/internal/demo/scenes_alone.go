@@ -20,7 +20,7 @@ func actSagaCrash(ctx context.Context, s *stage) (*shopv1.PlaceResponse, error) 
 	}
 	s.event("the caller is told: %s; kill -9 of the caller, which is orders (pid %d)", resp.GetOutcome(), s.services["orders"].pid())
 	s.services["orders"].kill()
-	if _, err := charged.await(ctx); err != nil {
+	if err := charged.await(ctx); err != nil {
 		return nil, err
 	}
 	s.event("stock is taken, the account is charged, and that is not answered yet; kill -9 of the coordinator (pid %d)", s.tc.pid())
@@ -44,7 +44,7 @@ func actSagaCompensate(ctx context.Context, s *stage) (*shopv1.PlaceResponse, er
 	if err != nil {
 		return nil, err
 	}
-	if _, err := taken.await(ctx); err != nil {
+	if err := taken.await(ctx); err != nil {
 		return nil, err
 	}
 	if err := s.expect(ctx, "after the first step", ordered[1], fresh[1]); err != nil {
@@ -56,6 +56,10 @@ func actSagaCompensate(ctx context.Context, s *stage) (*shopv1.PlaceResponse, er
 }
 
 func actMessageCrash(ctx context.Context, s *stage) (*shopv1.PlaceResponse, error) {
+	delivered, err := s.hold(ctx, "stock", deliver)
+	if err != nil {
+		return nil, err
+	}
 	p, err := s.begin(ctx, order(shopv1.Mode_MODE_MESSAGE))
 	if err != nil {
 		return nil, err
@@ -73,7 +77,15 @@ func actMessageCrash(ctx context.Context, s *stage) (*shopv1.PlaceResponse, erro
 		return nil, err
 	}
 	s.event("nobody is left who knew both of the messages and of the commit, but the database of orders")
-	return resp, s.again(ctx, "coordinator", "orders")
+	if err := s.again(ctx, "coordinator", "orders"); err != nil {
+		return nil, err
+	}
+	if err := delivered.await(ctx); err != nil {
+		return nil, err
+	}
+	s.event("stock has its message and has not answered; kill -9 of stock (pid %d), so the message comes once more", s.services["stock"].pid())
+	s.services["stock"].kill()
+	return resp, s.again(ctx, "stock")
 }
 
 func actMessageRollback(ctx context.Context, s *stage) (*shopv1.PlaceResponse, error) {
@@ -91,7 +103,7 @@ func actWorkflow(ctx context.Context, s *stage) (*shopv1.PlaceResponse, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := charged.await(ctx); err != nil {
+	if err := charged.await(ctx); err != nil {
 		return nil, err
 	}
 	if err := s.expect(ctx, "in the second step", ordered[1:]...); err != nil {
@@ -119,5 +131,6 @@ func actWorkflow(ctx context.Context, s *stage) (*shopv1.PlaceResponse, error) {
 	if cause := context.Cause(wait); cause != nil {
 		return nil, cause
 	}
+	s.event("the function ran again, and stock was not asked again")
 	return resp, err
 }

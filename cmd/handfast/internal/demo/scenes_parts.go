@@ -72,7 +72,7 @@ func actTCCConfirm(ctx context.Context, s *stage) (*shopv1.PlaceResponse, error)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := h.await(ctx); err != nil {
+	if err := h.await(ctx); err != nil {
 		return nil, err
 	}
 	if err := s.has(ctx, "stock     (tea,7)"); err != nil {

@@ -64,7 +64,7 @@ func serve(ctx context.Context, f serviceFlags) error {
 	// The interceptors take the XID from a call into its context.
 	server := grpc.NewServer(xidgrpc.ServerOptions()...)
 	shopv1.RegisterControlServer(server, g)
-	var plain http.Handler = http.NotFoundHandler()
+	plain := http.NotFoundHandler()
 	switch f.name {
 	case "orders":
 		o, closeAll, err := newOrders(f, hf, pool, g)

@@ -17,6 +17,7 @@ type stage struct {
 	*cluster
 	p          *printer
 	events     []string
+	told       string         // who was told the outcome
 	background sync.WaitGroup // ends with the scenario's context
 }
 
@@ -57,12 +58,12 @@ func (s *stage) hold(ctx context.Context, service, point string) (*hold, error) 
 }
 
 // await returns when a call stands there.
-func (h *hold) await(ctx context.Context) (string, error) {
+func (h *hold) await(ctx context.Context) error {
 	select {
 	case r := <-h.reached:
-		return r.xid, r.err
+		return r.err
 	case <-ctx.Done():
-		return "", fmt.Errorf("nobody came to where it was to be held: %w", ctx.Err())
+		return fmt.Errorf("nobody came to where it was to be held: %w", ctx.Err())
 	}
 }
 
@@ -121,7 +122,11 @@ func (s *stage) again(ctx context.Context, names ...string) error {
 		if err := n.start(ctx); err != nil {
 			return err
 		}
-		s.event("%s is started again (pid %d)", n.name, n.pid())
+		who := n.name
+		if n == s.tc {
+			who = "the coordinator"
+		}
+		s.event("%s is started again (pid %d)", who, n.pid())
 	}
 	return nil
 }
@@ -136,6 +141,7 @@ func (s *stage) decided(ctx context.Context, resp *shopv1.PlaceResponse) (*shopv
 	if err != nil {
 		return nil, err
 	}
+	s.told = "who asks the coordinator"
 	switch err := s.tm.Wait(ctx, id); {
 	case err == nil:
 		return &shopv1.PlaceResponse{Xid: resp.GetXid(), Outcome: committed}, nil
