@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -19,13 +20,35 @@ import (
 	"github.com/handfast/handfast/internal/pgserver"
 )
 
+// binDir is where the binary is built, once for all tests.
+var binDir string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "hf-demo-bin-")
+	if err != nil {
+		panic(err)
+	}
+	binDir = dir
+	code := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+var buildOnce = sync.OnceValues(func() (string, error) {
+	bin := filepath.Join(binDir, "handfast")
+	out, err := exec.Command("go", "build", "-o", bin, "github.com/handfast/handfast/cmd/handfast").CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("%w\n%s", err, out)
+	}
+	return bin, err
+})
+
 // build makes the real binary: the demo starts itself several times.
 func build(t *testing.T) string {
 	t.Helper()
-	bin := filepath.Join(t.TempDir(), "handfast")
-	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", bin, "github.com/handfast/handfast/cmd/handfast").CombinedOutput()
+	bin, err := buildOnce()
 	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
+		t.Fatal(err)
 	}
 	return bin
 }
@@ -243,7 +266,7 @@ func TestNothingOutlivesTheDemo(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			// A name of its own, so that its processes can be told from others.
-			own := filepath.Join(t.TempDir(), "hf-demo")
+			own := filepath.Join(binDir, "hf-demo-"+strings.ReplaceAll(name, " ", ""))
 			if err := os.Link(bin, own); err != nil {
 				t.Fatal(err)
 			}
