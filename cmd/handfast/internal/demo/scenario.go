@@ -72,23 +72,27 @@ func storyLines() string {
 	return b.String()
 }
 
-// scenarioLimit bounds one scenario: longer than any retry inside of it.
-const scenarioLimit = 90 * time.Second
+const (
+	// scenarioLimit bounds one scenario: longer than any retry inside of it.
+	scenarioLimit = 90 * time.Second
+	// healLimit bounds what is done about one that did not hold. Where that does not
+	// help, those that follow should fail soon.
+	healLimit = 20 * time.Second
+)
 
 // play runs one scenario from fresh rows and judges it by what is in the
 // databases when nothing is undecided any more.
 func (c *cluster) play(ctx context.Context, p *printer, sc scenario) result {
-	ctx, cancel := context.WithTimeout(ctx, scenarioLimit)
-	defer cancel()
-	begun := time.Now()
 	p.say("\n%s: %s", sc.name, sc.what)
-	s := &stage{cluster: c, p: p, told: "the caller"}
 	r := result{Scenario: sc.name}
 	if sc.xa && c.slots == 0 {
 		r.Skipped = noSlots
 		p.say("  SKIPPED: %s", noSlots)
 		return r
 	}
+	ctx, cancel := context.WithTimeout(ctx, scenarioLimit)
+	s := &stage{cluster: c, p: p, told: "the caller"}
+	begun := time.Now()
 	defer func() {
 		cancel()
 		s.background.Wait()
@@ -169,6 +173,8 @@ func tooDear(m shopv1.Mode) *shopv1.PlaceRequest {
 // heal starts what a scenario that did not hold has left dead, and waits until
 // its transaction is out of the way.
 func (c *cluster) heal(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, healLimit)
+	defer cancel()
 	for _, n := range c.nodes() {
 		if n.proc != nil {
 			continue
@@ -227,18 +233,21 @@ func (c *cluster) intents(ctx context.Context, service string) (n int, err error
 // quiet waits until the coordinator has nothing left to do, and no database holds
 // an intent.
 func (c *cluster) quiet(ctx context.Context) error {
+	var last []string
 	for {
 		left, err := c.unsettled(ctx)
-		if err != nil {
+		switch {
+		case err != nil && (ctx.Err() == nil || last == nil):
 			return err
-		}
-		if len(left) == 0 {
+		case err == nil && len(left) == 0:
 			return nil
+		case err == nil:
+			last = left
 		}
 		select {
 		case <-time.After(20 * time.Millisecond):
 		case <-ctx.Done():
-			return fmt.Errorf("not settled: %s: %w", strings.Join(left, ", "), ctx.Err())
+			return fmt.Errorf("not settled: %s: %w", strings.Join(last, ", "), ctx.Err())
 		}
 	}
 }
