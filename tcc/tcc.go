@@ -126,11 +126,12 @@ func Post(c *http.Client, url string, payload any) Try {
 		}
 		defer func() { _ = resp.Body.Close() }()
 		result, err := io.ReadAll(io.LimitReader(resp.Body, client.MaxResult+1))
+		why := bytes.TrimSpace(result) // http.Error ends it with a new line
 		switch {
 		case resp.StatusCode == http.StatusConflict:
-			return nil, fmt.Errorf("try %s: %s: %.200s: %w", url, resp.Status, result, target.ErrFailed)
+			return nil, fmt.Errorf("try %s: %s: %.200s: %w", url, resp.Status, why, target.ErrFailed)
 		case resp.StatusCode < 200 || resp.StatusCode > 299:
-			return nil, fmt.Errorf("try %s: %s: %.200s", url, resp.Status, result)
+			return nil, fmt.Errorf("try %s: %s: %.200s", url, resp.Status, why)
 		case err != nil:
 			return nil, fmt.Errorf("try %s: %w", url, err)
 		}

@@ -139,12 +139,19 @@ func TestPostReadsTheAnswer(t *testing.T) {
 				return // 200
 			}
 			w.Header().Set("Location", "/login")
+			if status == http.StatusConflict {
+				http.Error(w, "sold out", status)
+				return
+			}
 			w.WriteHeader(status)
 			_, _ = w.Write(b)
 		}))
 		got, err := tcc.Post(srv.Client(), srv.URL, map[string]int{"n": 1})(t.Context(), who)
 		if string(got) != want.result || (err == nil) != (want.result != "") || errors.Is(err, target.ErrFailed) != want.failed {
 			t.Errorf("%d: got %q, %v", status, got, err)
+		}
+		if want.failed && !strings.Contains(err.Error(), ": sold out: ") {
+			t.Errorf("the reason is not on one line: %q", err)
 		}
 		srv.Close()
 		if _, err := tcc.Post(nil, srv.URL, nil)(t.Context(), who); err == nil || errors.Is(err, target.ErrFailed) {

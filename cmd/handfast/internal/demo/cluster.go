@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/url"
 	"os"
@@ -12,23 +13,31 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/handfast/handfast/client"
 	"github.com/handfast/handfast/cmd/handfast/internal/demo/shopv1"
 	"github.com/handfast/handfast/internal/child"
 	"github.com/handfast/handfast/internal/pgserver"
+	"github.com/handfast/handfast/tm"
 	"github.com/handfast/handfast/undolog"
 )
 
 // databases are the services' databases, and the services' names.
 var databases = []string{"orders", "stock", "accounts"}
 
-// tables is the one table of each service.
+// tables are those of each service. The one with its name is protected. Reservations
+// are written by TCC alone, never in AT mode, so they need no protection.
 var tables = map[string]string{
-	"orders":   "CREATE TABLE orders (id int PRIMARY KEY, item text NOT NULL, count int NOT NULL, account text NOT NULL, amount int NOT NULL)",
-	"stock":    "CREATE TABLE stock (item text PRIMARY KEY, count int NOT NULL)",
-	"accounts": "CREATE TABLE accounts (name text PRIMARY KEY, balance int NOT NULL)",
+	"orders": `CREATE TABLE orders (id int PRIMARY KEY, item text NOT NULL, count int NOT NULL, account text NOT NULL,
+		amount int NOT NULL CONSTRAINT too_much CHECK (amount <= 10000))`,
+	"stock":    "CREATE TABLE stock (item text PRIMARY KEY, count int NOT NULL);" + reservations,
+	"accounts": "CREATE TABLE accounts (name text PRIMARY KEY, balance int NOT NULL);" + reservations,
 }
+
+const reservations = "CREATE TABLE reserved (name text PRIMARY KEY, count int NOT NULL)"
+
+// noSlots is why scenarios with XA are skipped.
+const noSlots = "the server has max_prepared_transactions = 0; set it to at least max_connections in postgresql.conf and restart the server"
 
 // cluster is everything that runs.
 type cluster struct {
@@ -40,20 +49,28 @@ type cluster struct {
 	storeDir string
 	tc       *node
 	services map[string]*node
-	conn     *grpc.ClientConn
+	conns    map[string]*grpc.ClientConn // of the coordinator, too
 	orders   shopv1.OrdersClient
+	client   *client.Client
+	tm       *tm.Manager // to ask for outcomes
+	slots    int         // places for prepared transactions
 }
 
 // start starts everything; on an error nothing is left.
 func start(ctx context.Context, dsn string) (c *cluster, err error) {
-	c = &cluster{admin: dsn, suffix: fmt.Sprintf("_%d", os.Getpid()), dsn: map[string]string{}, db: map[string]*pgx.Conn{}, services: map[string]*node{}}
+	c = &cluster{
+		admin: dsn, suffix: fmt.Sprintf("_%d", os.Getpid()), dsn: map[string]string{}, db: map[string]*pgx.Conn{},
+		services: map[string]*node{}, conns: map[string]*grpc.ClientConn{},
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.stop())
 		}
 	}()
 	if dsn == "" {
-		if c.pg, err = pgserver.Start(ctx, pgserver.Options{Durable: true}); err != nil {
+		if c.pg, err = pgserver.Start(ctx, pgserver.Options{
+			Durable: true, Settings: map[string]string{"max_prepared_transactions": "20"}, // the default is 0
+		}); err != nil {
 			return c, err
 		}
 		c.admin, c.suffix = c.pg.DSN("postgres"), ""
@@ -62,6 +79,9 @@ func start(ctx context.Context, dsn string) (c *cluster, err error) {
 		if err := c.createDatabase(ctx, name); err != nil {
 			return c, fmt.Errorf("database %s: %w", name, err)
 		}
+	}
+	if err := c.db["orders"].QueryRow(ctx, "SELECT current_setting('max_prepared_transactions')::int").Scan(&c.slots); err != nil {
+		return c, err
 	}
 	child.Sweep(os.TempDir(), dirPrefix)
 	if c.storeDir, err = child.MakeDir("", dirPrefix); err != nil {
@@ -91,10 +111,21 @@ func (c *cluster) startNodes(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if c.conn, err = grpc.NewClient(addr["orders"], grpc.WithTransportCredentials(insecure.NewCredentials())); err != nil {
+	return c.connect()
+}
+
+// connect gives the demo what it asks the processes with. It outlives their deaths.
+func (c *cluster) connect() (err error) {
+	for _, n := range c.nodes() {
+		if c.conns[n.name], err = dial(n.addr); err != nil {
+			return err
+		}
+	}
+	c.orders = shopv1.NewOrdersClient(c.conns["orders"])
+	if c.client, err = client.Dial(c.tc.addr, client.WithName("demo"), client.WithLogger(slog.New(slog.DiscardHandler))); err != nil {
 		return err
 	}
-	c.orders = shopv1.NewOrdersClient(c.conn)
+	c.tm = tm.New(c.client)
 	return nil
 }
 
@@ -196,8 +227,13 @@ func (c *cluster) stop() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	var errs []error
-	if c.conn != nil {
-		errs = append(errs, c.conn.Close())
+	if c.client != nil {
+		errs = append(errs, c.client.Close())
+	}
+	for _, conn := range c.conns {
+		if conn != nil {
+			errs = append(errs, conn.Close())
+		}
 	}
 	for _, n := range c.services {
 		n.kill()

@@ -2,17 +2,17 @@ package demo
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/handfast/handfast/cmd/handfast/internal/demo/shopv1"
-	"github.com/handfast/handfast/tc"
+	pb "github.com/handfast/handfast/proto/handfast/v1"
 	"github.com/handfast/handfast/tc/engine"
-	"github.com/handfast/handfast/undolog"
 )
 
 // scenario is one story with an end that can be checked.
@@ -22,6 +22,7 @@ type scenario struct {
 	what   string
 	act    func(ctx context.Context, s *stage) (*shopv1.PlaceResponse, error)
 	want   string // the outcome
+	xa     bool   // it needs places for prepared transactions
 }
 
 const (
@@ -31,14 +32,24 @@ const (
 
 func scenarios() []scenario {
 	return []scenario{
-		{"commit", "commit", "an order changes three databases", actCommit, committed},
-		{"rollback", "rollback", "the last service refuses: the account is too small", actRollback, rolledBack},
-		{"crash-participant", "crash-participant", "kill -9 of stock between its local commit and phase two", actCrashParticipant, committed},
+		{"commit", "commit", "an order changes three databases", actCommit, committed, false},
+		{"rollback", "rollback", "the last service refuses: the account is too small", actRollback, rolledBack, false},
+		{"crash-participant", "crash-participant", "kill -9 of stock between its local commit and phase two", actCrashParticipant, committed, false},
 		{"crash-coordinator", "crash-coordinator-after-decision", "kill -9 of the coordinator right after the decision, before anybody hears of it",
-			actCrashCoordinator(engine.AfterDecision), committed},
+			actCrashCoordinator(engine.AfterDecision), committed, false},
 		{"crash-coordinator", "crash-coordinator-before-decision", "kill -9 of the coordinator right before the decision is durable",
-			actCrashCoordinator(engine.BeforeDecision), committed},
-		{"contention", "contention", "a second order and a plain session want a row that is undecided", actContention, committed},
+			actCrashCoordinator(engine.BeforeDecision), committed, false},
+		{"contention", "contention", "a second order and a plain session want a row that is undecided", actContention, committed, false},
+		{"xa", "xa", "prepared transactions; kill -9 of stock between prepare and phase two", actXA, committed, true},
+		{"tcc", "tcc-confirm", "kill -9 of stock before Confirm, and again before it has answered", actTCCConfirm, committed, false},
+		{"tcc", "tcc-cancel", "stock is reserved, the account is too small, so stock is cancelled", actTCCCancel, rolledBack, false},
+		{"saga", "saga-crash", "kill -9 of the coordinator in the middle of a saga, and of whoever had submitted it", actSagaCrash, committed, false},
+		{"saga", "saga-compensate", "the charge fails for good, so stock is put back", actSagaCompensate, rolledBack, false},
+		{"message", "message-crash", "the coordinator is dead at COMMIT, and kill -9 of the sender right after it", actMessageCrash, committed, false},
+		{"message", "message-rollback", "messages are published, and then the local transaction is refused", actMessageRollback, rolledBack, false},
+		{"workflow", "workflow", "kill -9 of orders in the second step of a workflow", actWorkflow, committed, false},
+		{"mixed", "mixed-crash", "AT, XA, TCC, a message and a saga in one transaction; kill -9 of accounts before the commit", actMixedCrash, committed, true},
+		{"mixed", "mixed-rollback", "the same, and the step of the saga fails for good", actMixedRollback, rolledBack, true},
 	}
 }
 
@@ -52,30 +63,40 @@ func scenarioNames() []string {
 	return names
 }
 
-// stage is what a scenario acts on.
-type stage struct {
-	*cluster
-	p      *printer
-	events []string
+// storyLines are the scenarios for a person who asks for help.
+func storyLines() string {
+	var b strings.Builder
+	for _, s := range scenarios() {
+		fmt.Fprintf(&b, "  %-34s %s\n", s.name, s.what)
+	}
+	return b.String()
 }
 
-func (s *stage) event(format string, args ...any) {
-	text := fmt.Sprintf(format, args...)
-	s.events = append(s.events, text)
-	s.p.say("  - %s", text)
-}
-
-// scenarioLimit bounds one scenario: longer than any retry inside of it.
-const scenarioLimit = 90 * time.Second
+const (
+	// scenarioLimit bounds one scenario: longer than any retry inside of it.
+	scenarioLimit = 90 * time.Second
+	// healLimit bounds what is done about one that did not hold. Where that does not
+	// help, those that follow should fail soon.
+	healLimit = 20 * time.Second
+)
 
 // play runs one scenario from fresh rows and judges it by what is in the
 // databases when nothing is undecided any more.
 func (c *cluster) play(ctx context.Context, p *printer, sc scenario) result {
-	ctx, cancel := context.WithTimeout(ctx, scenarioLimit)
-	defer cancel()
 	p.say("\n%s: %s", sc.name, sc.what)
-	s := &stage{cluster: c, p: p}
 	r := result{Scenario: sc.name}
+	if sc.xa && c.slots == 0 {
+		r.Skipped = noSlots
+		p.say("  SKIPPED: %s", noSlots)
+		return r
+	}
+	ctx, cancel := context.WithTimeout(ctx, scenarioLimit)
+	s := &stage{cluster: c, p: p, told: "the caller"}
+	begun := time.Now()
+	defer func() {
+		cancel()
+		s.background.Wait()
+	}()
 	err := func() (err error) {
 		if err := c.heal(ctx); err != nil {
 			return err
@@ -92,9 +113,14 @@ func (c *cluster) play(ctx context.Context, p *printer, sc scenario) result {
 			return err
 		}
 		r.XID, r.Outcome = resp.GetXid(), resp.GetOutcome()
-		s.event("the caller is told: %s", resp.GetOutcome())
+		s.event("%s is told: %s", s.told, resp.GetOutcome())
 		if err := c.quiet(ctx); err != nil {
 			return err
+		}
+		if r.XID == "" {
+			if r.XID, err = c.newest(ctx, begun); err != nil {
+				return err
+			}
 		}
 		if r.After, err = c.rows(ctx); err != nil {
 			return err
@@ -133,13 +159,22 @@ var (
 	ordered = []string{"orders    (1,tea,3,ann,30)", "stock     (tea,7)", "accounts  (ann,70)"}
 )
 
-func order() *shopv1.PlaceRequest {
-	return &shopv1.PlaceRequest{Id: 1, Item: "tea", Count: 3, Account: "ann", Amount: 30}
+func order(m shopv1.Mode) *shopv1.PlaceRequest {
+	return &shopv1.PlaceRequest{Id: 1, Item: "tea", Count: 3, Account: "ann", Amount: 30, Mode: m}
+}
+
+// tooDear is an order that the account can't pay.
+func tooDear(m shopv1.Mode) *shopv1.PlaceRequest {
+	o := order(m)
+	o.Amount = 1000
+	return o
 }
 
 // heal starts what a scenario that did not hold has left dead, and waits until
 // its transaction is out of the way.
 func (c *cluster) heal(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, healLimit)
+	defer cancel()
 	for _, n := range c.nodes() {
 		if n.proc != nil {
 			continue
@@ -153,8 +188,9 @@ func (c *cluster) heal(ctx context.Context) error {
 
 func (c *cluster) reset(ctx context.Context) error {
 	for service, sql := range map[string]string{
-		"orders": "DELETE FROM orders", "stock": "DELETE FROM stock; INSERT INTO stock VALUES ('tea', 10)",
-		"accounts": "DELETE FROM accounts; INSERT INTO accounts VALUES ('ann', 100)",
+		"orders":   "DELETE FROM orders",
+		"stock":    "DELETE FROM reserved; DELETE FROM stock; INSERT INTO stock VALUES ('tea', 10)",
+		"accounts": "DELETE FROM reserved; DELETE FROM accounts; INSERT INTO accounts VALUES ('ann', 100)",
 	} {
 		if _, err := c.db[service].Exec(ctx, sql); err != nil {
 			return fmt.Errorf("reset %s: %w", service, err)
@@ -163,10 +199,17 @@ func (c *cluster) reset(ctx context.Context) error {
 	return nil
 }
 
+// rows are all that the services keep, reservations too.
 func (c *cluster) rows(ctx context.Context) ([]string, error) {
 	var out []string
-	for _, service := range databases {
-		rows, err := c.db[service].Query(ctx, fmt.Sprintf("SELECT format('%%-9s %%s', '%s', t) FROM %s t ORDER BY 1", service, service))
+	for _, t := range []struct{ service, table string }{
+		{"orders", "orders"}, {"stock", "stock"}, {"stock", "reserved"}, {"accounts", "accounts"}, {"accounts", "reserved"},
+	} {
+		label := t.service
+		if t.table != t.service {
+			label += " " + t.table
+		}
+		rows, err := c.db[t.service].Query(ctx, fmt.Sprintf("SELECT format('%%-9s %%s', '%s', t) FROM %s t ORDER BY 1", label, t.table))
 		if err != nil {
 			return nil, err
 		}
@@ -182,182 +225,70 @@ func (c *cluster) rows(ctx context.Context) ([]string, error) {
 // intents counts what is undecided or unsettled in one database.
 func (c *cluster) intents(ctx context.Context, service string) (n int, err error) {
 	err = c.db[service].QueryRow(ctx, `SELECT (SELECT count(*) FROM handfast.undo) + (SELECT count(*) FROM handfast.gate)
-		+ (SELECT count(*) FROM handfast.fence WHERE state = 'L')`).Scan(&n)
+		+ (SELECT count(*) FROM handfast.fence WHERE state = 'L')
+		+ (SELECT count(*) FROM pg_prepared_xacts WHERE database = current_database())`).Scan(&n)
 	return n, err
 }
 
-// quiet waits until no database holds an intent.
+// quiet waits until the coordinator has nothing left to do, and no database holds
+// an intent.
 func (c *cluster) quiet(ctx context.Context) error {
+	var last []string
+	for {
+		left, err := c.unsettled(ctx)
+		switch {
+		case err != nil && (ctx.Err() == nil || last == nil):
+			return err
+		case err == nil && len(left) == 0:
+			return nil
+		case err == nil:
+			last = left
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("not settled: %s: %w", strings.Join(last, ", "), ctx.Err())
+		}
+	}
+}
+
+func (c *cluster) unsettled(ctx context.Context) (left []string, err error) {
+	// The coordinator first: what it finishes is settled in the databases by then.
+	list, err := c.transactions(ctx, &pb.ListRequest{Phases: []pb.Phase{pb.Phase_PHASE_ACTIVE, pb.Phase_PHASE_COLLECTING, pb.Phase_PHASE_SETTLING}})
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range list {
+		left = append(left, fmt.Sprintf("%s is %s", t.GetXid(), t.GetPhase()))
+	}
 	for _, service := range databases {
-		for {
-			n, err := c.intents(ctx, service)
-			if err != nil {
-				return err
-			}
-			if n == 0 {
-				break
-			}
-			select {
-			case <-time.After(20 * time.Millisecond):
-			case <-ctx.Done():
-				return fmt.Errorf("%d intents are left in %s: %w", n, service, ctx.Err())
-			}
-		}
-	}
-	return nil
-}
-
-func actCommit(ctx context.Context, s *stage) (*shopv1.PlaceResponse, error) {
-	return s.orders.Place(ctx, order())
-}
-
-func actRollback(ctx context.Context, s *stage) (*shopv1.PlaceResponse, error) {
-	o := order()
-	o.Amount = 1000
-	resp, err := s.orders.Place(ctx, o)
-	if err == nil {
-		s.event("%s", resp.GetError())
-	}
-	return resp, err
-}
-
-// held places the order and returns when only its commit is missing. finish
-// lets it commit and gives the answer.
-func (s *stage) held(ctx context.Context) (id string, finish func() (*shopv1.PlaceResponse, error), err error) {
-	type answer struct {
-		resp *shopv1.PlaceResponse
-		err  error
-	}
-	answered := make(chan answer, 1)
-	go func() { // ends with ctx at the latest
-		o := order()
-		o.Hold = true
-		resp, err := s.orders.Place(ctx, o)
-		answered <- answer{resp, err}
-	}()
-	wait, cancel := context.WithCancel(ctx)
-	defer cancel()
-	holding := make(chan answer, 1)
-	go func() { // ends with wait
-		h, err := s.orders.AwaitHeld(wait, &shopv1.AwaitHeldRequest{})
-		holding <- answer{&shopv1.PlaceResponse{Xid: h.GetXid()}, err}
-	}()
-	select {
-	case h := <-holding:
-		if h.err != nil {
-			return "", nil, h.err
-		}
-		id = h.resp.GetXid()
-	case a := <-answered:
-		if a.err != nil {
-			return "", nil, fmt.Errorf("the order ended before it was held: %w", a.err)
-		}
-		return "", nil, fmt.Errorf("the order ended before it was held: %s", a.resp.GetError())
-	}
-	return id, func() (*shopv1.PlaceResponse, error) {
-		if _, err := s.orders.Release(ctx, &shopv1.ReleaseRequest{}); err != nil {
-			return nil, err
-		}
-		a := <-answered
-		return a.resp, a.err
-	}, nil
-}
-
-func actCrashParticipant(ctx context.Context, s *stage) (*shopv1.PlaceResponse, error) {
-	_, finish, err := s.held(ctx)
-	if err != nil {
-		return nil, err
-	}
-	s.event("every service has committed locally; kill -9 of stock (pid %d)", s.services["stock"].pid())
-	s.services["stock"].kill()
-	resp, err := finish()
-	if err != nil {
-		return nil, err
-	}
-	n, err := s.intents(ctx, "stock")
-	if err != nil {
-		return nil, err
-	}
-	if n == 0 {
-		return nil, errors.New("stock was settled although its service is dead")
-	}
-	s.event("decided: %s; stock is not settled, its rows are guarded by their intents", resp.GetOutcome())
-	if err := s.services["stock"].start(ctx); err != nil {
-		return nil, err
-	}
-	s.event("stock is started again (pid %d)", s.services["stock"].pid())
-	return resp, nil
-}
-
-func actCrashCoordinator(point string) func(context.Context, *stage) (*shopv1.PlaceResponse, error) {
-	return func(ctx context.Context, s *stage) (*shopv1.PlaceResponse, error) {
-		s.tc.kill()
-		if err := s.tc.start(ctx, tc.CrashPointEnv+"="+point); err != nil {
-			return nil, err
-		}
-		_, finish, err := s.held(ctx)
+		n, err := c.intents(ctx, service)
 		if err != nil {
 			return nil, err
 		}
-		s.event("every service has committed locally; the coordinator (pid %d) is set to die %s", s.tc.pid(), point)
-		type answer struct {
-			resp *shopv1.PlaceResponse
-			err  error
+		if n > 0 {
+			left = append(left, fmt.Sprintf("%d intents in %s", n, service))
 		}
-		answered := make(chan answer, 1)
-		go func() { // ends with ctx at the latest
-			resp, err := finish()
-			answered <- answer{resp, err}
-		}()
-		if err := s.tc.awaitEnd(ctx); err != nil {
-			return nil, err
-		}
-		n := 0
-		for _, service := range databases {
-			in, err := s.intents(ctx, service)
-			if err != nil {
-				return nil, err
-			}
-			if in > 0 {
-				n++
-			}
-		}
-		if n != len(databases) {
-			return nil, fmt.Errorf("only %d of %d databases hold intents while the coordinator is dead", n, len(databases))
-		}
-		s.event("the coordinator is dead; all databases hold their intents, the caller waits")
-		if err := s.tc.start(ctx); err != nil {
-			return nil, err
-		}
-		s.event("the coordinator is started again (pid %d)", s.tc.pid())
-		a := <-answered
-		return a.resp, a.err
 	}
+	return left, nil
 }
 
-func actContention(ctx context.Context, s *stage) (*shopv1.PlaceResponse, error) {
-	id, finish, err := s.held(ctx)
+// newest is the transaction of a caller who was not told its XID.
+func (c *cluster) newest(ctx context.Context, since time.Time) (string, error) {
+	list, err := c.transactions(ctx, &pb.ListRequest{BegunAfter: timestamppb.New(since)})
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	s.event("order 1 is undecided and holds the row of tea")
-	second := order()
-	second.Id = 2
-	resp, err := s.orders.Place(ctx, second)
+	if len(list) != 1 {
+		return "", fmt.Errorf("%d transactions were begun, want 1", len(list))
+	}
+	return list[0].GetXid(), nil
+}
+
+func (c *cluster) transactions(ctx context.Context, r *pb.ListRequest) ([]*pb.Transaction, error) {
+	resp, err := pb.NewAdminClient(c.conns["coordinator"]).List(ctx, r)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("ask the coordinator: %w", err)
 	}
-	if resp.GetOutcome() != rolledBack || resp.GetConflictHolder() != id {
-		return nil, fmt.Errorf("order 2: outcome %q, holder %q, want a rollback because of %s: %s", resp.GetOutcome(), resp.GetConflictHolder(), id, resp.GetError())
-	}
-	s.event("order 2 is refused at its statement, and told who holds the row")
-	_, err = s.db["stock"].Exec(ctx, "UPDATE stock SET count = 999 WHERE item = 'tea'")
-	if err == nil {
-		return nil, errors.New("a plain session overwrote an undecided row")
-	}
-	if conflict, ok := undolog.AsConflict(err); !ok || conflict.Holder.String() != id {
-		return nil, fmt.Errorf("a plain session is refused, but not because of %s: %w", id, err)
-	}
-	s.event("a plain session is refused: %v", err)
-	return finish()
+	return resp.GetTransactions(), nil
 }

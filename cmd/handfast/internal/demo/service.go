@@ -6,19 +6,17 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/status"
 
 	"github.com/handfast/handfast/client"
 	"github.com/handfast/handfast/cmd/handfast/internal/demo/shopv1"
 	"github.com/handfast/handfast/rm"
-	"github.com/handfast/handfast/tm"
-	"github.com/handfast/handfast/xid"
 	"github.com/handfast/handfast/xid/xidgrpc"
 )
 
@@ -62,177 +60,65 @@ func serve(ctx context.Context, f serviceFlags) error {
 		return err
 	}
 	defer pool.Close()
+	g := newGate(os.Getenv(holdEnv))
 	// The interceptors take the XID from a call into its context.
 	server := grpc.NewServer(xidgrpc.ServerOptions()...)
+	shopv1.RegisterControlServer(server, g)
+	plain := http.NotFoundHandler()
 	switch f.name {
 	case "orders":
-		o, closeAll, err := newOrders(f, tm.New(hf), pool)
+		o, closeAll, err := newOrders(f, hf, pool, g)
 		if err != nil {
 			return err
 		}
 		defer closeAll()
 		shopv1.RegisterOrdersServer(server, o)
 	case "stock":
-		shopv1.RegisterStockServer(server, &stock{db: pool})
+		s := newStock(pool, g)
+		plain = s.routes()
+		shopv1.RegisterStockServer(server, s)
 	case "accounts":
-		shopv1.RegisterAccountsServer(server, &accounts{db: pool})
+		a := newAccounts(pool, g)
+		plain = a.routes()
+		shopv1.RegisterAccountsServer(server, a)
 	default:
 		return fmt.Errorf("--name: there is no service %q", f.name)
 	}
+	return listen(ctx, f.listen, server, plain)
+}
+
+// listen serves gRPC and plain HTTP on one port until ctx ends.
+func listen(ctx context.Context, addr string, g *grpc.Server, plain http.Handler) error {
 	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", f.listen)
+	l, err := lc.Listen(ctx, "tcp", addr)
 	if err != nil {
 		return err
 	}
-	stopped := make(chan struct{})
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	server := &http.Server{
+		Protocols: new(http.Protocols), ReadHeaderTimeout: 10 * time.Second,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
+				g.ServeHTTP(w, r)
+				return
+			}
+			plain.ServeHTTP(w, r)
+		}),
+	}
+	server.Protocols.SetHTTP1(true)
+	server.Protocols.SetUnencryptedHTTP2(true)
+	closed := make(chan error, 1)
 	go func() {
-		defer close(stopped)
 		<-ctx.Done()
-		server.Stop()
+		closed <- server.Close()
 	}()
 	fmt.Println("ready")
 	err = server.Serve(l)
 	cancel()
-	<-stopped
-	return err
-}
-
-// orders begins the global transaction and makes the first change.
-type orders struct {
-	shopv1.UnimplementedOrdersServer
-	tm       *tm.Manager
-	db       *rm.Pool
-	stock    shopv1.StockClient
-	accounts shopv1.AccountsClient
-	held     chan string
-	release  chan struct{}
-}
-
-func newOrders(f serviceFlags, m *tm.Manager, pool *rm.Pool) (*orders, func(), error) {
-	// The interceptors send the XID of the context along.
-	opts := append(xidgrpc.DialOptions(), grpc.WithTransportCredentials(insecure.NewCredentials()))
-	s, err := grpc.NewClient(f.stock, opts...)
-	if err != nil {
-		return nil, nil, err
+	if errors.Is(err, http.ErrServerClosed) {
+		err = nil
 	}
-	a, err := grpc.NewClient(f.accounts, opts...)
-	if err != nil {
-		return nil, nil, errors.Join(err, s.Close())
-	}
-	o := &orders{
-		tm: m, db: pool, stock: shopv1.NewStockClient(s), accounts: shopv1.NewAccountsClient(a),
-		held: make(chan string), release: make(chan struct{}),
-	}
-	return o, func() { _, _ = s.Close(), a.Close() }, nil
-}
-
-// Place makes an order in one global transaction over three databases.
-func (o *orders) Place(ctx context.Context, r *shopv1.PlaceRequest) (*shopv1.PlaceResponse, error) {
-	out := &shopv1.PlaceResponse{}
-	err := o.tm.Do(ctx, func(ctx context.Context) error {
-		id, _ := xid.FromContext(ctx)
-		out.Xid = id.String()
-		if _, err := o.db.Exec(ctx, "INSERT INTO orders (id, item, count, account, amount) VALUES ($1, $2, $3, $4, $5)",
-			r.GetId(), r.GetItem(), r.GetCount(), r.GetAccount(), r.GetAmount()); err != nil {
-			return err
-		}
-		if _, err := o.stock.Take(ctx, &shopv1.TakeRequest{Item: r.GetItem(), Count: r.GetCount()}); err != nil {
-			return fmt.Errorf("stock: %w", err)
-		}
-		if _, err := o.accounts.Charge(ctx, &shopv1.ChargeRequest{Account: r.GetAccount(), Amount: r.GetAmount()}); err != nil {
-			return fmt.Errorf("accounts: %w", err)
-		}
-		if r.GetHold() {
-			return o.hold(ctx, out.GetXid())
-		}
-		return nil
-	}, tm.WithName(fmt.Sprintf("order %d", r.GetId())))
-	switch {
-	case err == nil:
-		out.Outcome = "committed"
-		return out, nil
-	case errors.Is(err, tm.ErrRolledBack):
-		out.Outcome = "rolled back"
-	default:
-		out.Outcome = "unknown"
-	}
-	out.Error = err.Error()
-	if c, ok := tm.FindLockConflict(err); ok {
-		out.ConflictHolder = c.Holder.String()
-	}
-	return out, nil
-}
-
-func (o *orders) hold(ctx context.Context, id string) error {
-	select {
-	case o.held <- id:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	select {
-	case <-o.release:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// AwaitHeld answers when an order has done everything but its commit.
-func (o *orders) AwaitHeld(ctx context.Context, _ *shopv1.AwaitHeldRequest) (*shopv1.AwaitHeldResponse, error) {
-	select {
-	case id := <-o.held:
-		return &shopv1.AwaitHeldResponse{Xid: id}, nil
-	case <-ctx.Done():
-		return nil, status.FromContextError(ctx.Err()).Err()
-	}
-}
-
-// Release lets the held order go on.
-func (o *orders) Release(ctx context.Context, _ *shopv1.ReleaseRequest) (*shopv1.ReleaseResponse, error) {
-	select {
-	case o.release <- struct{}{}:
-		return &shopv1.ReleaseResponse{}, nil
-	case <-ctx.Done():
-		return nil, status.FromContextError(ctx.Err()).Err()
-	}
-}
-
-type stock struct {
-	shopv1.UnimplementedStockServer
-	db *rm.Pool
-}
-
-// Take takes items from stock in a local transaction, which is a branch because
-// its context carries an XID.
-func (s *stock) Take(ctx context.Context, r *shopv1.TakeRequest) (*shopv1.TakeResponse, error) {
-	tx, err := s.db.Begin(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer tx.Rollback(ctx) //nolint:errcheck // does nothing after the commit
-	took, err := tx.Exec(ctx, "UPDATE stock SET count = count - $2 WHERE item = $1 AND count >= $2", r.GetItem(), r.GetCount())
-	if err != nil {
-		return nil, err
-	}
-	if took.RowsAffected() == 0 {
-		return nil, status.Errorf(codes.FailedPrecondition, "not enough of %s", r.GetItem())
-	}
-	return &shopv1.TakeResponse{}, tx.Commit(ctx)
-}
-
-type accounts struct {
-	shopv1.UnimplementedAccountsServer
-	db *rm.Pool
-}
-
-// Charge takes money from an account, and refuses where it holds too little.
-func (a *accounts) Charge(ctx context.Context, r *shopv1.ChargeRequest) (*shopv1.ChargeResponse, error) {
-	paid, err := a.db.Exec(ctx, "UPDATE accounts SET balance = balance - $2 WHERE name = $1 AND balance >= $2", r.GetAccount(), r.GetAmount())
-	if err != nil {
-		return nil, err
-	}
-	if paid.RowsAffected() == 0 {
-		return nil, status.Errorf(codes.FailedPrecondition, "account %s does not hold %d", r.GetAccount(), r.GetAmount())
-	}
-	return &shopv1.ChargeResponse{}, nil
+	return errors.Join(err, <-closed)
 }

@@ -23,15 +23,79 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// How an order is made.
+type Mode int32
+
+const (
+	Mode_MODE_UNSPECIFIED Mode = 0
+	Mode_MODE_AT          Mode = 1
+	Mode_MODE_XA          Mode = 2
+	Mode_MODE_TCC         Mode = 3
+	Mode_MODE_SAGA        Mode = 4
+	Mode_MODE_MESSAGE     Mode = 5
+	Mode_MODE_WORKFLOW    Mode = 6
+	Mode_MODE_MIXED       Mode = 7
+)
+
+// Enum value maps for Mode.
+var (
+	Mode_name = map[int32]string{
+		0: "MODE_UNSPECIFIED",
+		1: "MODE_AT",
+		2: "MODE_XA",
+		3: "MODE_TCC",
+		4: "MODE_SAGA",
+		5: "MODE_MESSAGE",
+		6: "MODE_WORKFLOW",
+		7: "MODE_MIXED",
+	}
+	Mode_value = map[string]int32{
+		"MODE_UNSPECIFIED": 0,
+		"MODE_AT":          1,
+		"MODE_XA":          2,
+		"MODE_TCC":         3,
+		"MODE_SAGA":        4,
+		"MODE_MESSAGE":     5,
+		"MODE_WORKFLOW":    6,
+		"MODE_MIXED":       7,
+	}
+)
+
+func (x Mode) Enum() *Mode {
+	p := new(Mode)
+	*p = x
+	return p
+}
+
+func (x Mode) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Mode) Descriptor() protoreflect.EnumDescriptor {
+	return file_shop_proto_enumTypes[0].Descriptor()
+}
+
+func (Mode) Type() protoreflect.EnumType {
+	return &file_shop_proto_enumTypes[0]
+}
+
+func (x Mode) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Mode.Descriptor instead.
+func (Mode) EnumDescriptor() ([]byte, []int) {
+	return file_shop_proto_rawDescGZIP(), []int{0}
+}
+
 type PlaceRequest struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Id      int32                  `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
-	Item    string                 `protobuf:"bytes,2,opt,name=item,proto3" json:"item,omitempty"`
-	Count   int32                  `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`
-	Account string                 `protobuf:"bytes,4,opt,name=account,proto3" json:"account,omitempty"`
-	Amount  int32                  `protobuf:"varint,5,opt,name=amount,proto3" json:"amount,omitempty"`
-	// Wait for Release when every service has done its part.
-	Hold          bool `protobuf:"varint,6,opt,name=hold,proto3" json:"hold,omitempty"`
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            int32                  `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Item          string                 `protobuf:"bytes,2,opt,name=item,proto3" json:"item,omitempty"`
+	Count         int32                  `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`
+	Account       string                 `protobuf:"bytes,4,opt,name=account,proto3" json:"account,omitempty"`
+	Amount        int32                  `protobuf:"varint,5,opt,name=amount,proto3" json:"amount,omitempty"`
+	Mode          Mode                   `protobuf:"varint,6,opt,name=mode,proto3,enum=handfast.demo.shop.v1.Mode" json:"mode,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -101,17 +165,18 @@ func (x *PlaceRequest) GetAmount() int32 {
 	return 0
 }
 
-func (x *PlaceRequest) GetHold() bool {
+func (x *PlaceRequest) GetMode() Mode {
 	if x != nil {
-		return x.Hold
+		return x.Mode
 	}
-	return false
+	return Mode_MODE_UNSPECIFIED
 }
 
 type PlaceResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Xid   string                 `protobuf:"bytes,1,opt,name=xid,proto3" json:"xid,omitempty"`
-	// "committed", "rolled back", or "unknown".
+	// Empty where the caller does not learn it.
+	Xid string `protobuf:"bytes,1,opt,name=xid,proto3" json:"xid,omitempty"`
+	// "committed", "rolled back", "submitted", or "unknown".
 	Outcome string `protobuf:"bytes,2,opt,name=outcome,proto3" json:"outcome,omitempty"`
 	Error   string `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
 	// The holder of the row, where a lock conflict was the cause.
@@ -178,26 +243,26 @@ func (x *PlaceResponse) GetConflictHolder() string {
 	return ""
 }
 
-type ReleaseRequest struct {
+type WriteResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *ReleaseRequest) Reset() {
-	*x = ReleaseRequest{}
+func (x *WriteResponse) Reset() {
+	*x = WriteResponse{}
 	mi := &file_shop_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *ReleaseRequest) String() string {
+func (x *WriteResponse) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*ReleaseRequest) ProtoMessage() {}
+func (*WriteResponse) ProtoMessage() {}
 
-func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
+func (x *WriteResponse) ProtoReflect() protoreflect.Message {
 	mi := &file_shop_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -209,138 +274,24 @@ func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use ReleaseRequest.ProtoReflect.Descriptor instead.
-func (*ReleaseRequest) Descriptor() ([]byte, []int) {
+// Deprecated: Use WriteResponse.ProtoReflect.Descriptor instead.
+func (*WriteResponse) Descriptor() ([]byte, []int) {
 	return file_shop_proto_rawDescGZIP(), []int{2}
 }
 
-type ReleaseResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ReleaseResponse) Reset() {
-	*x = ReleaseResponse{}
-	mi := &file_shop_proto_msgTypes[3]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ReleaseResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ReleaseResponse) ProtoMessage() {}
-
-func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shop_proto_msgTypes[3]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ReleaseResponse.ProtoReflect.Descriptor instead.
-func (*ReleaseResponse) Descriptor() ([]byte, []int) {
-	return file_shop_proto_rawDescGZIP(), []int{3}
-}
-
-type AwaitHeldRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *AwaitHeldRequest) Reset() {
-	*x = AwaitHeldRequest{}
-	mi := &file_shop_proto_msgTypes[4]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *AwaitHeldRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*AwaitHeldRequest) ProtoMessage() {}
-
-func (x *AwaitHeldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shop_proto_msgTypes[4]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use AwaitHeldRequest.ProtoReflect.Descriptor instead.
-func (*AwaitHeldRequest) Descriptor() ([]byte, []int) {
-	return file_shop_proto_rawDescGZIP(), []int{4}
-}
-
-type AwaitHeldResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Xid           string                 `protobuf:"bytes,1,opt,name=xid,proto3" json:"xid,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *AwaitHeldResponse) Reset() {
-	*x = AwaitHeldResponse{}
-	mi := &file_shop_proto_msgTypes[5]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *AwaitHeldResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*AwaitHeldResponse) ProtoMessage() {}
-
-func (x *AwaitHeldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shop_proto_msgTypes[5]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use AwaitHeldResponse.ProtoReflect.Descriptor instead.
-func (*AwaitHeldResponse) Descriptor() ([]byte, []int) {
-	return file_shop_proto_rawDescGZIP(), []int{5}
-}
-
-func (x *AwaitHeldResponse) GetXid() string {
-	if x != nil {
-		return x.Xid
-	}
-	return ""
-}
-
 type TakeRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Item          string                 `protobuf:"bytes,1,opt,name=item,proto3" json:"item,omitempty"`
-	Count         int32                  `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Item  string                 `protobuf:"bytes,1,opt,name=item,proto3" json:"item,omitempty"`
+	Count int32                  `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	// Prepare the local transaction instead of committing it.
+	Prepare       bool `protobuf:"varint,3,opt,name=prepare,proto3" json:"prepare,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TakeRequest) Reset() {
 	*x = TakeRequest{}
-	mi := &file_shop_proto_msgTypes[6]
+	mi := &file_shop_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -352,7 +303,7 @@ func (x *TakeRequest) String() string {
 func (*TakeRequest) ProtoMessage() {}
 
 func (x *TakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shop_proto_msgTypes[6]
+	mi := &file_shop_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -365,7 +316,7 @@ func (x *TakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeRequest.ProtoReflect.Descriptor instead.
 func (*TakeRequest) Descriptor() ([]byte, []int) {
-	return file_shop_proto_rawDescGZIP(), []int{6}
+	return file_shop_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *TakeRequest) GetItem() string {
@@ -382,6 +333,13 @@ func (x *TakeRequest) GetCount() int32 {
 	return 0
 }
 
+func (x *TakeRequest) GetPrepare() bool {
+	if x != nil {
+		return x.Prepare
+	}
+	return false
+}
+
 type TakeResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -390,7 +348,7 @@ type TakeResponse struct {
 
 func (x *TakeResponse) Reset() {
 	*x = TakeResponse{}
-	mi := &file_shop_proto_msgTypes[7]
+	mi := &file_shop_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -402,7 +360,7 @@ func (x *TakeResponse) String() string {
 func (*TakeResponse) ProtoMessage() {}
 
 func (x *TakeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shop_proto_msgTypes[7]
+	mi := &file_shop_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -415,20 +373,22 @@ func (x *TakeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeResponse.ProtoReflect.Descriptor instead.
 func (*TakeResponse) Descriptor() ([]byte, []int) {
-	return file_shop_proto_rawDescGZIP(), []int{7}
+	return file_shop_proto_rawDescGZIP(), []int{4}
 }
 
 type ChargeRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Account       string                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
-	Amount        int32                  `protobuf:"varint,2,opt,name=amount,proto3" json:"amount,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Account string                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
+	Amount  int32                  `protobuf:"varint,2,opt,name=amount,proto3" json:"amount,omitempty"`
+	// Prepare the local transaction instead of committing it.
+	Prepare       bool `protobuf:"varint,3,opt,name=prepare,proto3" json:"prepare,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ChargeRequest) Reset() {
 	*x = ChargeRequest{}
-	mi := &file_shop_proto_msgTypes[8]
+	mi := &file_shop_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -440,7 +400,7 @@ func (x *ChargeRequest) String() string {
 func (*ChargeRequest) ProtoMessage() {}
 
 func (x *ChargeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shop_proto_msgTypes[8]
+	mi := &file_shop_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -453,7 +413,7 @@ func (x *ChargeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChargeRequest.ProtoReflect.Descriptor instead.
 func (*ChargeRequest) Descriptor() ([]byte, []int) {
-	return file_shop_proto_rawDescGZIP(), []int{8}
+	return file_shop_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ChargeRequest) GetAccount() string {
@@ -470,6 +430,13 @@ func (x *ChargeRequest) GetAmount() int32 {
 	return 0
 }
 
+func (x *ChargeRequest) GetPrepare() bool {
+	if x != nil {
+		return x.Prepare
+	}
+	return false
+}
+
 type ChargeResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -478,7 +445,7 @@ type ChargeResponse struct {
 
 func (x *ChargeResponse) Reset() {
 	*x = ChargeResponse{}
-	mi := &file_shop_proto_msgTypes[9]
+	mi := &file_shop_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -490,7 +457,7 @@ func (x *ChargeResponse) String() string {
 func (*ChargeResponse) ProtoMessage() {}
 
 func (x *ChargeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shop_proto_msgTypes[9]
+	mi := &file_shop_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -503,7 +470,96 @@ func (x *ChargeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChargeResponse.ProtoReflect.Descriptor instead.
 func (*ChargeResponse) Descriptor() ([]byte, []int) {
-	return file_shop_proto_rawDescGZIP(), []int{9}
+	return file_shop_proto_rawDescGZIP(), []int{6}
+}
+
+type HoldRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Point         string                 `protobuf:"bytes,1,opt,name=point,proto3" json:"point,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HoldRequest) Reset() {
+	*x = HoldRequest{}
+	mi := &file_shop_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HoldRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HoldRequest) ProtoMessage() {}
+
+func (x *HoldRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_shop_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HoldRequest.ProtoReflect.Descriptor instead.
+func (*HoldRequest) Descriptor() ([]byte, []int) {
+	return file_shop_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *HoldRequest) GetPoint() string {
+	if x != nil {
+		return x.Point
+	}
+	return ""
+}
+
+type HoldResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the call that stands at the point; empty where there is none yet.
+	Xid           string `protobuf:"bytes,1,opt,name=xid,proto3" json:"xid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HoldResponse) Reset() {
+	*x = HoldResponse{}
+	mi := &file_shop_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HoldResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HoldResponse) ProtoMessage() {}
+
+func (x *HoldResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_shop_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HoldResponse.ProtoReflect.Descriptor instead.
+func (*HoldResponse) Descriptor() ([]byte, []int) {
+	return file_shop_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *HoldResponse) GetXid() string {
+	if x != nil {
+		return x.Xid
+	}
+	return ""
 }
 
 var File_shop_proto protoreflect.FileDescriptor
@@ -511,40 +567,55 @@ var File_shop_proto protoreflect.FileDescriptor
 const file_shop_proto_rawDesc = "" +
 	"\n" +
 	"\n" +
-	"shop.proto\x12\x15handfast.demo.shop.v1\"\x8e\x01\n" +
+	"shop.proto\x12\x15handfast.demo.shop.v1\"\xab\x01\n" +
 	"\fPlaceRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x05R\x02id\x12\x12\n" +
 	"\x04item\x18\x02 \x01(\tR\x04item\x12\x14\n" +
 	"\x05count\x18\x03 \x01(\x05R\x05count\x12\x18\n" +
 	"\aaccount\x18\x04 \x01(\tR\aaccount\x12\x16\n" +
-	"\x06amount\x18\x05 \x01(\x05R\x06amount\x12\x12\n" +
-	"\x04hold\x18\x06 \x01(\bR\x04hold\"z\n" +
+	"\x06amount\x18\x05 \x01(\x05R\x06amount\x12/\n" +
+	"\x04mode\x18\x06 \x01(\x0e2\x1b.handfast.demo.shop.v1.ModeR\x04mode\"z\n" +
 	"\rPlaceResponse\x12\x10\n" +
 	"\x03xid\x18\x01 \x01(\tR\x03xid\x12\x18\n" +
 	"\aoutcome\x18\x02 \x01(\tR\aoutcome\x12\x14\n" +
 	"\x05error\x18\x03 \x01(\tR\x05error\x12'\n" +
-	"\x0fconflict_holder\x18\x04 \x01(\tR\x0econflictHolder\"\x10\n" +
-	"\x0eReleaseRequest\"\x11\n" +
-	"\x0fReleaseResponse\"\x12\n" +
-	"\x10AwaitHeldRequest\"%\n" +
-	"\x11AwaitHeldResponse\x12\x10\n" +
-	"\x03xid\x18\x01 \x01(\tR\x03xid\"7\n" +
+	"\x0fconflict_holder\x18\x04 \x01(\tR\x0econflictHolder\"\x0f\n" +
+	"\rWriteResponse\"Q\n" +
 	"\vTakeRequest\x12\x12\n" +
 	"\x04item\x18\x01 \x01(\tR\x04item\x12\x14\n" +
-	"\x05count\x18\x02 \x01(\x05R\x05count\"\x0e\n" +
-	"\fTakeResponse\"A\n" +
+	"\x05count\x18\x02 \x01(\x05R\x05count\x12\x18\n" +
+	"\aprepare\x18\x03 \x01(\bR\aprepare\"\x0e\n" +
+	"\fTakeResponse\"[\n" +
 	"\rChargeRequest\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x16\n" +
-	"\x06amount\x18\x02 \x01(\x05R\x06amount\"\x10\n" +
-	"\x0eChargeResponse2\x96\x02\n" +
+	"\x06amount\x18\x02 \x01(\x05R\x06amount\x12\x18\n" +
+	"\aprepare\x18\x03 \x01(\bR\aprepare\"\x10\n" +
+	"\x0eChargeResponse\"#\n" +
+	"\vHoldRequest\x12\x14\n" +
+	"\x05point\x18\x01 \x01(\tR\x05point\" \n" +
+	"\fHoldResponse\x12\x10\n" +
+	"\x03xid\x18\x01 \x01(\tR\x03xid*\x88\x01\n" +
+	"\x04Mode\x12\x14\n" +
+	"\x10MODE_UNSPECIFIED\x10\x00\x12\v\n" +
+	"\aMODE_AT\x10\x01\x12\v\n" +
+	"\aMODE_XA\x10\x02\x12\f\n" +
+	"\bMODE_TCC\x10\x03\x12\r\n" +
+	"\tMODE_SAGA\x10\x04\x12\x10\n" +
+	"\fMODE_MESSAGE\x10\x05\x12\x11\n" +
+	"\rMODE_WORKFLOW\x10\x06\x12\x0e\n" +
+	"\n" +
+	"MODE_MIXED\x10\a2\xb0\x01\n" +
 	"\x06Orders\x12R\n" +
-	"\x05Place\x12#.handfast.demo.shop.v1.PlaceRequest\x1a$.handfast.demo.shop.v1.PlaceResponse\x12X\n" +
-	"\aRelease\x12%.handfast.demo.shop.v1.ReleaseRequest\x1a&.handfast.demo.shop.v1.ReleaseResponse\x12^\n" +
-	"\tAwaitHeld\x12'.handfast.demo.shop.v1.AwaitHeldRequest\x1a(.handfast.demo.shop.v1.AwaitHeldResponse2X\n" +
+	"\x05Place\x12#.handfast.demo.shop.v1.PlaceRequest\x1a$.handfast.demo.shop.v1.PlaceResponse\x12R\n" +
+	"\x05Write\x12#.handfast.demo.shop.v1.PlaceRequest\x1a$.handfast.demo.shop.v1.WriteResponse2\xac\x01\n" +
 	"\x05Stock\x12O\n" +
-	"\x04Take\x12\".handfast.demo.shop.v1.TakeRequest\x1a#.handfast.demo.shop.v1.TakeResponse2a\n" +
+	"\x04Take\x12\".handfast.demo.shop.v1.TakeRequest\x1a#.handfast.demo.shop.v1.TakeResponse\x12R\n" +
+	"\aPutBack\x12\".handfast.demo.shop.v1.TakeRequest\x1a#.handfast.demo.shop.v1.TakeResponse2\xb8\x01\n" +
 	"\bAccounts\x12U\n" +
-	"\x06Charge\x12$.handfast.demo.shop.v1.ChargeRequest\x1a%.handfast.demo.shop.v1.ChargeResponseBGZEgithub.com/handfast/handfast/cmd/handfast/internal/demo/shopv1;shopv1b\x06proto3"
+	"\x06Charge\x12$.handfast.demo.shop.v1.ChargeRequest\x1a%.handfast.demo.shop.v1.ChargeResponse\x12U\n" +
+	"\x06Refund\x12$.handfast.demo.shop.v1.ChargeRequest\x1a%.handfast.demo.shop.v1.ChargeResponse2\\\n" +
+	"\aControl\x12Q\n" +
+	"\x04Hold\x12\".handfast.demo.shop.v1.HoldRequest\x1a#.handfast.demo.shop.v1.HoldResponse0\x01BGZEgithub.com/handfast/handfast/cmd/handfast/internal/demo/shopv1;shopv1b\x06proto3"
 
 var (
 	file_shop_proto_rawDescOnce sync.Once
@@ -558,35 +629,41 @@ func file_shop_proto_rawDescGZIP() []byte {
 	return file_shop_proto_rawDescData
 }
 
-var file_shop_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_shop_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_shop_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_shop_proto_goTypes = []any{
-	(*PlaceRequest)(nil),      // 0: handfast.demo.shop.v1.PlaceRequest
-	(*PlaceResponse)(nil),     // 1: handfast.demo.shop.v1.PlaceResponse
-	(*ReleaseRequest)(nil),    // 2: handfast.demo.shop.v1.ReleaseRequest
-	(*ReleaseResponse)(nil),   // 3: handfast.demo.shop.v1.ReleaseResponse
-	(*AwaitHeldRequest)(nil),  // 4: handfast.demo.shop.v1.AwaitHeldRequest
-	(*AwaitHeldResponse)(nil), // 5: handfast.demo.shop.v1.AwaitHeldResponse
-	(*TakeRequest)(nil),       // 6: handfast.demo.shop.v1.TakeRequest
-	(*TakeResponse)(nil),      // 7: handfast.demo.shop.v1.TakeResponse
-	(*ChargeRequest)(nil),     // 8: handfast.demo.shop.v1.ChargeRequest
-	(*ChargeResponse)(nil),    // 9: handfast.demo.shop.v1.ChargeResponse
+	(Mode)(0),              // 0: handfast.demo.shop.v1.Mode
+	(*PlaceRequest)(nil),   // 1: handfast.demo.shop.v1.PlaceRequest
+	(*PlaceResponse)(nil),  // 2: handfast.demo.shop.v1.PlaceResponse
+	(*WriteResponse)(nil),  // 3: handfast.demo.shop.v1.WriteResponse
+	(*TakeRequest)(nil),    // 4: handfast.demo.shop.v1.TakeRequest
+	(*TakeResponse)(nil),   // 5: handfast.demo.shop.v1.TakeResponse
+	(*ChargeRequest)(nil),  // 6: handfast.demo.shop.v1.ChargeRequest
+	(*ChargeResponse)(nil), // 7: handfast.demo.shop.v1.ChargeResponse
+	(*HoldRequest)(nil),    // 8: handfast.demo.shop.v1.HoldRequest
+	(*HoldResponse)(nil),   // 9: handfast.demo.shop.v1.HoldResponse
 }
 var file_shop_proto_depIdxs = []int32{
-	0, // 0: handfast.demo.shop.v1.Orders.Place:input_type -> handfast.demo.shop.v1.PlaceRequest
-	2, // 1: handfast.demo.shop.v1.Orders.Release:input_type -> handfast.demo.shop.v1.ReleaseRequest
-	4, // 2: handfast.demo.shop.v1.Orders.AwaitHeld:input_type -> handfast.demo.shop.v1.AwaitHeldRequest
-	6, // 3: handfast.demo.shop.v1.Stock.Take:input_type -> handfast.demo.shop.v1.TakeRequest
-	8, // 4: handfast.demo.shop.v1.Accounts.Charge:input_type -> handfast.demo.shop.v1.ChargeRequest
-	1, // 5: handfast.demo.shop.v1.Orders.Place:output_type -> handfast.demo.shop.v1.PlaceResponse
-	3, // 6: handfast.demo.shop.v1.Orders.Release:output_type -> handfast.demo.shop.v1.ReleaseResponse
-	5, // 7: handfast.demo.shop.v1.Orders.AwaitHeld:output_type -> handfast.demo.shop.v1.AwaitHeldResponse
-	7, // 8: handfast.demo.shop.v1.Stock.Take:output_type -> handfast.demo.shop.v1.TakeResponse
-	9, // 9: handfast.demo.shop.v1.Accounts.Charge:output_type -> handfast.demo.shop.v1.ChargeResponse
-	5, // [5:10] is the sub-list for method output_type
-	0, // [0:5] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	0, // 0: handfast.demo.shop.v1.PlaceRequest.mode:type_name -> handfast.demo.shop.v1.Mode
+	1, // 1: handfast.demo.shop.v1.Orders.Place:input_type -> handfast.demo.shop.v1.PlaceRequest
+	1, // 2: handfast.demo.shop.v1.Orders.Write:input_type -> handfast.demo.shop.v1.PlaceRequest
+	4, // 3: handfast.demo.shop.v1.Stock.Take:input_type -> handfast.demo.shop.v1.TakeRequest
+	4, // 4: handfast.demo.shop.v1.Stock.PutBack:input_type -> handfast.demo.shop.v1.TakeRequest
+	6, // 5: handfast.demo.shop.v1.Accounts.Charge:input_type -> handfast.demo.shop.v1.ChargeRequest
+	6, // 6: handfast.demo.shop.v1.Accounts.Refund:input_type -> handfast.demo.shop.v1.ChargeRequest
+	8, // 7: handfast.demo.shop.v1.Control.Hold:input_type -> handfast.demo.shop.v1.HoldRequest
+	2, // 8: handfast.demo.shop.v1.Orders.Place:output_type -> handfast.demo.shop.v1.PlaceResponse
+	3, // 9: handfast.demo.shop.v1.Orders.Write:output_type -> handfast.demo.shop.v1.WriteResponse
+	5, // 10: handfast.demo.shop.v1.Stock.Take:output_type -> handfast.demo.shop.v1.TakeResponse
+	5, // 11: handfast.demo.shop.v1.Stock.PutBack:output_type -> handfast.demo.shop.v1.TakeResponse
+	7, // 12: handfast.demo.shop.v1.Accounts.Charge:output_type -> handfast.demo.shop.v1.ChargeResponse
+	7, // 13: handfast.demo.shop.v1.Accounts.Refund:output_type -> handfast.demo.shop.v1.ChargeResponse
+	9, // 14: handfast.demo.shop.v1.Control.Hold:output_type -> handfast.demo.shop.v1.HoldResponse
+	8, // [8:15] is the sub-list for method output_type
+	1, // [1:8] is the sub-list for method input_type
+	1, // [1:1] is the sub-list for extension type_name
+	1, // [1:1] is the sub-list for extension extendee
+	0, // [0:1] is the sub-list for field type_name
 }
 
 func init() { file_shop_proto_init() }
@@ -599,13 +676,14 @@ func file_shop_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_shop_proto_rawDesc), len(file_shop_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   10,
+			NumEnums:      1,
+			NumMessages:   9,
 			NumExtensions: 0,
-			NumServices:   3,
+			NumServices:   4,
 		},
 		GoTypes:           file_shop_proto_goTypes,
 		DependencyIndexes: file_shop_proto_depIdxs,
+		EnumInfos:         file_shop_proto_enumTypes,
 		MessageInfos:      file_shop_proto_msgTypes,
 	}.Build()
 	File_shop_proto = out.File

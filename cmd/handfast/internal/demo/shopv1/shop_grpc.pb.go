@@ -21,9 +21,8 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Orders_Place_FullMethodName     = "/handfast.demo.shop.v1.Orders/Place"
-	Orders_Release_FullMethodName   = "/handfast.demo.shop.v1.Orders/Release"
-	Orders_AwaitHeld_FullMethodName = "/handfast.demo.shop.v1.Orders/AwaitHeld"
+	Orders_Place_FullMethodName = "/handfast.demo.shop.v1.Orders/Place"
+	Orders_Write_FullMethodName = "/handfast.demo.shop.v1.Orders/Write"
 )
 
 // OrdersClient is the client API for Orders service.
@@ -34,10 +33,8 @@ const (
 type OrdersClient interface {
 	// Place makes an order: a row here, less in stock, less in the account.
 	Place(ctx context.Context, in *PlaceRequest, opts ...grpc.CallOption) (*PlaceResponse, error)
-	// Release lets the order that is held go on; it waits for one to be held.
-	Release(ctx context.Context, in *ReleaseRequest, opts ...grpc.CallOption) (*ReleaseResponse, error)
-	// AwaitHeld answers when an order is held.
-	AwaitHeld(ctx context.Context, in *AwaitHeldRequest, opts ...grpc.CallOption) (*AwaitHeldResponse, error)
+	// Write adds the row alone, as a step of a saga.
+	Write(ctx context.Context, in *PlaceRequest, opts ...grpc.CallOption) (*WriteResponse, error)
 }
 
 type ordersClient struct {
@@ -58,20 +55,10 @@ func (c *ordersClient) Place(ctx context.Context, in *PlaceRequest, opts ...grpc
 	return out, nil
 }
 
-func (c *ordersClient) Release(ctx context.Context, in *ReleaseRequest, opts ...grpc.CallOption) (*ReleaseResponse, error) {
+func (c *ordersClient) Write(ctx context.Context, in *PlaceRequest, opts ...grpc.CallOption) (*WriteResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(ReleaseResponse)
-	err := c.cc.Invoke(ctx, Orders_Release_FullMethodName, in, out, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	return out, nil
-}
-
-func (c *ordersClient) AwaitHeld(ctx context.Context, in *AwaitHeldRequest, opts ...grpc.CallOption) (*AwaitHeldResponse, error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(AwaitHeldResponse)
-	err := c.cc.Invoke(ctx, Orders_AwaitHeld_FullMethodName, in, out, cOpts...)
+	out := new(WriteResponse)
+	err := c.cc.Invoke(ctx, Orders_Write_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -86,10 +73,8 @@ func (c *ordersClient) AwaitHeld(ctx context.Context, in *AwaitHeldRequest, opts
 type OrdersServer interface {
 	// Place makes an order: a row here, less in stock, less in the account.
 	Place(context.Context, *PlaceRequest) (*PlaceResponse, error)
-	// Release lets the order that is held go on; it waits for one to be held.
-	Release(context.Context, *ReleaseRequest) (*ReleaseResponse, error)
-	// AwaitHeld answers when an order is held.
-	AwaitHeld(context.Context, *AwaitHeldRequest) (*AwaitHeldResponse, error)
+	// Write adds the row alone, as a step of a saga.
+	Write(context.Context, *PlaceRequest) (*WriteResponse, error)
 	mustEmbedUnimplementedOrdersServer()
 }
 
@@ -103,11 +88,8 @@ type UnimplementedOrdersServer struct{}
 func (UnimplementedOrdersServer) Place(context.Context, *PlaceRequest) (*PlaceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Place not implemented")
 }
-func (UnimplementedOrdersServer) Release(context.Context, *ReleaseRequest) (*ReleaseResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method Release not implemented")
-}
-func (UnimplementedOrdersServer) AwaitHeld(context.Context, *AwaitHeldRequest) (*AwaitHeldResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method AwaitHeld not implemented")
+func (UnimplementedOrdersServer) Write(context.Context, *PlaceRequest) (*WriteResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Write not implemented")
 }
 func (UnimplementedOrdersServer) mustEmbedUnimplementedOrdersServer() {}
 func (UnimplementedOrdersServer) testEmbeddedByValue()                {}
@@ -148,38 +130,20 @@ func _Orders_Place_Handler(srv interface{}, ctx context.Context, dec func(interf
 	return interceptor(ctx, in, info, handler)
 }
 
-func _Orders_Release_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(ReleaseRequest)
+func _Orders_Write_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PlaceRequest)
 	if err := dec(in); err != nil {
 		return nil, err
 	}
 	if interceptor == nil {
-		return srv.(OrdersServer).Release(ctx, in)
+		return srv.(OrdersServer).Write(ctx, in)
 	}
 	info := &grpc.UnaryServerInfo{
 		Server:     srv,
-		FullMethod: Orders_Release_FullMethodName,
+		FullMethod: Orders_Write_FullMethodName,
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(OrdersServer).Release(ctx, req.(*ReleaseRequest))
-	}
-	return interceptor(ctx, in, info, handler)
-}
-
-func _Orders_AwaitHeld_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(AwaitHeldRequest)
-	if err := dec(in); err != nil {
-		return nil, err
-	}
-	if interceptor == nil {
-		return srv.(OrdersServer).AwaitHeld(ctx, in)
-	}
-	info := &grpc.UnaryServerInfo{
-		Server:     srv,
-		FullMethod: Orders_AwaitHeld_FullMethodName,
-	}
-	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(OrdersServer).AwaitHeld(ctx, req.(*AwaitHeldRequest))
+		return srv.(OrdersServer).Write(ctx, req.(*PlaceRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -196,12 +160,8 @@ var Orders_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Orders_Place_Handler,
 		},
 		{
-			MethodName: "Release",
-			Handler:    _Orders_Release_Handler,
-		},
-		{
-			MethodName: "AwaitHeld",
-			Handler:    _Orders_AwaitHeld_Handler,
+			MethodName: "Write",
+			Handler:    _Orders_Write_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
@@ -209,16 +169,19 @@ var Orders_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
-	Stock_Take_FullMethodName = "/handfast.demo.shop.v1.Stock/Take"
+	Stock_Take_FullMethodName    = "/handfast.demo.shop.v1.Stock/Take"
+	Stock_PutBack_FullMethodName = "/handfast.demo.shop.v1.Stock/PutBack"
 )
 
 // StockClient is the client API for Stock service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Stock and accounts take part.
+// Stock and accounts take part: as branches where the call carries an XID, as
+// actions where the coordinator calls.
 type StockClient interface {
 	Take(ctx context.Context, in *TakeRequest, opts ...grpc.CallOption) (*TakeResponse, error)
+	PutBack(ctx context.Context, in *TakeRequest, opts ...grpc.CallOption) (*TakeResponse, error)
 }
 
 type stockClient struct {
@@ -239,13 +202,25 @@ func (c *stockClient) Take(ctx context.Context, in *TakeRequest, opts ...grpc.Ca
 	return out, nil
 }
 
+func (c *stockClient) PutBack(ctx context.Context, in *TakeRequest, opts ...grpc.CallOption) (*TakeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TakeResponse)
+	err := c.cc.Invoke(ctx, Stock_PutBack_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // StockServer is the server API for Stock service.
 // All implementations must embed UnimplementedStockServer
 // for forward compatibility.
 //
-// Stock and accounts take part.
+// Stock and accounts take part: as branches where the call carries an XID, as
+// actions where the coordinator calls.
 type StockServer interface {
 	Take(context.Context, *TakeRequest) (*TakeResponse, error)
+	PutBack(context.Context, *TakeRequest) (*TakeResponse, error)
 	mustEmbedUnimplementedStockServer()
 }
 
@@ -258,6 +233,9 @@ type UnimplementedStockServer struct{}
 
 func (UnimplementedStockServer) Take(context.Context, *TakeRequest) (*TakeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Take not implemented")
+}
+func (UnimplementedStockServer) PutBack(context.Context, *TakeRequest) (*TakeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PutBack not implemented")
 }
 func (UnimplementedStockServer) mustEmbedUnimplementedStockServer() {}
 func (UnimplementedStockServer) testEmbeddedByValue()               {}
@@ -298,6 +276,24 @@ func _Stock_Take_Handler(srv interface{}, ctx context.Context, dec func(interfac
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Stock_PutBack_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TakeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StockServer).PutBack(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Stock_PutBack_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StockServer).PutBack(ctx, req.(*TakeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Stock_ServiceDesc is the grpc.ServiceDesc for Stock service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -309,6 +305,10 @@ var Stock_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "Take",
 			Handler:    _Stock_Take_Handler,
 		},
+		{
+			MethodName: "PutBack",
+			Handler:    _Stock_PutBack_Handler,
+		},
 	},
 	Streams:  []grpc.StreamDesc{},
 	Metadata: "shop.proto",
@@ -316,6 +316,7 @@ var Stock_ServiceDesc = grpc.ServiceDesc{
 
 const (
 	Accounts_Charge_FullMethodName = "/handfast.demo.shop.v1.Accounts/Charge"
+	Accounts_Refund_FullMethodName = "/handfast.demo.shop.v1.Accounts/Refund"
 )
 
 // AccountsClient is the client API for Accounts service.
@@ -323,6 +324,7 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 type AccountsClient interface {
 	Charge(ctx context.Context, in *ChargeRequest, opts ...grpc.CallOption) (*ChargeResponse, error)
+	Refund(ctx context.Context, in *ChargeRequest, opts ...grpc.CallOption) (*ChargeResponse, error)
 }
 
 type accountsClient struct {
@@ -343,11 +345,22 @@ func (c *accountsClient) Charge(ctx context.Context, in *ChargeRequest, opts ...
 	return out, nil
 }
 
+func (c *accountsClient) Refund(ctx context.Context, in *ChargeRequest, opts ...grpc.CallOption) (*ChargeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ChargeResponse)
+	err := c.cc.Invoke(ctx, Accounts_Refund_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AccountsServer is the server API for Accounts service.
 // All implementations must embed UnimplementedAccountsServer
 // for forward compatibility.
 type AccountsServer interface {
 	Charge(context.Context, *ChargeRequest) (*ChargeResponse, error)
+	Refund(context.Context, *ChargeRequest) (*ChargeResponse, error)
 	mustEmbedUnimplementedAccountsServer()
 }
 
@@ -360,6 +373,9 @@ type UnimplementedAccountsServer struct{}
 
 func (UnimplementedAccountsServer) Charge(context.Context, *ChargeRequest) (*ChargeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Charge not implemented")
+}
+func (UnimplementedAccountsServer) Refund(context.Context, *ChargeRequest) (*ChargeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Refund not implemented")
 }
 func (UnimplementedAccountsServer) mustEmbedUnimplementedAccountsServer() {}
 func (UnimplementedAccountsServer) testEmbeddedByValue()                  {}
@@ -400,6 +416,24 @@ func _Accounts_Charge_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Accounts_Refund_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ChargeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccountsServer).Refund(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Accounts_Refund_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccountsServer).Refund(ctx, req.(*ChargeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Accounts_ServiceDesc is the grpc.ServiceDesc for Accounts service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -411,7 +445,124 @@ var Accounts_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "Charge",
 			Handler:    _Accounts_Charge_Handler,
 		},
+		{
+			MethodName: "Refund",
+			Handler:    _Accounts_Refund_Handler,
+		},
 	},
 	Streams:  []grpc.StreamDesc{},
+	Metadata: "shop.proto",
+}
+
+const (
+	Control_Hold_FullMethodName = "/handfast.demo.shop.v1.Control/Hold"
+)
+
+// ControlClient is the client API for Control service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// Control is how the demo stops a service at a point, to kill something there.
+type ControlClient interface {
+	// Hold stops the first call that comes to the point. The first answer says that
+	// it will, the second one that it has. It goes on when the stream ends.
+	Hold(ctx context.Context, in *HoldRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[HoldResponse], error)
+}
+
+type controlClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewControlClient(cc grpc.ClientConnInterface) ControlClient {
+	return &controlClient{cc}
+}
+
+func (c *controlClient) Hold(ctx context.Context, in *HoldRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[HoldResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[0], Control_Hold_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[HoldRequest, HoldResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Control_HoldClient = grpc.ServerStreamingClient[HoldResponse]
+
+// ControlServer is the server API for Control service.
+// All implementations must embed UnimplementedControlServer
+// for forward compatibility.
+//
+// Control is how the demo stops a service at a point, to kill something there.
+type ControlServer interface {
+	// Hold stops the first call that comes to the point. The first answer says that
+	// it will, the second one that it has. It goes on when the stream ends.
+	Hold(*HoldRequest, grpc.ServerStreamingServer[HoldResponse]) error
+	mustEmbedUnimplementedControlServer()
+}
+
+// UnimplementedControlServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedControlServer struct{}
+
+func (UnimplementedControlServer) Hold(*HoldRequest, grpc.ServerStreamingServer[HoldResponse]) error {
+	return status.Error(codes.Unimplemented, "method Hold not implemented")
+}
+func (UnimplementedControlServer) mustEmbedUnimplementedControlServer() {}
+func (UnimplementedControlServer) testEmbeddedByValue()                 {}
+
+// UnsafeControlServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to ControlServer will
+// result in compilation errors.
+type UnsafeControlServer interface {
+	mustEmbedUnimplementedControlServer()
+}
+
+func RegisterControlServer(s grpc.ServiceRegistrar, srv ControlServer) {
+	// If the following call panics, it indicates UnimplementedControlServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&Control_ServiceDesc, srv)
+}
+
+func _Control_Hold_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(HoldRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ControlServer).Hold(m, &grpc.GenericServerStream[HoldRequest, HoldResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Control_HoldServer = grpc.ServerStreamingServer[HoldResponse]
+
+// Control_ServiceDesc is the grpc.ServiceDesc for Control service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var Control_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "handfast.demo.shop.v1.Control",
+	HandlerType: (*ControlServer)(nil),
+	Methods:     []grpc.MethodDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Hold",
+			Handler:       _Control_Hold_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "shop.proto",
 }
