@@ -16,9 +16,10 @@ import (
 	"github.com/handfast/handfast/tm"
 )
 
-// What is forced to disk is what was registered or submitted, and the decision.
-// Begins, results, and that something is done are forced only by who is told of
-// them: the next step, which is called because of a result, and who waits for the end.
+// What is forced to disk is what was registered or submitted, and the decision; and
+// votes that nobody but their caller knows, as of a Try. Begins, other votes, results,
+// and that something is done are forced only by who is told of them: the next step,
+// which is called because of a result, and who waits for the end.
 func TestForcedWritesOfEachMode(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
@@ -37,7 +38,7 @@ func TestForcedWritesOfEachMode(t *testing.T) {
 			_, err := twoSteps(url).Run(ctx, m, tm.WithWaitSettled())
 			return err
 		}},
-		"two branches of TCC, and until they are confirmed": {4, func(ctx context.Context, m *tm.Manager, url string) error {
+		"two branches of TCC, and until they are confirmed": {6, func(ctx context.Context, m *tm.Manager, url string) error {
 			return m.Do(ctx, twoTries(m, url), tm.WithWaitSettled())
 		}},
 		"a message to two": {1, func(ctx context.Context, m *tm.Manager, url string) error {

@@ -221,7 +221,8 @@ func TestDatabasesAreSettledBeforeAnythingIsCalled(t *testing.T) {
 	id := s.begin()
 	s.register(id, 1, 1)
 	s.vote(id, 1, core.VoteYes)
-	tcc := core.Register{Ref: "tcc", XID: id, Branch: branchID(2), Mode: core.ModeTCC, Vote: core.VoteYes, Plan: &core.Plan{Commit: action(2), Rollback: action(2)}}
+	tcc := try(id, 2)
+	tcc.Vote = core.VoteYes
 	if r := s.reply(tcc); r.Err != nil {
 		t.Fatal(r.Err)
 	}
@@ -235,6 +236,51 @@ func TestDatabasesAreSettledBeforeAnythingIsCalled(t *testing.T) {
 	if _, ok := s.archived(id); !ok {
 		t.Fatal("not finished")
 	}
+}
+
+// try is a branch of TCC whose Try its caller makes.
+func try(id xid.ID, n int) core.Register {
+	return core.Register{Ref: "tcc", XID: id, Branch: branchID(n), Mode: core.ModeTCC, Plan: &core.Plan{Commit: action(n), Rollback: action(n)}}
+}
+
+// A database is asked again for a vote that a crash took. Nobody can be asked for
+// that of a Try.
+func TestAVoteThatOnlyItsCallerKnowsIsForced(t *testing.T) {
+	t.Parallel()
+	s := newShell(t, core.Config{})
+	s.do(core.Attached{Resource: resourceID(1)})
+	id := s.begin()
+	s.register(id, 1, 1)
+	s.do(try(id, 2))
+	told := map[core.Ref]bool{}
+	s.release = func(b core.Body) {
+		if r, ok := b.(core.Reply); ok {
+			told[r.Ref] = true
+		}
+	}
+	for n, want := range map[int]bool{1: true, 2: false} {
+		ref := fmt.Sprintf("vote %d", n)
+		s.step(core.CastVote{Ref: ref, XID: id, Branch: branchID(n), Vote: core.VoteYes})
+		if told[ref] != want {
+			t.Errorf("branch %d: acknowledged before it is forced: %t", n, told[ref])
+		}
+	}
+	s.flush()
+	if !told["vote 2"] {
+		t.Error("not acknowledged when it is forced")
+	}
+}
+
+func TestNothingIsSubmittedBeforeItsTriesHaveVoted(t *testing.T) {
+	t.Parallel()
+	s := newShell(t, core.Config{})
+	id := s.begin()
+	s.do(try(id, 1))
+	if r := replies(s.submit(id, step(2))); r[0].Err == nil || r[0].Err.Kind != core.ErrWrongState {
+		t.Errorf("without the vote: %+v", r[0])
+	}
+	s.vote(id, 1, core.VoteYes)
+	wantCalls(t, s.submit(id, step(2)), "2f ")
 }
 
 func TestAStepIsGivenUpAfterItsAttempts(t *testing.T) {

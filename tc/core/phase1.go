@@ -111,6 +111,14 @@ func (m *Machine) submit(in Submit) {
 		m.refuse(in.Ref, tx.lsn, decidedError(tx))
 		return
 	}
+	for i := range tx.t.Branches {
+		// A submission has no deadline: what is missing now would be missing for ever.
+		if b := &tx.t.Branches[i]; !tx.t.Submitted && b.Vote == VoteNone && onlyTold(b) {
+			m.refuse(in.Ref, tx.lsn, &Error{Kind: ErrWrongState, XID: in.XID, Message: fmt.Sprintf(
+				"transaction %s can't be submitted before the vote of %s", in.XID, b.title())})
+			return
+		}
+	}
 	var news []Register
 	for i, b := range in.Branches {
 		isNew, e := m.admitIn(tx, in.Branches[:i], b)
@@ -167,7 +175,7 @@ func (m *Machine) castVote(in CastVote) {
 	}
 	m.takeVote(tx, b, in.Vote, in.Reason, in.Result)
 	need := tx.lsn
-	if tx.t.Outcome == Undecided {
+	if tx.t.Outcome == Undecided && !onlyTold(b) {
 		// Not forced: a lost vote is asked for again and answered from the database.
 		need = 0
 	}
@@ -269,6 +277,13 @@ func (m *Machine) collect(tx *txn) {
 // asked tells whether a resource manager can tell the missing vote of a branch.
 func asked(b Branch) bool {
 	return b.Vote == VoteNone && b.Resource != (xid.ResourceID{}) && b.action(OpForward).Kind == TargetNone
+}
+
+// onlyTold tells whether nobody can be asked for the vote of a branch: it has no
+// database, and nobody is called for it, as in a Try of TCC or a step of a workflow.
+// Whoever has told it must be able to rely on it.
+func onlyTold(b *Branch) bool {
+	return b.Resource == (xid.ResourceID{}) && b.action(OpForward).Kind == TargetNone
 }
 
 func (m *Machine) rollback(in Rollback) {
