@@ -4,69 +4,29 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/handfast/handfast/target"
 	"github.com/handfast/handfast/xid"
+	"github.com/handfast/handfast/xid/action"
 )
 
-// Action is what a call asks for. The zero Action is none.
-type Action uint8
+// Action is what a call asks for.
+type Action = action.Action
 
 // The actions.
 const (
-	Forward  Action = iota + 1 // Try of TCC, a step of a saga, the delivery of a message
-	Commit                     // Confirm of TCC
-	Rollback                   // Cancel of TCC, the compensation of a saga's step
+	Forward  = action.Forward  // Try of TCC, a step of a saga, the delivery of a message
+	Commit   = action.Commit   // Confirm of TCC
+	Rollback = action.Rollback // Cancel of TCC, the compensation of a saga's step
 )
 
-// String gives the text form: "forward", "commit" or "rollback"; "" for the zero Action.
-func (a Action) String() string {
-	switch a {
-	case Forward:
-		return "forward"
-	case Commit:
-		return "commit"
-	case Rollback:
-		return "rollback"
-	default:
-		return ""
-	}
-}
-
-// ParseAction reads the text form.
-func ParseAction(s string) (Action, error) {
-	for a := Forward; a <= Rollback; a++ {
-		if s == a.String() {
-			return a, nil
-		}
-	}
-	return 0, fmt.Errorf("action %.40q: want forward, commit or rollback", s)
-}
-
 // Call is the identity of one action that the coordinator, or somebody in its
-// place, calls. Calls with the same XID, Branch and Action are the same call: its
-// effect is made once, however often it arrives. The values are comparable.
-type Call struct {
-	XID    xid.ID
-	Branch xid.BranchID
-	Action Action
-	// Attempt counts the times that the call was sent, from 1; 0 where that was not
-	// told. It is for logs and is no part of the identity.
-	Attempt uint32
-}
-
-// Key is the identity as one text, the same for every attempt: 96 to 98 letters,
-// digits and hyphens. The header Handfast-Idempotency-Key carries it, for
-// participants that keep records of their own.
-func (c Call) Key() string {
-	return c.XID.String() + "-" + c.Branch.String() + "-" + c.Action.String()
-}
-
-// String names the call for logs and errors.
-func (c Call) String() string {
-	return fmt.Sprintf("%s of branch %s of %s", c.Action, c.Branch, c.XID)
-}
+// place, calls: the target.Identity of a handler, of a step of a workflow and of a Try.
+// Calls with the same XID, Branch and Action are the same call: its effect is made
+// once, however often it arrives.
+type Call = action.Call
 
 // check tells what is missing of the identity.
-func (c Call) check() error {
+func check(c Call) error {
 	switch {
 	case c.XID.IsZero():
 		return fmt.Errorf("%w: it has no XID", ErrMalformed)
@@ -79,20 +39,21 @@ func (c Call) check() error {
 }
 
 // Errors for errors.Is. With the first four the action did not run and nothing was
-// changed, and trying again does not help.
+// changed, and trying again does not help; the last three of these are a
+// target.ErrAttention, too.
 var (
-	// ErrLate is a forward action whose branch was rolled back before. Answer it as
-	// failed for good, for example with 409 or codes.Aborted.
-	ErrLate = errors.New("the branch was rolled back before, so its forward action must not happen any more")
+	// ErrLate is a forward action whose branch was rolled back before. It is a
+	// target.ErrFailed: answer it with 409 or codes.Aborted.
+	ErrLate = fmt.Errorf("the branch was rolled back before, so its forward action must not happen any more: %w", target.ErrFailed)
 	// ErrNoForward is a commit whose forward action did not commit in this database: it was
 	// not fenced, or happened in another database, or the database lost it.
-	ErrNoForward = errors.New("there is nothing to commit: this database knows of no forward action of the branch")
+	ErrNoForward = fmt.Errorf("there is nothing to commit: this database knows of no forward action of the branch: %w", target.ErrAttention)
 	// ErrContradicted is a rollback after a commit, or a commit after a rollback. A
 	// coordinator never asks for both.
-	ErrContradicted = errors.New("the branch has already ended the other way")
+	ErrContradicted = fmt.Errorf("the branch has already ended the other way: %w", target.ErrAttention)
 	// ErrForgotten is a call of a transaction so old that the database no longer keeps what
 	// happened to it: whether the call is the first can't be told. A person has to look.
-	ErrForgotten = errors.New("the transaction is older than what this database remembers, so nobody knows whether the action has happened")
+	ErrForgotten = fmt.Errorf("the transaction is older than what this database remembers, so nobody knows whether the action has happened: %w", target.ErrAttention)
 
 	// ErrBusy is another call of the same branch that went on for longer than the lock
 	// timeout. Trying again helps.

@@ -3,7 +3,6 @@ package fence_test
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"net/http"
 
 	"github.com/jackc/pgx/v5"
@@ -19,7 +18,7 @@ func Example_http() {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			call, err := fence.FromHTTP(r)
 			if err != nil {
-				http.Error(w, err.Error(), http.StatusBadRequest)
+				http.Error(w, err.Error(), fence.HTTPStatus(err))
 				return
 			}
 			out, err := fence.Run(r.Context(), pool, call, func(ctx context.Context, tx pgx.Tx) ([]byte, error) {
@@ -28,14 +27,11 @@ func Example_http() {
 				err := tx.QueryRow(ctx, "UPDATE item SET n = n + $1 WHERE sku = 'A-7' RETURNING n::text", change).Scan(&left)
 				return []byte(left), err
 			})
-			switch {
-			case errors.Is(err, fence.ErrLate):
-				http.Error(w, err.Error(), http.StatusConflict) // failed for good
-			case err != nil:
-				http.Error(w, err.Error(), http.StatusServiceUnavailable) // it is called again
-			default:
-				_, _ = w.Write(out.Result) // the same for every repetition
+			if err != nil {
+				http.Error(w, err.Error(), fence.HTTPStatus(err))
+				return
 			}
+			_, _ = w.Write(out.Result) // the same for every repetition
 		})
 	}
 	_ = handler

@@ -87,7 +87,7 @@ type Beginner interface {
 // was lost the error does not say whether the action happened; the same call, made
 // again, does.
 func Run(ctx context.Context, db Beginner, call Call, fn func(context.Context, pgx.Tx) ([]byte, error)) (out Outcome, err error) {
-	if err := call.check(); err != nil {
+	if err := check(call); err != nil {
 		return Outcome{}, err
 	}
 	tx, err := db.BeginTx(ctx, pgx.TxOptions{})
@@ -112,7 +112,7 @@ func Run(ctx context.Context, db Beginner, call Call, fn func(context.Context, p
 
 // RunSQL is Run for database/sql.
 func RunSQL(ctx context.Context, db *sql.DB, call Call, fn func(context.Context, *sql.Tx) ([]byte, error)) (out Outcome, err error) {
-	if err := call.check(); err != nil {
+	if err := check(call); err != nil {
 		return Outcome{}, err
 	}
 	tx, err := db.BeginTx(ctx, nil)
@@ -188,7 +188,7 @@ func guarded(ctx context.Context, t conn, call Call, fn func(context.Context) ([
 }
 
 func fenced(ctx context.Context, t conn, call Call, fn func(context.Context) ([]byte, error)) (Outcome, error) {
-	if err := call.check(); err != nil {
+	if err := check(call); err != nil {
 		return Outcome{}, err
 	}
 	verdict, result, err := t.enter(ctx, call)

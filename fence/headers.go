@@ -2,6 +2,7 @@ package fence
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -10,6 +11,7 @@ import (
 
 	"google.golang.org/grpc/metadata"
 
+	"github.com/handfast/handfast/target"
 	"github.com/handfast/handfast/xid"
 	"github.com/handfast/handfast/xid/action"
 )
@@ -35,6 +37,24 @@ func FromHTTP(r *http.Request) (Call, error) {
 	return read("header", r.Header.Values)
 }
 
+// HTTPStatus is how to answer a call over HTTP that ended with err: 200 where that is
+// nil, 400 for what was no call, 409 for what Is target.ErrFailed, so for ErrLate, 425
+// for target.ErrNotYet, and otherwise 503, with which it is called again.
+func HTTPStatus(err error) int {
+	switch {
+	case err == nil:
+		return http.StatusOK
+	case errors.Is(err, ErrNoCall), errors.Is(err, ErrMalformed):
+		return http.StatusBadRequest
+	case errors.Is(err, target.ErrFailed):
+		return http.StatusConflict
+	case errors.Is(err, target.ErrNotYet):
+		return http.StatusTooEarly
+	default:
+		return http.StatusServiceUnavailable
+	}
+}
+
 // FromGRPC reads the call that the incoming metadata of ctx names, like FromHTTP;
 // codes.InvalidArgument is the status for its errors.
 func FromGRPC(ctx context.Context) (Call, error) {
@@ -45,41 +65,9 @@ func FromGRPC(ctx context.Context) (Call, error) {
 // FromValues reads the call that the headers of a message name, wherever it came
 // from. values gives all values of a header by its name, such as HeaderXID, and is
 // asked for each name in that very spelling; for NATS it is nats.Header.Values. Errors
-// are those of FromHTTP. Whoever received a message through a broker fences
-// [Call.Delivery] of it.
+// are those of FromHTTP.
 func FromValues(values func(name string) []string) (Call, error) {
 	return read("header", values)
-}
-
-// Set names the call in the headers of a request to a participant, in place of any
-// other call. It takes the header out that would let the participant join the
-// transaction. A call that lacks a part is refused by its receiver.
-func (c Call) Set(h http.Header) {
-	c.put(h.Set, h.Del)
-}
-
-// Outgoing is Set for outgoing gRPC metadata: that of ctx, with the call, is in the
-// context that it returns.
-func (c Call) Outgoing(ctx context.Context) context.Context {
-	md, ok := metadata.FromOutgoingContext(ctx) // a copy
-	if !ok {
-		md = metadata.MD{}
-	}
-	c.put(func(k, v string) { md.Set(k, v) }, md.Delete)
-	return metadata.NewOutgoingContext(ctx, md)
-}
-
-func (c Call) put(set func(name, value string), del func(name string)) {
-	del(xid.Header)
-	set(HeaderXID, c.XID.String())
-	set(HeaderBranch, c.Branch.String())
-	set(HeaderAction, c.Action.String())
-	set(HeaderKey, c.Key())
-	if c.Attempt == 0 {
-		del(HeaderAttempt)
-		return
-	}
-	set(HeaderAttempt, strconv.FormatUint(uint64(c.Attempt), 10))
 }
 
 // read finds a call in what get gives for each name. kind says what that is.
@@ -118,7 +106,7 @@ func read(kind string, get func(string) []string) (Call, error) {
 	if c.Branch, err = xid.ParseBranchID(value[HeaderBranch]); err != nil {
 		return fail(HeaderBranch, "%v", err)
 	}
-	if c.Action, err = ParseAction(value[HeaderAction]); err != nil {
+	if c.Action, err = action.Parse(value[HeaderAction]); err != nil {
 		return fail(HeaderAction, "%v", err)
 	}
 	if s, ok := value[HeaderAttempt]; ok {

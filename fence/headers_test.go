@@ -3,6 +3,7 @@ package fence_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -12,6 +13,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/handfast/handfast/fence"
+	"github.com/handfast/handfast/target"
 	"github.com/handfast/handfast/xid"
 )
 
@@ -184,19 +186,19 @@ func TestHandlerOverHTTP(t *testing.T) {
 	d.wantEffects(c, 1, 0, 1)
 }
 
-func TestActionText(t *testing.T) {
+func TestHTTPStatusIsWhatTheCoordinatorTakesItFor(t *testing.T) {
 	t.Parallel()
-	for _, a := range []fence.Action{fence.Forward, fence.Commit, fence.Rollback} {
-		if got, err := fence.ParseAction(a.String()); err != nil || got != a {
-			t.Errorf("%s: %v %v", a, got, err)
+	for err, want := range map[error]int{
+		nil: 200, fence.ErrLate: 409, fmt.Errorf("no room: %w", target.ErrFailed): 409, target.ErrNotYet: 425,
+		fence.ErrNoCall: 400, fence.ErrMalformed: 400, fence.ErrBusy: 503, fence.ErrContradicted: 503, errors.New("odd"): 503,
+	} {
+		if got := fence.HTTPStatus(err); got != want {
+			t.Errorf("%v: %d, want %d", err, got, want)
 		}
 	}
-	for _, s := range []string{"", "Forward", "try", strings.Repeat("x", 1000)} {
-		if _, err := fence.ParseAction(s); err == nil || len(err.Error()) > 200 {
-			t.Errorf("%.10s: %v", s, err)
+	for _, err := range []error{fence.ErrNoForward, fence.ErrContradicted, fence.ErrForgotten} {
+		if !errors.Is(err, target.ErrAttention) {
+			t.Errorf("%v calls nobody", err)
 		}
-	}
-	if s := fence.Action(0).String() + fence.Action(9).String(); s != "" {
-		t.Error(s)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	pb "github.com/handfast/handfast/proto/handfast/v1"
 	"github.com/handfast/handfast/target"
 	"github.com/handfast/handfast/xid"
+	"github.com/handfast/handfast/xid/action"
 )
 
 // What a Func wraps in its error to say more than "try again"; see package target.
@@ -25,7 +26,7 @@ var (
 
 // Call is one call of the coordinator.
 type Call struct {
-	// Identity names the call: XID, Branch, Op and Attempt. It is what a fence needs.
+	// Identity names the call: XID, Branch, Action and Attempt. It is what a fence needs.
 	target.Identity
 	Handler string  // the name it was called by
 	Mode    pb.Mode // of the branch
@@ -159,7 +160,7 @@ func parse(p *pb.Call) (Call, error) {
 	}
 	switch p.GetOp() {
 	case pb.Op_OP_FORWARD, pb.Op_OP_COMMIT, pb.Op_OP_ROLLBACK:
-		c.Op = target.Op(p.GetOp())
+		c.Action = action.Action(p.GetOp()) //nolint:gosec // one of three
 	case pb.Op_OP_UNSPECIFIED:
 		return c, errors.New("it names no action")
 	default:

@@ -116,7 +116,7 @@ func TestCallHasAllThatIsKnown(t *testing.T) {
 		Before: []*pb.StepResult{{Name: "hotel", Value: []byte("{}")}},
 	})
 	want := handlers.Call{
-		Identity: target.Identity{XID: id, Branch: branch, Op: target.Rollback, Attempt: 4},
+		Identity: target.Identity{XID: id, Branch: branch, Action: target.Rollback, Attempt: 4},
 		Handler:  "refund", Mode: pb.Mode_MODE_SAGA, Step: "pay", Payload: []byte(`{"amount":5}`), Own: []byte(`"receipt"`),
 		Headers: map[string]string{"tenant": "7"}, Before: []handlers.Result{{Step: "hotel", Value: []byte("{}")}},
 	}

@@ -1,16 +1,13 @@
 package target_test
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
-	"net/http"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/handfast/handfast/target"
@@ -131,32 +128,6 @@ func TestProto(t *testing.T) {
 	}
 }
 
-func TestIdentityGoesIntoHeadersWithoutTheXIDOfAContext(t *testing.T) {
-	t.Parallel()
-	id := target.Identity{XID: xid.New(xid.Parts{Counter: 1}), Branch: xid.BranchID{15: 2}, Op: target.Rollback}
-	want := map[string]string{
-		target.HeaderXID: id.XID.String(), target.HeaderBranch: id.Branch.String(), target.HeaderOp: "rollback",
-		target.HeaderAttempt: "1", target.HeaderKey: id.XID.String() + "-" + id.Branch.String() + "-rollback",
-	}
-	h := http.Header{}
-	h.Set(xid.Header, "x")
-	id.Set(h)
-	ctx := metadata.AppendToOutgoingContext(xid.NewContext(context.Background(), id.XID), xid.Header, "x", "other", "y")
-	ctx = id.Outgoing(ctx)
-	md, _ := metadata.FromOutgoingContext(ctx)
-	for k, v := range want {
-		if h.Get(k) != v || !slices.Equal(md.Get(k), []string{v}) {
-			t.Errorf("%s: got %q and %q, want %q", k, h.Get(k), md.Get(k), v)
-		}
-	}
-	if h.Get(xid.Header) != "" || len(md.Get(xid.Header)) > 0 || len(md.Get("other")) != 1 {
-		t.Errorf("got %v and %v", h, md)
-	}
-	if _, ok := xid.FromContext(ctx); ok {
-		t.Error("the context still belongs to the transaction")
-	}
-}
-
 func TestNames(t *testing.T) {
 	t.Parallel()
 	for a, want := range map[string]target.Target{
@@ -165,11 +136,6 @@ func TestNames(t *testing.T) {
 	} {
 		if want.String() != a {
 			t.Errorf("got %s, want %s", want, a)
-		}
-	}
-	for op, want := range map[target.Op]string{target.Forward: "forward", target.Commit: "commit", target.Rollback: "rollback", 9: "Op(9)"} {
-		if op.String() != want {
-			t.Errorf("got %s, want %s", op, want)
 		}
 	}
 }

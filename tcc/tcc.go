@@ -51,7 +51,7 @@ func Call(ctx context.Context, m *tm.Manager, b Branch, try Try) ([]byte, error)
 	if err := b.validate(); err != nil {
 		return nil, fmt.Errorf("tcc %.40q: %w", b.Name, err)
 	}
-	who := target.Identity{XID: id, Branch: xid.NewBranchID(), Op: target.Forward, Attempt: 1}
+	who := target.Identity{XID: id, Branch: xid.NewBranchID(), Action: target.Forward, Attempt: 1}
 	if err := m.Register(ctx, id, &pb.RegisterBranchRequest{
 		BranchId: who.Branch.String(), Mode: pb.Mode_MODE_TCC, Name: b.Name,
 		Plan: &pb.Plan{Commit: b.Confirm.Proto(), Rollback: b.Cancel.Proto(), Retry: b.Retry.Proto()},

@@ -75,7 +75,7 @@ func TestCallRegistersBeforeTryAndVotesAfterIt(t *testing.T) {
 						r.GetPlan().GetCommit().GetUrl() == "" || r.GetPlan().GetRollback().GetHandler() != "cancel" {
 						t.Errorf("registered %v", r)
 					}
-					if _, ok := xid.FromContext(ctx); ok || who.XID != id || who.Branch.String() != r.GetBranchId() || who.Op != target.Forward {
+					if _, ok := xid.FromContext(ctx); ok || who.XID != id || who.Branch.String() != r.GetBranchId() || who.Action != target.Forward {
 						t.Errorf("called as %v, %v", who, ok)
 					}
 					return c.result, c.err
@@ -125,7 +125,7 @@ func TestCallTellsWhatIsWrong(t *testing.T) {
 
 func TestPostReadsTheAnswer(t *testing.T) {
 	t.Parallel()
-	who := target.Identity{XID: xid.New(xid.Parts{Counter: 1}), Branch: xid.NewBranchID(), Op: target.Forward}
+	who := target.Identity{XID: xid.New(xid.Parts{Counter: 1}), Branch: xid.NewBranchID(), Action: target.Forward}
 	for status, want := range map[int]struct {
 		result string
 		failed bool

@@ -102,7 +102,7 @@ func (w *W) step(ctx context.Context, name string, opts []StepOption, f func(con
 	if w.broken != nil {
 		return nil, fmt.Errorf("step %.40q: %w: %w", name, ErrUnsure, w.broken)
 	}
-	call := StepCall{XID: w.id, Branch: xid.BranchOf(w.id, name), Op: target.Forward, Attempt: 1}
+	call := StepCall{XID: w.id, Branch: xid.BranchOf(w.id, name), Action: target.Forward, Attempt: 1}
 	r := &pb.RegisterBranchRequest{BranchId: call.Branch.String(), Mode: pb.Mode_MODE_WORKFLOW, Name: name, Plan: &pb.Plan{}}
 	if err := w.check(name, r.Plan, opts); err != nil {
 		return nil, w.breaks(name, err)

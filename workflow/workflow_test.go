@@ -133,7 +133,7 @@ var undo = workflow.Compensate(target.HTTP("http://h/undo", target.Payload("${ow
 func trip(effects *[]string, fail map[string]error) workflow.Func {
 	do := func(name string) func(context.Context, workflow.StepCall) (string, error) {
 		return func(ctx context.Context, c workflow.StepCall) (string, error) {
-			if _, ok := xid.FromContext(ctx); ok || c.Op != target.Forward || c.Branch != xid.BranchOf(c.XID, name) {
+			if _, ok := xid.FromContext(ctx); ok || c.Action != target.Forward || c.Branch != xid.BranchOf(c.XID, name) {
 				return "", fmt.Errorf("called as %v", c)
 			}
 			*effects = append(*effects, name)

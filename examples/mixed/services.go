@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
@@ -29,8 +28,7 @@ const (
 // request as well (tcc.Post).
 func (s *fenced) try(o order) tcc.Try {
 	return func(ctx context.Context, id target.Identity) ([]byte, error) {
-		call := fence.Call{XID: id.XID, Branch: id.Branch, Action: fence.Forward, Attempt: id.Attempt}
-		return nil, s.run(ctx, call, hold, o.Customer, o.Price)
+		return nil, s.run(ctx, id, hold, o.Customer, o.Price)
 	}
 }
 
@@ -38,36 +36,34 @@ func (s *fenced) try(o order) tcc.Try {
 func (s *fenced) account() *handlers.Group {
 	money := func(o order, _ string) []any { return []any{o.Customer, o.Price} }
 	return handlers.New("money").
-		Handle("confirm", s.on(fence.Commit, capture, money)).
-		Handle("cancel", s.on(fence.Rollback, release, money))
+		Handle("confirm", s.on(capture, money)).
+		Handle("cancel", s.on(release, money))
 }
 
 // courier is a step of a saga. It does not go to everybody.
 func (s *fenced) courier() *handlers.Group {
 	return handlers.New("courier").
-		Handle("book", s.on(fence.Forward, `INSERT INTO tour (branch, address) SELECT $1, $2 WHERE $2 NOT LIKE '%island%'`,
+		Handle("book", s.on(`INSERT INTO tour (branch, address) SELECT $1, $2 WHERE $2 NOT LIKE '%island%'`,
 			func(o order, branch string) []any { return []any{branch, o.Address} })).
-		Handle("cancel", s.on(fence.Rollback, `DELETE FROM tour WHERE branch = $1`,
+		Handle("cancel", s.on(`DELETE FROM tour WHERE branch = $1`,
 			func(_ order, branch string) []any { return []any{branch} })) // the branch is that of book
 }
 
-// mail receives messages. A delivery comes as a commit of the transaction, but nothing was
-// tried before it: to the fence it is a forward action.
+// mail receives messages.
 func (s *fenced) mail() *handlers.Group {
 	return handlers.New("mail").
-		Handle("send", s.on(fence.Forward, `INSERT INTO mail (text) VALUES ('Thanks, ' || $1)`,
+		Handle("send", s.on(`INSERT INTO mail (text) VALUES ('Thanks, ' || $1)`,
 			func(o order, _ string) []any { return []any{o.Customer} }))
 }
 
 // on makes a handler of one statement.
-func (s *fenced) on(action fence.Action, statement string, args func(o order, branch string) []any) handlers.Func {
+func (s *fenced) on(statement string, args func(o order, branch string) []any) handlers.Func {
 	return func(ctx context.Context, c handlers.Call) ([]byte, error) {
 		var o order
 		if err := json.Unmarshal(c.Payload, &o); err != nil {
 			return nil, err
 		}
-		call := fence.Call{XID: c.XID, Branch: c.Branch, Action: action, Attempt: c.Attempt}
-		return nil, s.run(ctx, call, statement, args(o, c.Branch.String())...)
+		return nil, s.run(ctx, c.Identity, statement, args(o, c.Branch.String())...)
 	}
 }
 
@@ -79,8 +75,5 @@ func (s *fenced) run(ctx context.Context, call fence.Call, statement string, arg
 		}
 		return nil, err
 	})
-	if errors.Is(err, fence.ErrLate) {
-		err = fmt.Errorf("%w: %w", err, target.ErrFailed)
-	}
 	return err
 }

@@ -3,13 +3,14 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
+	"fmt"
 	"net/http"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/handfast/handfast/fence"
+	"github.com/handfast/handfast/target"
 )
 
 // Neither service has a connection to the coordinator: it is called over HTTP, and its
@@ -37,7 +38,7 @@ func payment(db *pgxpool.Pool) http.Handler {
 func (i item) args() []any  { return []any{i.Name, i.Count} }
 func (m money) args() []any { return []any{m.Customer, m.Amount} }
 
-var errRefused = errors.New("there is not enough")
+var errRefused = fmt.Errorf("there is not enough: %w", target.ErrFailed) // for good, and without an effect
 
 // once answers one action, whose statement has its effect once: however often it is
 // called, whether Cancel comes before Try, after it, or without it.
@@ -60,10 +61,8 @@ func once[T any](db *pgxpool.Pool, statement string, args func(T) []any) http.Ha
 			return nil, err
 		})
 		switch {
-		case errors.Is(err, errRefused), errors.Is(err, fence.ErrLate):
-			http.Error(w, err.Error(), http.StatusConflict) // failed for good, without an effect
 		case err != nil:
-			http.Error(w, err.Error(), http.StatusServiceUnavailable) // nobody knows: it is called again
+			http.Error(w, err.Error(), fence.HTTPStatus(err))
 		case out.Empty:
 			w.WriteHeader(http.StatusNoContent) // Cancel without Try: done, there was nothing to do
 		default:

@@ -25,9 +25,6 @@ func mails(db *pgxpool.Pool) http.Handler {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		// A delivery is called as a commit, and there is nothing that was tried before: to
-		// the fence it is the first action of its branch.
-		call.Action = fence.Forward
 		_, err = fence.Run(r.Context(), db, call, func(ctx context.Context, tx pgx.Tx) ([]byte, error) {
 			_, err := tx.Exec(ctx, `INSERT INTO mail (customer, text) VALUES ($1, 'Welcome, ' || $2)`, hello.Customer, hello.Name)
 			return nil, err

@@ -12,7 +12,6 @@ import (
 
 	"github.com/handfast/handfast/fence"
 	"github.com/handfast/handfast/handlers"
-	"github.com/handfast/handfast/target"
 )
 
 // service is one of the four, each with a database of its own.
@@ -84,24 +83,16 @@ func (s *service) mails() *handlers.Group {
 
 // once makes a function's effect happen once, however often and in whatever order the
 // coordinator calls: a repeated call gets the first answer, and a compensation without
-// its action does nothing. The step after the pivot comes as target.Commit, but nothing was
-// tried before it: to the fence it is a forward action like the others.
+// its action does nothing.
 func (s *service) once(do func(context.Context, pgx.Tx, handlers.Call) (any, error)) handlers.Func {
 	return func(ctx context.Context, c handlers.Call) ([]byte, error) {
-		call := fence.Call{XID: c.XID, Branch: c.Branch, Action: fence.Forward, Attempt: c.Attempt}
-		if c.Op == target.Rollback {
-			call.Action = fence.Rollback
-		}
-		out, err := fence.Run(ctx, s.db, call, func(ctx context.Context, tx pgx.Tx) ([]byte, error) {
+		out, err := fence.Run(ctx, s.db, c.Identity, func(ctx context.Context, tx pgx.Tx) ([]byte, error) {
 			result, err := do(ctx, tx, c)
 			if err != nil || result == nil {
 				return nil, err
 			}
 			return json.Marshal(result)
 		})
-		if errors.Is(err, fence.ErrLate) {
-			err = fmt.Errorf("%w: %w", err, handlers.ErrFailed)
-		}
 		s.log.InfoContext(ctx, c.Step+": "+c.Handler, "answer", string(out.Result), "error", err)
 		return out.Result, err
 	}

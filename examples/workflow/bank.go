@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/handfast/handfast/fence"
+	"github.com/handfast/handfast/target"
 )
 
 type payment struct {
@@ -22,7 +24,7 @@ type receipt struct {
 	Receipt int `json:"receipt"`
 }
 
-var errMoney = errors.New("there is not enough money")
+var errMoney = fmt.Errorf("there is not enough money: %w", target.ErrFailed)
 
 // bank is another service, with plain HTTP and a database of its own. Charges and refunds
 // name their call in the headers, from which the fence knows what belongs together.
@@ -53,14 +55,11 @@ func bank(db *pgxpool.Pool, log *slog.Logger) http.Handler {
 			return json.Marshal(paid)
 		})
 		log.InfoContext(r.Context(), "bank: "+r.URL.Path, "amount", p.Amount, "repeated", out.Repeated, "error", err)
-		switch {
-		case errors.Is(err, errMoney), errors.Is(err, fence.ErrLate):
-			http.Error(w, err.Error(), http.StatusConflict)
-		case err != nil:
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
-		default:
-			_, _ = w.Write(out.Result)
+		if err != nil {
+			http.Error(w, err.Error(), fence.HTTPStatus(err))
+			return
 		}
+		_, _ = w.Write(out.Result)
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /charge", act)

@@ -76,7 +76,7 @@ func (d *desk) order(ctx context.Context, w *workflow.W, input []byte) ([]byte, 
 // where that died between its local commit and the coordinator's memory.
 func (d *desk) take(ctx context.Context, step workflow.StepCall, item string) (price int, err error) {
 	d.log.InfoContext(ctx, "takes "+item)
-	out, err := fence.Run(ctx, d.db, forward(step), func(ctx context.Context, tx pgx.Tx) ([]byte, error) {
+	out, err := fence.Run(ctx, d.db, step, func(ctx context.Context, tx pgx.Tx) ([]byte, error) {
 		err := tx.QueryRow(ctx, `UPDATE stock SET n = n - 1 WHERE item = $1 AND n > 0 RETURNING price`, item).Scan(&price)
 		if errors.Is(err, pgx.ErrNoRows) {
 			err = fmt.Errorf("no %s is left: %w", item, target.ErrFailed) // without an effect
@@ -142,13 +142,9 @@ func (d *desk) ship(ctx context.Context, step workflow.StepCall, o order, paid r
 	if o.Address == "" {
 		return fmt.Errorf("there is no address: %w", target.ErrFailed)
 	}
-	_, err := fence.Run(ctx, d.db, forward(step), func(ctx context.Context, tx pgx.Tx) ([]byte, error) {
+	_, err := fence.Run(ctx, d.db, step, func(ctx context.Context, tx pgx.Tx) ([]byte, error) {
 		_, err := tx.Exec(ctx, `INSERT INTO parcel (item, address, receipt) VALUES ($1, $2, $3)`, o.Item, o.Address, paid.Receipt)
 		return nil, err
 	})
 	return err
-}
-
-func forward(step workflow.StepCall) fence.Call {
-	return fence.Call{XID: step.XID, Branch: step.Branch, Action: fence.Forward, Attempt: step.Attempt}
 }

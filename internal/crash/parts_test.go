@@ -123,12 +123,8 @@ func (s *participant) routes() http.Handler {
 func (s *participant) pool(r *http.Request) *rm.Pool { return s.pools[r.PathValue("db")[0]-'a'] }
 
 func answer(w http.ResponseWriter, err error) {
-	switch {
-	case err == nil:
-	case errors.Is(err, fence.ErrLate):
-		http.Error(w, err.Error(), http.StatusConflict)
-	default:
-		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+	if err != nil {
+		http.Error(w, err.Error(), fence.HTTPStatus(err))
 	}
 }
 
@@ -219,7 +215,7 @@ func (s *participant) flow(ctx context.Context, w *workflow.W, _ []byte) ([]byte
 			if name == "w3" && s.p.Refuse {
 				return "", target.ErrFailed
 			}
-			return name, s.effect(ctx, fence.Call{XID: step.XID, Branch: step.Branch, Action: fence.Forward}, name)
+			return name, s.effect(ctx, step, name)
 		}, workflow.Compensate(s.target(name)))
 		if errors.Is(err, target.ErrFailed) {
 			return nil, err

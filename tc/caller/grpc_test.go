@@ -141,7 +141,7 @@ func TestWhatGRPCSends(t *testing.T) {
 	for name, want := range map[string]string{
 		"x-two": "1,2", "x-bin": "\xe4\t\xff", xid.Header: "",
 		action.HeaderXID: testXID.String(), action.HeaderBranch: c.Branch.String(), action.HeaderAction: "commit",
-		action.HeaderAttempt: "9", action.HeaderKey: action.Key(testXID, c.Branch, "commit"),
+		action.HeaderAttempt: "9", action.HeaderKey: action.Call{XID: testXID, Branch: c.Branch, Action: action.Commit}.Key(),
 	} {
 		if have := strings.Join(md.Get(name), ","); have != want {
 			t.Errorf("metadata %s is %q, want %q", name, have, want)

@@ -126,7 +126,7 @@ func TestWhatHTTPSends(t *testing.T) {
 		want := map[string]string{
 			"Content-Type": tt.contentType, "X-Two": "1,2", "Idempotency-Key": "", "Accept-Encoding": "", "User-Agent": "handfast",
 			action.HeaderXID: testXID.String(), action.HeaderBranch: c.Branch.String(), action.HeaderAction: "rollback",
-			action.HeaderAttempt: "4", action.HeaderKey: action.Key(testXID, c.Branch, "rollback"),
+			action.HeaderAttempt: "4", action.HeaderKey: action.Call{XID: testXID, Branch: c.Branch, Action: action.Rollback}.Key(),
 		}
 		for name, v := range want {
 			if have := strings.Join(s.r.Header.Values(name), ","); have != v {

@@ -190,12 +190,6 @@ func printable(v string) bool { return plain(strings.ReplaceAll(v, " ", "")) }
 // headers gives what goes along with every call of the job.
 func headers(j *job, set func(name, value string)) {
 	c := &j.call
-	op := map[core.Op]string{core.OpForward: action.Forward, core.OpCommit: action.Commit, core.OpRollback: action.Rollback}[c.Op]
-	set(action.HeaderXID, c.XID.String())
-	set(action.HeaderBranch, c.Branch.String())
-	set(action.HeaderAction, op)
-	set(action.HeaderKey, action.Key(c.XID, c.Branch, op))
-	if c.Attempt > 0 {
-		set(action.HeaderAttempt, strconv.FormatUint(uint64(c.Attempt), 10))
-	}
+	// Both number them as the wire does.
+	action.Call{XID: c.XID, Branch: c.Branch, Action: action.Action(c.Op), Attempt: c.Attempt}.Each(set)
 }

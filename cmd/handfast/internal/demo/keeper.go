@@ -14,10 +14,11 @@ import (
 	"github.com/handfast/handfast/cmd/handfast/internal/demo/shopv1"
 	"github.com/handfast/handfast/fence"
 	"github.com/handfast/handfast/rm"
+	"github.com/handfast/handfast/target"
 )
 
 // errRefused: there is too little of something, and trying again does not help.
-var errRefused = errors.New("refused")
+var errRefused = fmt.Errorf("refused, and %w", target.ErrFailed)
 
 // amount is so much of something: what stock and accounts are sent over HTTP.
 type amount struct {
@@ -122,14 +123,11 @@ func (k *keeper) overGRPC(ctx context.Context, name string, prepare bool, a amou
 	default:
 		err = k.action(ctx, call, name, a, f)
 	}
-	if forGood(err) {
+	if errors.Is(err, target.ErrFailed) {
 		return status.Error(codes.Aborted, err.Error())
 	}
 	return err
 }
-
-// forGood tells whether calling an action again is in vain.
-func forGood(err error) bool { return errors.Is(err, errRefused) || errors.Is(err, fence.ErrLate) }
 
 // deliver is where messages come in.
 const deliver = "deliver"
@@ -148,16 +146,8 @@ func (k *keeper) routes() http.Handler {
 				http.Error(w, err.Error(), http.StatusBadRequest)
 				return
 			}
-			if name == deliver {
-				// The coordinator calls it with commit, since the decision was before. To
-				// the fence it is the first action of its branch.
-				call.Action = fence.Forward
-			}
-			switch err := k.action(r.Context(), call, name, a, f); {
-			case forGood(err):
-				http.Error(w, err.Error(), http.StatusConflict)
-			case err != nil:
-				http.Error(w, err.Error(), http.StatusServiceUnavailable) // it is called again
+			if err := k.action(r.Context(), call, name, a, f); err != nil {
+				http.Error(w, err.Error(), fence.HTTPStatus(err))
 			}
 		})
 	}

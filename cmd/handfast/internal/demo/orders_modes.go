@@ -13,7 +13,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/handfast/handfast/cmd/handfast/internal/demo/shopv1"
-	"github.com/handfast/handfast/fence"
 	"github.com/handfast/handfast/rm"
 	"github.com/handfast/handfast/saga"
 	"github.com/handfast/handfast/target"
@@ -147,7 +146,7 @@ func (o *orders) flow(ctx context.Context, w *workflow.W, input []byte) ([]byte,
 			_, err := o.accounts.Charge(c.Outgoing(ctx), charge)
 			return err
 		}, []workflow.StepOption{workflow.Compensate(method(o.at.accounts, shopv1.Accounts_Refund_FullMethodName, charge))}},
-		{"order", func(ctx context.Context, c workflow.StepCall) error { return o.write(ctx, fenced(c), &r) }, nil},
+		{"order", func(ctx context.Context, c workflow.StepCall) error { return o.write(ctx, c, &r) }, nil},
 	} {
 		_, err := workflow.Step(ctx, w, s.name, func(ctx context.Context, c workflow.StepCall) (bool, error) {
 			err := s.run(ctx, c)
@@ -161,11 +160,6 @@ func (o *orders) flow(ctx context.Context, w *workflow.W, input []byte) ([]byte,
 		}
 	}
 	return nil, nil
-}
-
-// fenced is the call that a fence takes for a step.
-func fenced(c target.Identity) fence.Call {
-	return fence.Call{XID: c.XID, Branch: c.Branch, Action: fence.Action(c.Op), Attempt: c.Attempt}
 }
 
 // shipping is the part of the price that a mixed order pays by a message.
