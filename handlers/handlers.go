@@ -160,7 +160,7 @@ func parse(p *pb.Call) (Call, error) {
 	}
 	switch p.GetOp() {
 	case pb.Op_OP_FORWARD, pb.Op_OP_COMMIT, pb.Op_OP_ROLLBACK:
-		c.Action = action.Action(p.GetOp()) //nolint:gosec // one of three
+		c.Action = action.Action(p.GetOp())
 	case pb.Op_OP_UNSPECIFIED:
 		return c, errors.New("it names no action")
 	default:
