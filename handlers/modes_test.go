@@ -4,20 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"net"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/handfast/handfast/client"
 	"github.com/handfast/handfast/handlers"
+	"github.com/handfast/handfast/internal/hftest"
 	"github.com/handfast/handfast/message"
 	"github.com/handfast/handfast/saga"
 	"github.com/handfast/handfast/target"
-	"github.com/handfast/handfast/tc"
 	"github.com/handfast/handfast/tcc"
 	"github.com/handfast/handfast/tm"
 	"github.com/handfast/handfast/workflow"
@@ -37,29 +34,7 @@ type company struct {
 
 func newCompany(t *testing.T) *company {
 	t.Helper()
-	lis, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	log := slog.New(slog.DiscardHandler)
-	srv, err := tc.NewServer(t.Context(), tc.Config{Listener: lis, StoreDir: t.TempDir(), DrainTimeout: 5 * time.Second, Log: log})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	served := make(chan error, 1)
-	go func() { served <- srv.Serve(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-served; err != nil {
-			t.Error(err)
-		}
-	})
-	c, err := client.Dial(srv.Addr().String(), client.WithLogger(log))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = c.Close() })
+	c := hftest.Dial(t, hftest.Coordinator(t))
 	co := &company{t: t, m: tm.New(c), fails: map[string]error{}, more: make(chan struct{}, 1000)}
 	g := handlers.New("company")
 	for _, name := range []string{"do", "undo", "confirm", "cancel", "deliver", "check"} {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"testing"
 	"time"
@@ -15,6 +14,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/handfast/handfast/client"
+	"github.com/handfast/handfast/internal/hftest"
 	"github.com/handfast/handfast/internal/pgserver"
 	"github.com/handfast/handfast/internal/pgtest"
 	pb "github.com/handfast/handfast/proto/handfast/v1"
@@ -87,41 +87,14 @@ func limited(tb testing.TB) context.Context {
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
-// coordinator starts a real one on loopback, with a store on disk.
 func coordinator(tb testing.TB, change ...func(*tc.Config)) (addr string) {
 	tb.Helper()
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	cfg := tc.Config{Listener: lis, StoreDir: tb.TempDir(), DrainTimeout: 5 * time.Second, Log: quiet()}
-	for _, c := range change {
-		c(&cfg)
-	}
-	s, err := tc.NewServer(context.Background(), cfg)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- s.Serve(ctx) }()
-	tb.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			tb.Error(err)
-		}
-	})
-	return s.Addr().String()
+	return hftest.Coordinator(tb, change...)
 }
 
 func dial(tb testing.TB, addr string) *client.Client {
 	tb.Helper()
-	c, err := client.Dial(addr, client.WithLogger(quiet()))
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() { _ = c.Close() })
-	return c
+	return hftest.Dial(tb, addr)
 }
 
 func open(tb testing.TB, c *client.Client, dsn string, opts ...rm.Option) *rm.Pool {

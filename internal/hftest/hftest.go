@@ -41,7 +41,7 @@ func New(tb testing.TB, c *pgtest.Cluster, schema string, tables []string, opts 
 	w.Exec(schema)
 	_, err := undolog.Protect(w.Limited(), w.Look, tables...)
 	w.Check(err)
-	w.Client = dial(tb, coordinator(tb))
+	w.Client = Dial(tb, Coordinator(tb))
 	w.Pool = w.Open(w.DSN, opts...)
 	return w
 }
@@ -170,16 +170,19 @@ func Equal[T comparable](tb testing.TB, what string, got, want T) {
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
-// coordinator starts a real one on loopback, with a store on disk.
-func coordinator(tb testing.TB) (addr string) {
+// Coordinator starts a real one on loopback, with a store on disk, and gives its
+// address. It ends with the test.
+func Coordinator(tb testing.TB, change ...func(*tc.Config)) (addr string) {
 	tb.Helper()
 	lis, err := new(net.ListenConfig).Listen(tb.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		tb.Fatal(err)
 	}
-	s, err := tc.NewServer(context.Background(), tc.Config{
-		Listener: lis, StoreDir: tb.TempDir(), DrainTimeout: 5 * time.Second, Log: quiet(),
-	})
+	cfg := tc.Config{Listener: lis, StoreDir: tb.TempDir(), DrainTimeout: 5 * time.Second, Log: quiet()}
+	for _, c := range change {
+		c(&cfg)
+	}
+	s, err := tc.NewServer(context.Background(), cfg)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -195,7 +198,8 @@ func coordinator(tb testing.TB) (addr string) {
 	return s.Addr().String()
 }
 
-func dial(tb testing.TB, addr string) *client.Client {
+// Dial gives a client of the coordinator, which is closed with the test.
+func Dial(tb testing.TB, addr string) *client.Client {
 	tb.Helper()
 	c, err := client.Dial(addr, client.WithLogger(quiet()))
 	if err != nil {
