@@ -236,34 +236,12 @@ func TestJanitor(t *testing.T) {
 	t.Parallel()
 	opts := []rm.Option{rm.WithJanitorInterval(5 * time.Millisecond), rm.WithJanitorAge(0)}
 	s, _, w := scripted(t, opts...)
-	branches := make(chan string, 16)
-	asked := make(chan struct{}, 1)
-	var answer atomic.Pointer[pb.ServerFrame]
-	s.On(func(n *faketc.Session, f *pb.ClientFrame) bool {
-		if r := f.GetRegisterBranch(); r != nil {
-			branches <- r.GetBranchId()
-		}
-		if f.GetGet() == nil {
-			return false
-		}
-		select {
-		case asked <- struct{}{}:
-		default:
-		}
-		a := answer.Load()
-		n.Send(&pb.ServerFrame{Id: f.GetId(), Kind: a.GetKind()})
-		return true
-	})
-	transaction := func(o pb.Outcome, x xid.ID, bs ...*pb.Branch) *pb.ServerFrame {
-		return &pb.ServerFrame{Kind: &pb.ServerFrame_Get{Get: &pb.GetResponse{
-			Transaction: &pb.Transaction{Xid: x.String(), Outcome: o, Branches: bs},
-		}}}
-	}
+	c := answering(s)
 	x := freshXID(s)
-	answer.Store(transaction(pb.Outcome_OUTCOME_UNDECIDED, x))
+	c.answer.Store(transaction(pb.Outcome_OUTCOME_UNDECIDED, x))
 	_, err := w.pool.Exec(xid.NewContext(limited(t), x), "UPDATE account SET balance = 0 WHERE id = 1")
 	check(t, err)
-	branch := <-branches
+	branch := <-c.branches
 	held := w.intents()
 	mine := &pb.Branch{BranchId: branch, ResourceId: w.pool.Resource().String(), Vote: pb.Vote_VOTE_YES}
 	elsewhere := &pb.Branch{BranchId: branch, ResourceId: xid.ResourceID{1}.String(), Vote: pb.Vote_VOTE_YES}
@@ -279,20 +257,20 @@ func TestJanitor(t *testing.T) {
 		"foreign":        refusal(t, pb.ErrorReason_ERROR_REASON_FOREIGN_STORE),
 		"quarantined":    refusal(t, pb.ErrorReason_ERROR_REASON_QUARANTINED),
 	} {
-		answer.Store(a)
+		c.answer.Store(a)
 		for range 3 { // the third question comes after the first answer was acted on
 			select {
-			case <-asked: // one of before
+			case <-c.asked: // one of before
 			default:
 			}
-			receive(t, asked)
+			receive(t, c.asked)
 		}
 		if got := w.intents(); got != held {
 			t.Fatalf("%s: %d intents, want %d", name, got, held)
 		}
 	}
 	equal(t, "balance", value[int](w, "SELECT balance FROM account WHERE id = 1"), 0)
-	answer.Store(transaction(pb.Outcome_OUTCOME_ROLLED_BACK, x, mine, elsewhere))
+	c.answer.Store(transaction(pb.Outcome_OUTCOME_ROLLED_BACK, x, mine, elsewhere))
 	until(t, func() bool { return w.intents() == 0 })
 	equal(t, "balance", value[int](w, "SELECT balance FROM account WHERE id = 1"), 100)
 }

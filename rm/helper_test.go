@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/handfast/handfast/client"
+	"github.com/handfast/handfast/internal/faketc"
 	"github.com/handfast/handfast/internal/hftest"
 	"github.com/handfast/handfast/internal/pgserver"
 	"github.com/handfast/handfast/internal/pgtest"
@@ -216,5 +218,62 @@ func errorFrame(tb testing.TB, message string, r pb.ErrorReason) *pb.ServerFrame
 	st := (&client.Error{Reason: r, Code: codes.FailedPrecondition, Message: message}).GRPCStatus().Proto()
 	return &pb.ServerFrame{Kind: &pb.ServerFrame_Error{Error: &pb.Error{
 		Code: st.GetCode(), Message: st.GetMessage(), Details: st.GetDetails(),
+	}}}
+}
+
+// undoneThenKept does the work twice: it is rolled back, and then committed.
+func (w *world) undoneThenKept(t *testing.T, work func(context.Context, db) error) {
+	t.Helper()
+	before := w.contents()
+	ctx, x := w.begin()
+	check(t, work(ctx, w.pool))
+	after := w.contents()
+	if after == before {
+		t.Fatal("nothing was done")
+	}
+	equal(t, "branches", len(w.branches(x)), 1)
+	w.rollback(x)
+	equal(t, "after rollback", w.contents(), before)
+	equal(t, "intents after rollback", w.intents(), 0)
+
+	ctx, x = w.begin()
+	check(t, work(ctx, w.pool))
+	equal(t, "outcome", w.commit(x), pb.Outcome_OUTCOME_COMMITTED)
+	equal(t, "after commit", w.contents(), after)
+	equal(t, "intents after commit", w.intents(), 0)
+	exec(t, w.look, "TRUNCATE account, entry")
+	exec(t, w.look, "INSERT INTO account SELECT i, 'owner ' || i, 100 FROM generate_series(1, 100) i")
+}
+
+// answers is a coordinator that tells about transactions what it was told to.
+type answers struct {
+	branches chan string   // that were registered
+	asked    chan struct{} // something was
+	answer   atomic.Pointer[pb.ServerFrame]
+}
+
+func answering(s *faketc.Server) *answers {
+	a := &answers{branches: make(chan string, 16), asked: make(chan struct{}, 1)}
+	s.On(func(n *faketc.Session, f *pb.ClientFrame) bool {
+		if r := f.GetRegisterBranch(); r != nil {
+			a.branches <- r.GetBranchId()
+		}
+		if f.GetGet() == nil {
+			return false
+		}
+		select {
+		case a.asked <- struct{}{}:
+		default:
+		}
+		n.Send(&pb.ServerFrame{Id: f.GetId(), Kind: a.answer.Load().GetKind()})
+		return true
+	})
+	return a
+}
+
+// transaction is the answer to a question about one.
+func transaction(o pb.Outcome, x xid.ID, bs ...*pb.Branch) *pb.ServerFrame {
+	return &pb.ServerFrame{Kind: &pb.ServerFrame_Get{Get: &pb.GetResponse{
+		Transaction: &pb.Transaction{Xid: x.String(), Outcome: o, Branches: bs},
 	}}}
 }

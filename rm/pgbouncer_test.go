@@ -140,23 +140,7 @@ func TestPgBouncerWorkIsKeptOrUndone(t *testing.T) {
 			exec(t, w.look, payFunction)
 			for name, work := range works() {
 				t.Run(name, func(t *testing.T) {
-					before := w.contents()
-					ctx, x := w.begin()
-					check(t, work(ctx, w.pool))
-					after := w.contents()
-					if after == before {
-						t.Fatal("nothing was done")
-					}
-					w.rollback(x)
-					equal(t, "after rollback", w.contents(), before)
-					equal(t, "intents after rollback", w.intents(), 0)
-					ctx, x = w.begin()
-					check(t, work(ctx, w.pool))
-					equal(t, "outcome", w.commit(x), pb.Outcome_OUTCOME_COMMITTED)
-					equal(t, "after commit", w.contents(), after)
-					equal(t, "intents after commit", w.intents(), 0)
-					exec(t, w.look, "TRUNCATE account, entry")
-					exec(t, w.look, "INSERT INTO account SELECT i, 'owner ' || i, 100 FROM generate_series(1, 100) i")
+					w.undoneThenKept(t, work)
 				})
 			}
 		})

@@ -9,7 +9,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	pb "github.com/handfast/handfast/proto/handfast/v1"
 	"github.com/handfast/handfast/rm"
 )
 
@@ -190,25 +189,7 @@ func TestWorkIsKeptOrUndoneAsTheDecisionSays(t *testing.T) {
 	exec(t, model.look, payFunction)
 	for name, work := range works() { //nolint:paralleltest // one database, looked at as a whole
 		t.Run(name, func(t *testing.T) {
-			before := w.contents()
-			ctx, x := w.begin()
-			check(t, work(ctx, w.pool))
-			after := w.contents()
-			if after == before {
-				t.Fatal("nothing was done")
-			}
-			equal(t, "branches", len(w.branches(x)), 1)
-			w.rollback(x)
-			equal(t, "after rollback", w.contents(), before)
-			equal(t, "intents after rollback", w.intents(), 0)
-
-			ctx, x = w.begin()
-			check(t, work(ctx, w.pool))
-			equal(t, "outcome", w.commit(x), pb.Outcome_OUTCOME_COMMITTED)
-			equal(t, "after commit", w.contents(), after)
-			equal(t, "intents after commit", w.intents(), 0)
-			exec(t, w.look, "TRUNCATE account, entry")
-			exec(t, w.look, "INSERT INTO account SELECT i, 'owner ' || i, 100 FROM generate_series(1, 100) i")
+			w.undoneThenKept(t, work)
 		})
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -208,51 +207,30 @@ func TestXAJanitor(t *testing.T) {
 	s, _, w := scripted(t, rm.WithJanitorInterval(5*time.Millisecond), rm.WithJanitorAge(0),
 		rm.WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
 	forgetPrepared(t, w.dsn)
-	branches := make(chan string, 16)
-	asked := make(chan struct{}, 1)
-	var answer atomic.Pointer[pb.ServerFrame]
-	s.On(func(n *faketc.Session, f *pb.ClientFrame) bool {
-		if r := f.GetRegisterBranch(); r != nil {
-			branches <- r.GetBranchId()
-		}
-		if f.GetGet() == nil {
-			return false
-		}
-		select {
-		case asked <- struct{}{}:
-		default:
-		}
-		n.Send(&pb.ServerFrame{Id: f.GetId(), Kind: answer.Load().GetKind()})
-		return true
-	})
+	c := answering(s)
 	x := freshXID(s)
-	transaction := func(o pb.Outcome, bs ...*pb.Branch) *pb.ServerFrame {
-		return &pb.ServerFrame{Kind: &pb.ServerFrame_Get{Get: &pb.GetResponse{
-			Transaction: &pb.Transaction{Xid: x.String(), Outcome: o, Branches: bs},
-		}}}
-	}
-	answer.Store(transaction(pb.Outcome_OUTCOME_UNDECIDED))
+	c.answer.Store(transaction(pb.Outcome_OUTCOME_UNDECIDED, x))
 	ctx := rm.ContextWithMode(xid.NewContext(limited(t), x), rm.XA)
 	_, err := w.pool.Exec(ctx, take, 1)
 	check(t, err)
-	mine := &pb.Branch{BranchId: <-branches, ResourceId: w.pool.Resource().String(), Vote: pb.Vote_VOTE_YES, Mode: pb.Mode_MODE_XA}
+	mine := &pb.Branch{BranchId: <-c.branches, ResourceId: w.pool.Resource().String(), Vote: pb.Vote_VOTE_YES, Mode: pb.Mode_MODE_XA}
 	later := &pb.Branch{BranchId: mine.BranchId, ResourceId: mine.ResourceId, Vote: pb.Vote_VOTE_YES, Mode: 3}
 	for name, a := range map[string]*pb.ServerFrame{
-		"undecided": transaction(pb.Outcome_OUTCOME_UNDECIDED, mine),
-		"nonsense":  transaction(77, mine),
-		"no branch": transaction(pb.Outcome_OUTCOME_COMMITTED),
-		"later":     transaction(pb.Outcome_OUTCOME_COMMITTED, later),
+		"undecided": transaction(pb.Outcome_OUTCOME_UNDECIDED, x, mine),
+		"nonsense":  transaction(77, x, mine),
+		"no branch": transaction(pb.Outcome_OUTCOME_COMMITTED, x),
+		"later":     transaction(pb.Outcome_OUTCOME_COMMITTED, x, later),
 		"unknown":   refusal(t, pb.ErrorReason_ERROR_REASON_UNKNOWN_XID),
 		"expired":   refusal(t, pb.ErrorReason_ERROR_REASON_EXPIRED_XID),
 		"foreign":   refusal(t, pb.ErrorReason_ERROR_REASON_FOREIGN_STORE),
 	} {
-		answer.Store(a)
+		c.answer.Store(a)
 		for range 3 { // the third question comes after the first answer was acted on
 			select {
-			case <-asked: // one of before
+			case <-c.asked: // one of before
 			default:
 			}
-			receive(t, asked)
+			receive(t, c.asked)
 		}
 		if w.prepared() != 1 {
 			t.Fatalf("%s: it was finished", name)
@@ -261,7 +239,7 @@ func TestXAJanitor(t *testing.T) {
 	if !strings.Contains(log.String(), "left alone") {
 		t.Errorf("no word of it in %q", log.String())
 	}
-	answer.Store(transaction(pb.Outcome_OUTCOME_COMMITTED, mine))
+	c.answer.Store(transaction(pb.Outcome_OUTCOME_COMMITTED, x, mine))
 	until(t, func() bool { return w.prepared() == 0 })
 	until(t, func() bool { return w.balance(1) == 99 })
 
