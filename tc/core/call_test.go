@@ -415,6 +415,9 @@ func randomPlan(t *testing.T, rng *rand.Rand, seed uint64) core.Outcome {
 	for range 3000 {
 		if tx, ok := s.archived(id); ok && s.durable == len(s.log) {
 			checkPlan(t, seed, plan, parts, tx)
+			if n := s.m.Lanes(); n != 0 {
+				t.Errorf("seed %d: %d lanes are left", seed, n)
+			}
 			return tx.Outcome
 		}
 		switch rng.IntN(9) {

@@ -19,6 +19,7 @@ type Machine struct {
 
 	txs       map[xid.ID]*txn
 	resources map[xid.ResourceID]*resource
+	slack     []*resource // that may be empty at the end of the step
 	timers    timers
 	open      int // transactions that are not finished
 
@@ -155,6 +156,7 @@ func (m *Machine) Step(now time.Time, in Input) Output {
 		m.tick()
 	}
 	m.noteChanges()
+	m.dropEmpty()
 	m.out.Wake = m.timers.next()
 	return m.out
 }
@@ -284,7 +286,7 @@ func (m *Machine) visible(tx *txn) Transaction {
 	}
 	s.Settlements = slices.Clone(s.Settlements)
 	for i := range s.Settlements {
-		if l := tx.legs[i]; l.state == legReady && !m.resource(s.Settlements[i].Resource).live {
+		if l := tx.legs[i]; l.state == legReady && !m.reachable(s.Settlements[i].Resource) {
 			s.Settlements[i].LastError = noneAttached
 			s.Settlements[i].Attention = s.Settlements[i].Attention || m.now.Sub(s.Decided) >= attachPatience
 		}
@@ -302,7 +304,7 @@ func (m *Machine) snapshot(tx *txn) Transaction {
 	s.Branches = slices.Clone(s.Branches)
 	s.Settlements = slices.Clone(s.Settlements)
 	for _, l := range tx.calls {
-		if l != nil && l.state == legReady && !m.resource(l.lane()).live {
+		if l != nil && l.state == legReady && !m.reachable(l.lane()) {
 			s.Branches[l.index].Forward.LastError = noneAttached
 			s.Branches[l.index].Forward.Attention = m.now.Sub(s.Branches[l.index].Registered) >= attachPatience
 		}
