@@ -43,7 +43,7 @@ func (m *Machine) startCalls(tx *txn) {
 		}
 		switch b := l.branch(); {
 		case b.Vote != VoteNone && l.state != legInFlight:
-			m.resource(l.lane()).release(l)
+			m.release(l)
 			l.state = legDone
 		case l.state == legBlocked && tx.t.callable(b):
 			m.unblock(l)
@@ -56,7 +56,7 @@ func (m *Machine) startCalls(tx *txn) {
 func (m *Machine) endCalls(tx *txn) {
 	for _, l := range tx.calls {
 		if l != nil && l.state != legInFlight {
-			m.resource(l.lane()).release(l)
+			m.release(l)
 			l.state = legDone
 		}
 	}
@@ -67,7 +67,7 @@ func (m *Machine) dropCalls(tx *txn) {
 	for _, l := range tx.calls {
 		if l != nil && l.state != legDone {
 			r := m.resource(l.lane())
-			r.release(l)
+			m.release(l)
 			l.state = legDone
 			m.pump(r)
 		}
@@ -77,8 +77,8 @@ func (m *Machine) dropCalls(tx *txn) {
 
 // endCall ends a forward call of a decided transaction, and lets go what waited
 // for that.
-func (m *Machine) endCall(r *resource, l *leg) {
-	r.release(l)
+func (m *Machine) endCall(l *leg) {
+	m.release(l)
 	l.state = legDone
 	l.progress().Next = time.Time{}
 	if o := l.tx.debt(l.branch().ID); o != nil && o.state == legBlocked {
@@ -89,9 +89,9 @@ func (m *Machine) endCall(r *resource, l *leg) {
 
 // giveUp decides to roll back after too many attempts. The branch has no vote:
 // nobody knows whether the last attempt did something, so it is undone, too.
-func (m *Machine) giveUp(r *resource, l *leg, why string) {
+func (m *Machine) giveUp(l *leg, why string) {
 	b := l.branch()
-	r.release(l)
+	m.release(l)
 	l.state = legDone
 	l.progress().Next = time.Time{}
 	m.decide(l.tx, RolledBack, ReasonVotedNo, fmt.Sprintf("%s failed %d times: %s", b.title(), b.Forward.Failures, why), "")
@@ -135,9 +135,9 @@ func (m *Machine) calledForward(r *resource, l *leg, in Called) {
 	tx, b := l.tx, l.branch()
 	switch {
 	case tx.t.Outcome != Undecided:
-		m.endCall(r, l)
+		m.endCall(l)
 	case in.Verdict == Done, in.Verdict == Failed:
-		r.release(l)
+		m.release(l)
 		l.state = legDone
 		l.progress().Next, l.progress().Attention = time.Time{}, false
 		v := VoteYes
@@ -159,7 +159,7 @@ func (m *Machine) calledToSettle(r *resource, l *leg, in Called) {
 		if l.branch().Result == nil && l.op() == OpCommit {
 			rec.Result = in.Result
 		}
-		m.done(r, l, rec)
+		m.done(l, rec)
 	case Failed:
 		// The decision stands; whoever refuses it needs a person.
 		m.failed(r, l, "refused: "+in.Text, true)

@@ -3,6 +3,7 @@ package core_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -406,6 +407,11 @@ func randomPlan(t *testing.T, rng *rand.Rand, seed uint64) core.Outcome {
 		if rng.IntN(4) == 0 {
 			b = delivery(n, after...)
 		}
+		b.Plan.Forward.Payload, b.Plan.Rollback.Payload = make([]byte, rng.IntN(5000)), make([]byte, rng.IntN(50))
+		b.Plan.Commit.Header = make([]core.Header, rng.IntN(3))
+		if b.Vote == core.VoteYes && rng.IntN(2) == 0 {
+			b.Result = make([]byte, rng.IntN(500))
+		}
 		parts[b.Branch] = &participant{fails: rng.IntN(12) == 0 && b.Plan.Forward.Kind != core.TargetNone}
 		plan = append(plan, b)
 	}
@@ -413,8 +419,15 @@ func randomPlan(t *testing.T, rng *rand.Rand, seed uint64) core.Outcome {
 	s.flush()
 	rollBack := rng.IntN(6) == 0
 	for range 3000 {
+		s.wantHeld(t, "meanwhile")
 		if tx, ok := s.archived(id); ok && s.durable == len(s.log) {
 			checkPlan(t, seed, plan, parts, tx)
+			if n := s.m.Lanes(); n != 0 {
+				t.Errorf("seed %d: %d lanes are left", seed, n)
+			}
+			if n := s.m.Held(); n != 0 {
+				t.Errorf("seed %d: %d bytes are left on account", seed, n)
+			}
 			return tx.Outcome
 		}
 		switch rng.IntN(9) {
@@ -426,7 +439,7 @@ func randomPlan(t *testing.T, rng *rand.Rand, seed uint64) core.Outcome {
 					net = append(net[:i], net[i+1:]...) // else it comes again
 				}
 				if rng.IntN(5) > 0 {
-					a := answer(c, parts[c.Branch].call(c), "")
+					a := answer(c, parts[c.Branch].call(c), strings.Repeat("r", rng.IntN(300)))
 					if rng.IntN(8) == 0 {
 						a.Verdict = core.Unsure // it did it, and could not say so
 					}

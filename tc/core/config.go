@@ -17,6 +17,11 @@ type Config struct {
 
 	MaxOpen     int // open transactions; 0: 4,000,000
 	MaxBranches int // per transaction; 0: 1,000
+	// MaxHeld bounds in bytes what open transactions hold, in this machine and in
+	// others, as Machine.Held counts it; 0: 1 GiB. A branch with a plan that would
+	// go beyond is refused, and a transaction that holds nothing yet is refused its
+	// first an eighth earlier. Whatever ends transactions is never refused.
+	MaxHeld int64
 
 	RestartGrace   time.Duration // restored deadlines come no earlier than this after start; 0: 10 s
 	CollectGrace   time.Duration // how long to wait for missing votes before asking; 0: 200 ms
@@ -36,6 +41,9 @@ func (c Config) withDefaults() Config {
 	orInt(&c.MaxOpen, 4_000_000)
 	orInt(&c.MaxBranches, 1000)
 	orInt(&c.Window, 512)
+	if c.MaxHeld == 0 {
+		c.MaxHeld = 1 << 30
+	}
 	if c.AttentionAfter == 0 {
 		c.AttentionAfter = 10
 	}

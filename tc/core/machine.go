@@ -19,8 +19,11 @@ type Machine struct {
 
 	txs       map[xid.ID]*txn
 	resources map[xid.ResourceID]*resource
+	slack     []*resource // that may be empty at the end of the step
 	timers    timers
-	open      int // transactions that are not finished
+	open      int   // transactions that are not finished
+	held      int64 // bytes that they hold; see Transaction.Held
+	elsewhere int64 // bytes that those of other machines hold
 
 	out     Output
 	changed []*txn // for watchers
@@ -41,7 +44,8 @@ type txn struct {
 	legs     []*leg // phase two, one per settlement; nil while undecided
 	calls    []*leg // Forward of each branch, once submitted; nil where there is none
 	timer    timer
-	noted    bool // in Machine.changed
+	held     int64 // its share of Machine.held
+	noted    bool  // in Machine.changed
 }
 
 // New makes an empty machine.
@@ -58,6 +62,13 @@ func (m *Machine) LSN() uint64 { return m.lsn }
 
 // Open counts the transactions that are not finished.
 func (m *Machine) Open() int { return m.open }
+
+// Held is how many bytes the open transactions hold.
+func (m *Machine) Held() int64 { return m.held }
+
+// SetElsewhere tells how many bytes the open transactions of other machines hold,
+// which share Config.MaxHeld with this one.
+func (m *Machine) SetElsewhere(bytes int64) { m.elsewhere = bytes }
 
 // Known tells whether the machine holds the transaction. A finished one has to
 // be looked up in the archive and given to Load before a step about it.
@@ -81,6 +92,7 @@ func (m *Machine) Restore(now time.Time, t Transaction) {
 	}
 	m.txs[t.XID] = tx
 	m.open++
+	m.hold(tx, t.Held())                // more than MaxHeld, maybe: it is there, and has to end
 	m.restored = append(m.restored, tx) // first: nothing may leave before the first Step
 	if t.Outcome != Undecided {
 		m.startSettling(tx)
@@ -155,6 +167,7 @@ func (m *Machine) Step(now time.Time, in Input) Output {
 		m.tick()
 	}
 	m.noteChanges()
+	m.dropEmpty()
 	m.out.Wake = m.timers.next()
 	return m.out
 }
@@ -233,11 +246,13 @@ func (m *Machine) advance(now time.Time) {
 // append persists one change of tx and makes it.
 func (m *Machine) append(tx *txn, r Record) {
 	r.XID, r.Seq, r.Time = tx.t.XID, tx.t.Records, m.now
+	before := tx.t.weightChangedBy(&r)
 	if err := Fold(&tx.t, r); err != nil {
 		// Every caller has checked what Fold checks. Going on with a state
 		// that a restart would not reproduce is the one thing not to do.
 		panic("core: " + err.Error())
 	}
+	m.hold(tx, tx.t.weightChangedBy(&r)-before)
 	m.out.Records = append(m.out.Records, r)
 	m.lsn++
 	tx.lsn = m.lsn
@@ -284,7 +299,7 @@ func (m *Machine) visible(tx *txn) Transaction {
 	}
 	s.Settlements = slices.Clone(s.Settlements)
 	for i := range s.Settlements {
-		if l := tx.legs[i]; l.state == legReady && !m.resource(s.Settlements[i].Resource).live {
+		if l := tx.legs[i]; l.state == legReady && !m.reachable(s.Settlements[i].Resource) {
 			s.Settlements[i].LastError = noneAttached
 			s.Settlements[i].Attention = s.Settlements[i].Attention || m.now.Sub(s.Decided) >= attachPatience
 		}
@@ -302,7 +317,7 @@ func (m *Machine) snapshot(tx *txn) Transaction {
 	s.Branches = slices.Clone(s.Branches)
 	s.Settlements = slices.Clone(s.Settlements)
 	for _, l := range tx.calls {
-		if l != nil && l.state == legReady && !m.resource(l.lane()).live {
+		if l != nil && l.state == legReady && !m.reachable(l.lane()) {
 			s.Branches[l.index].Forward.LastError = noneAttached
 			s.Branches[l.index].Forward.Attention = m.now.Sub(s.Branches[l.index].Registered) >= attachPatience
 		}

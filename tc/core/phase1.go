@@ -44,6 +44,10 @@ func (m *Machine) register(in Register) {
 		return
 	}
 	if news {
+		if e := m.roomFor(tx, in); e != nil {
+			m.refuse(in.Ref, tx.lsn, e)
+			return
+		}
 		m.add(tx, in)
 		m.collect(tx)
 		m.schedule(tx)
@@ -133,6 +137,10 @@ func (m *Machine) submit(in Submit) {
 		case isNew:
 			news = append(news, b)
 		}
+	}
+	if e := m.roomFor(tx, news...); e != nil {
+		m.refuse(in.Ref, tx.lsn, e)
+		return
 	}
 	if !tx.t.Submitted {
 		for _, b := range news {
@@ -338,6 +346,7 @@ func (m *Machine) decide(tx *txn, o Outcome, why Reason, cause, operator string)
 // finish hands the final state to the archive.
 func (m *Machine) finish(tx *txn) {
 	m.open--
+	m.hold(tx, -tx.held)
 	m.dropCalls(tx)
 	m.out.Finished = append(m.out.Finished, m.snapshot(tx))
 	m.timers.remove(tx)

@@ -12,10 +12,13 @@ import (
 	"github.com/handfast/handfast/xid"
 )
 
-// resource is what the machine knows of a database.
+// resource is what the machine knows of a database, or of a host that it calls: a
+// lane. It is dropped as soon as it says nothing that a new one would not say.
 type resource struct {
 	id       xid.ResourceID
-	live     bool // an RM can be reached
+	attached bool // an RM can be reached
+	host     bool // its legs are calls to an address: nobody has to attach
+	noted    bool // in Machine.slack
 	inFlight int
 	// Every leg that is not done is in exactly one list: in ready when a
 	// command may go out, in busy when one is out or a pause is running.
@@ -78,13 +81,50 @@ func (l *leg) op() Op {
 	return opOf(l.tx.t.Outcome)
 }
 
+// live tells whether commands can go out.
+func (r *resource) live() bool { return r.attached || r.host }
+
+// empty tells whether the lane has nothing to do and nobody to do it. How long to
+// pause, and why, is known by the legs.
+func (r *resource) empty() bool {
+	return !r.attached && r.inFlight == 0 && r.ready.Len() == 0 && r.busy.Len() == 0
+}
+
 func (m *Machine) resource(id xid.ResourceID) *resource {
 	r := m.resources[id]
 	if r == nil {
 		r = &resource{id: id}
 		m.resources[id] = r
+		m.slacken(r)
 	}
 	return r
+}
+
+// reachable tells whether commands to a lane can go out, without making one.
+func (m *Machine) reachable(id xid.ResourceID) bool {
+	r := m.resources[id]
+	return r != nil && r.live()
+}
+
+// slacken notes a lane that may be empty at the end of the step. Until then
+// whoever has it may still put something into it.
+func (m *Machine) slacken(r *resource) {
+	if !r.noted && r.empty() {
+		r.noted = true
+		m.slack = append(m.slack, r)
+	}
+}
+
+// dropEmpty forgets the lanes that are of no use any more: hosts are as many as
+// the callers think of.
+func (m *Machine) dropEmpty() {
+	for i, r := range m.slack {
+		if r.noted = false; r.empty() {
+			delete(m.resources, r.id)
+		}
+		m.slack[i] = nil
+	}
+	m.slack = m.slack[:0]
 }
 
 // startSettling makes every open settlement of a decided transaction due that
@@ -124,7 +164,7 @@ func (m *Machine) unblock(l *leg) {
 	r := m.resource(l.lane())
 	if b := l.branch(); b != nil {
 		a := b.action(l.op())
-		r.live = r.live || a.Kind != TargetHandler
+		r.host = r.host || a.Kind != TargetHandler
 		from := m.now
 		if !l.forward {
 			from = l.tx.t.Decided
@@ -147,7 +187,7 @@ func (m *Machine) pump(r *resource) {
 		return // before the first step
 	}
 	var held *list.Element // first leg that quarantine holds back
-	for r.live && r.inFlight < m.cfg.Window {
+	for r.live() && r.inFlight < m.cfg.Window {
 		e := r.ready.Front()
 		if e == nil || e == held {
 			return
@@ -192,7 +232,11 @@ func (t *Transaction) settledBy(r xid.ResourceID) (branches []Branch) {
 }
 
 // release takes a leg out of whatever list it is in.
-func (r *resource) release(l *leg) {
+func (m *Machine) release(l *leg) {
+	if l.elem == nil {
+		return // it is in none, so there may be no lane
+	}
+	r := m.resource(l.lane())
 	switch l.state {
 	case legReady:
 		r.ready.Remove(l.elem)
@@ -204,11 +248,12 @@ func (r *resource) release(l *leg) {
 	case legBlocked, legDone:
 	}
 	l.elem = nil
+	m.slacken(r)
 }
 
 // makeReady moves a leg to the queue of those that may go out.
-func (r *resource) makeReady(l *leg) {
-	r.release(l)
+func (m *Machine) makeReady(r *resource, l *leg) {
+	m.release(l)
 	l.state = legReady
 	l.progress().Next = time.Time{}
 	l.elem = r.ready.PushBack(l)
@@ -231,7 +276,7 @@ func (m *Machine) settled(in Settled) {
 		l.settlement().Attention = true
 		m.failed(r, l, fmt.Sprintf("answered for outcome %d, decided was %d", in.Outcome, tx.t.Outcome), true)
 	case in.Done:
-		m.done(r, l, Record{Kind: RecordDone, Resource: in.Resource})
+		m.done(l, Record{Kind: RecordDone, Resource: in.Resource})
 	default:
 		m.failed(r, l, in.Error, in.NeedsAttention)
 	}
@@ -240,9 +285,9 @@ func (m *Machine) settled(in Settled) {
 }
 
 // done notes that a leg of phase two is through, and lets go what waited for it.
-func (m *Machine) done(r *resource, l *leg, rec Record) {
+func (m *Machine) done(l *leg, rec Record) {
 	tx := l.tx
-	r.release(l)
+	m.release(l)
 	l.state = legDone
 	m.append(tx, rec)
 	s := l.settlement()
@@ -274,7 +319,7 @@ func (m *Machine) failed(r *resource, l *leg, why string, attention bool) {
 	p.Failures++
 	p.Attention = p.Attention || attention || p.Failures >= orElse(retry.Attention, m.cfg.AttentionAfter)
 	if l.forward && retry.Attempts > 0 && p.Failures >= retry.Attempts {
-		m.giveUp(r, l, why)
+		m.giveUp(l, why)
 		return
 	}
 	pause := m.backoff(l.tx.t.XID, p.Failures, retry)
@@ -285,7 +330,7 @@ func (m *Machine) failed(r *resource, l *leg, why string, attention bool) {
 }
 
 func (m *Machine) pause(r *resource, l *leg, d time.Duration) {
-	r.release(l)
+	m.release(l)
 	l.state = legPausing
 	l.elem = r.busy.PushBack(l)
 	l.progress().Next = m.now.Add(d)
@@ -325,9 +370,9 @@ func (m *Machine) dueLegs(tx *txn) {
 			r := m.resource(l.lane())
 			switch {
 			case l.state == legPausing:
-				r.makeReady(l)
+				m.makeReady(r, l)
 			case l.forward && tx.t.Outcome != Undecided:
-				m.endCall(r, l) // nobody asks for its answer any more
+				m.endCall(l) // nobody asks for its answer any more
 			default:
 				m.failed(r, l, fmt.Sprintf("no answer within %s", l.progress().Next.Sub(l.progress().Last)), false)
 			}
@@ -338,14 +383,18 @@ func (m *Machine) dueLegs(tx *txn) {
 
 func (m *Machine) attached(in Attached) {
 	r := m.resource(in.Resource)
-	r.live = true
+	r.attached = true
 	m.readyAll(r, legPausing)
 	m.pump(r)
 }
 
 func (m *Machine) detached(in Detached) {
 	r := m.resource(in.Resource)
-	r.live = false
+	r.attached = false
+	m.slacken(r)
+	if r.live() {
+		return // its calls went to an address, which is still there
+	}
 	m.readyAll(r, legInFlight)
 	m.readyAll(r, legPausing)
 }
@@ -355,7 +404,7 @@ func (m *Machine) readyAll(r *resource, state legState) {
 	for e := r.busy.Front(); e != nil; {
 		next := e.Next()
 		if l := e.Value.(*leg); l.state == state {
-			r.makeReady(l)
+			m.makeReady(r, l)
 			m.schedule(l.tx)
 		}
 		e = next
@@ -375,7 +424,7 @@ func (m *Machine) retryNow(in RetryNow) {
 		count++
 		r := m.resource(l.lane())
 		if l.state == legPausing {
-			r.makeReady(l)
+			m.makeReady(r, l)
 		}
 		m.pump(r)
 	}

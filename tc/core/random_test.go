@@ -345,6 +345,11 @@ func (w *world) calm() {
 			continue
 		}
 		if w.s.m.Open() == 0 && len(w.toTC) == 0 {
+			w.s.step(core.Detached{Resource: resourceID(0)})
+			w.s.step(core.Detached{Resource: resourceID(1)})
+			if n := w.s.m.Lanes(); n != 0 {
+				w.fail("%d lanes although there is nothing to do", n)
+			}
 			return
 		}
 		if !w.s.wake.IsZero() {

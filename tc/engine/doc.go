@@ -33,7 +33,9 @@
 //
 // # Bounds
 //
-// Each shard's queue is bounded. Submit refuses with ErrFull at once;
+// Each shard's queue is bounded, in requests and in the bytes that they bring.
+// What open transactions hold is bounded over all shards; see core.Config.MaxHeld.
+// Submit refuses with ErrFull at once;
 // SubmitWait waits for room. Events that come from the engine's own process
 // (Post) are never refused: whoever makes them calls Room first.
 package engine

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -71,10 +73,14 @@ type Config struct {
 	// Shards is the number of machines; 0: GOMAXPROCS.
 	Shards int
 	// Core holds limits and pauses. The engine fills in what the store knows,
-	// and divides MaxOpen among the shards.
+	// and divides MaxOpen among the shards. They share MaxHeld; 0: a quarter of
+	// GOMEMLIMIT, but 16 MiB at least, or 1 GiB where that is not set.
 	Core core.Config
 	// Queue bounds what may wait for one shard; 0: 8,192.
 	Queue int
+	// QueueBytes bounds the payloads and results in there; 0: a quarter of
+	// Core.MaxHeld over all shards, but 4 MiB each at least.
+	QueueBytes int64
 	// Retention is how long finished transactions are kept; 0: 7 days.
 	Retention time.Duration
 	// ExpireEvery is the pause between two looks for what is too old; 0: 1 minute.
@@ -118,8 +124,24 @@ func (c Config) withDefaults() Config {
 	if c.Core.MaxOpen <= 0 {
 		c.Core.MaxOpen = 4_000_000
 	}
+	if c.Core.MaxHeld <= 0 {
+		c.Core.MaxHeld = defaultHeld(debug.SetMemoryLimit(-1))
+	}
+	if c.QueueBytes <= 0 {
+		c.QueueBytes = max(c.Core.MaxHeld/4/int64(c.Shards), 4<<20)
+	}
 	c.Core.MaxOpen = (c.Core.MaxOpen + c.Shards - 1) / c.Shards
 	return c
+}
+
+// defaultHeld is the default of core.Config.MaxHeld. What is held takes up to twice
+// that, for the garbage collector's sake, and once more while it is on its way: in
+// a request, a batch of the store, a call.
+func defaultHeld(memoryLimit int64) int64 {
+	if memoryLimit == math.MaxInt64 { // not set
+		return 1 << 30
+	}
+	return max(memoryLimit/4, 16<<20)
 }
 
 // Engine runs the machines. It is safe for concurrent use.
@@ -135,7 +157,8 @@ type Engine struct {
 	flusher  *flusher
 	waits    *waitGraph
 	deliver  Deliverer
-	decided  uint64 // decisions the flusher has made durable; belongs to it
+	held     atomic.Int64 // bytes that open transactions hold, and room that is being asked for
+	decided  uint64       // decisions the flusher has made durable; belongs to it
 
 	dead     chan struct{} // closed when the engine has failed
 	failOnce sync.Once
@@ -173,13 +196,18 @@ func New(ctx context.Context, st store.Store, cfg Config) (*Engine, error) {
 	cc.Store, cc.Incarnation = e.meta.Store, e.meta.Incarnation
 	cc.Horizon, cc.QuarantineBelow = e.meta.Horizon, e.meta.QuarantineBelow
 	for range cfg.Shards {
-		e.shards = append(e.shards, &shard{e: e, m: core.New(cc), q: newQueue(cfg.Queue)})
+		e.shards = append(e.shards, &shard{e: e, m: core.New(cc), q: newQueue(cfg.Queue, cfg.QueueBytes)})
 	}
 	if err := e.recover(ctx); err != nil {
 		return nil, fmt.Errorf("read the open transactions back: %w", err)
 	}
 	for _, s := range e.shards {
 		s.open.Store(int64(s.m.Open()))
+		s.noteHeld()
+	}
+	if held := e.held.Load(); held > cfg.Core.MaxHeld {
+		e.log.Warn("the open transactions hold more than they may: actions of new ones are refused until enough have ended",
+			"bytes", held, "limit", cfg.Core.MaxHeld)
 	}
 	return e, nil
 }
@@ -427,6 +455,9 @@ func (e *Engine) Open() int {
 	}
 	return int(n)
 }
+
+// Held is how many bytes the open transactions hold, and how many they may.
+func (e *Engine) Held() (bytes, limit int64) { return e.held.Load(), e.cfg.Core.MaxHeld }
 
 // SetWatch switches Deliverer.Changed on and off.
 func (e *Engine) SetWatch(on bool) {

@@ -13,19 +13,34 @@ type item struct {
 	do func(*core.Machine)
 }
 
-// queue holds what a shard has to do. The limit counts for add only.
+// size is how many bytes of payloads and results wait with an item.
+func (it *item) size() int64 {
+	switch in := it.in.(type) {
+	case core.CastVote:
+		return int64(len(in.Result))
+	case core.Called:
+		return int64(len(in.Result))
+	default:
+		return core.Weight(in)
+	}
+}
+
+// queue holds what a shard has to do. The limits count for add only; the last item
+// may go beyond that of bytes.
 type queue struct {
-	limit int
-	wake  chan struct{} // holds one: there may be something to take
+	limit      int
+	limitBytes int64
+	wake       chan struct{} // holds one: there may be something to take
 
 	mu     sync.Mutex
 	items  []item
+	bytes  int64
 	room   chan struct{} // closed when there is room again; nil while nobody waits
 	closed bool
 }
 
-func newQueue(limit int) *queue {
-	return &queue{limit: limit, wake: make(chan struct{}, 1)}
+func newQueue(limit int, limitBytes int64) *queue {
+	return &queue{limit: limit, limitBytes: limitBytes, wake: make(chan struct{}, 1)}
 }
 
 // add puts an item at the end, if there is room or force is set.
@@ -35,11 +50,12 @@ func (q *queue) add(it item, force bool) error {
 	case q.closed:
 		q.mu.Unlock()
 		return ErrStopped
-	case !force && len(q.items) >= q.limit:
+	case !force && !q.hasRoom():
 		q.mu.Unlock()
 		return ErrFull
 	}
 	q.items = append(q.items, it)
+	q.bytes += it.size()
 	first := len(q.items) == 1
 	q.mu.Unlock()
 	if first {
@@ -47,6 +63,8 @@ func (q *queue) add(it item, force bool) error {
 	}
 	return nil
 }
+
+func (q *queue) hasRoom() bool { return len(q.items) < q.limit && q.bytes < q.limitBytes }
 
 func (q *queue) poke() {
 	select {
@@ -63,7 +81,7 @@ func (q *queue) waitRoom(ctx context.Context) error {
 			q.mu.Unlock()
 			return ErrStopped
 		}
-		if len(q.items) < q.limit {
+		if q.hasRoom() {
 			q.mu.Unlock()
 			return nil
 		}
@@ -85,6 +103,7 @@ func (q *queue) take(spare []item) (items []item, closed bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	items, q.items = q.items, spare[:0]
+	q.bytes = 0
 	q.free()
 	return items, q.closed
 }

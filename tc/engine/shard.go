@@ -25,7 +25,8 @@ type shard struct {
 	msgs    []core.Message
 	loaded  []xid.ID
 	wake    time.Time
-	decided bool // the batch holds a decision
+	decided bool  // the batch holds a decision
+	held    int64 // what Engine.held has of the machine
 
 	open      atomic.Int64
 	applied   atomic.Uint64 // the store has everything up to this LSN
@@ -92,7 +93,7 @@ func (s *shard) step(items []item) {
 				it.do(s.m)
 			} else {
 				s.lookUp(it.in)
-				s.collect(s.m.Step(now, it.in))
+				s.take(now, it.in)
 			}
 			if s.e.isDead() {
 				return
@@ -109,6 +110,27 @@ func (s *shard) step(items []item) {
 		if len(items) == 0 {
 			return
 		}
+	}
+}
+
+// take steps with one input. What it asks room for counts as held before the
+// machine looks: shards that ask at the same time can't both get the last of it.
+func (s *shard) take(now time.Time, in core.Input) {
+	need := core.Weight(in)
+	if need > 0 {
+		s.m.SetElsewhere(s.e.held.Add(need) - need - s.held)
+	}
+	s.collect(s.m.Step(now, in))
+	if need > 0 {
+		s.e.held.Add(-need)
+	}
+}
+
+// noteHeld keeps the account of all shards.
+func (s *shard) noteHeld() {
+	if now := s.m.Held(); now != s.held {
+		s.e.held.Add(now - s.held)
+		s.held = now
 	}
 }
 
@@ -144,6 +166,7 @@ func (s *shard) collect(out core.Output) {
 	s.batch.Finished = append(s.batch.Finished, out.Finished...)
 	s.msgs = append(s.msgs, out.Messages...)
 	s.e.waits.collect(out)
+	s.noteHeld()
 	s.wake = out.Wake
 }
 

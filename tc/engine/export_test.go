@@ -1,0 +1,4 @@
+package engine
+
+// DefaultHeld is defaultHeld, for tests.
+var DefaultHeld = defaultHeld
