@@ -32,8 +32,8 @@ var (
 	// back to let the others go on. The error names them. Running fn again, in
 	// a new transaction, is the way to go on.
 	ErrDeadlock = errors.New("deadlock")
-	// ErrNotSettled: committed, but phase two was not awaited to its end. See
-	// NotSettledError.
+	// ErrNotSettled: decided, but phase two was not awaited to its end, as
+	// WithWaitSettled asks for. See NotSettledError, which has the decision.
 	ErrNotSettled = errors.New("not settled yet")
 	// ErrCommitted: fn failed, but the decision had been to commit. See
 	// CommittedError.
@@ -52,6 +52,9 @@ type RolledBackError struct {
 	Decision string
 	// Conflict is the lock conflict in Cause, nil where there is none.
 	Conflict *LockConflictError
+	// NotSettled is why the rollback was not awaited to its end; nil where it was,
+	// and where WithWaitSettled did not ask for that.
+	NotSettled *NotSettledError
 }
 
 // Error names the transaction, the reason and the cause.
@@ -60,7 +63,11 @@ func (e *RolledBackError) Error() string {
 	if e.Decision != "" && !strings.Contains(cause, e.Decision) {
 		why += ": " + e.Decision
 	}
-	return fmt.Sprintf("transaction %s: rolled back (%s)%s", e.XID, why, cause)
+	text := fmt.Sprintf("transaction %s: rolled back (%s)%s", e.XID, why, cause)
+	if e.NotSettled != nil {
+		text += "; not settled everywhere yet" + suffix(e.NotSettled.Err)
+	}
+	return text
 }
 
 // Is matches ErrRolledBack, ErrTimedOut where the deadline passed, and
@@ -71,12 +78,16 @@ func (e *RolledBackError) Is(target error) bool {
 		(target == ErrDeadlock && e.Reason == pb.RollbackReason_ROLLBACK_REASON_DEADLOCK)
 }
 
-// Unwrap gives Cause and Conflict.
+// Unwrap gives Cause, Conflict and NotSettled.
 func (e *RolledBackError) Unwrap() []error {
-	if e.Conflict == nil {
-		return []error{e.Cause}
+	errs := []error{e.Cause}
+	if e.Conflict != nil {
+		errs = append(errs, e.Conflict)
 	}
-	return []error{e.Cause, e.Conflict}
+	if e.NotSettled != nil {
+		errs = append(errs, e.NotSettled)
+	}
+	return errs
 }
 
 // RollbackPendingError is a transaction whose fn failed while the coordinator
@@ -124,16 +135,23 @@ func (e *OutcomeUnknownError) Is(target error) bool { return target == ErrOutcom
 // Unwrap gives Err.
 func (e *OutcomeUnknownError) Unwrap() error { return e.Err }
 
-// NotSettledError is a transaction that is committed, whose phase two was still
-// going on when the wait for it ended. It Is ErrNotSettled.
+// NotSettledError is a transaction that is decided, whose phase two was still
+// going on when the wait for it ended. It Is ErrNotSettled. After a commit it is
+// the whole error, and after Manager.Rollback, too; otherwise a rollback is told by
+// a RolledBackError that has it.
 type NotSettledError struct {
-	XID xid.ID
-	Err error // why the wait ended
+	XID     xid.ID
+	Outcome pb.Outcome // the decision: committed or rolled back
+	Err     error      // why the wait ended
 }
 
-// Error names the transaction and why the wait ended.
+// Error names the transaction, the decision, and why the wait ended.
 func (e *NotSettledError) Error() string {
-	return fmt.Sprintf("transaction %s: committed, not settled everywhere yet%s", e.XID, suffix(e.Err))
+	decided := "committed"
+	if e.Outcome == pb.Outcome_OUTCOME_ROLLED_BACK {
+		decided = "rolled back"
+	}
+	return fmt.Sprintf("transaction %s: %s, not settled everywhere yet%s", e.XID, decided, suffix(e.Err))
 }
 
 // Is matches ErrNotSettled.
