@@ -3,6 +3,7 @@ package tm
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"google.golang.org/grpc/codes"
@@ -57,17 +58,50 @@ type RolledBackError struct {
 	NotSettled *NotSettledError
 }
 
-// Error names the transaction, the reason and the cause.
+// Error names the transaction, the reason and the cause, each once.
 func (e *RolledBackError) Error() string {
-	why, cause := reasonName(e.Reason), suffix(e.Cause)
-	if e.Decision != "" && !strings.Contains(cause, e.Decision) {
-		why += ": " + e.Decision
+	why, decision, cause := reasonName(e.Reason), e.Decision, suffix(e.Cause)
+	if told, ok := e.toldBy(); ok {
+		decision, cause = told, ""
+	}
+	if who, reason, ok := votedNo(decision); ok {
+		why, decision = who+" voted no", reason
+	}
+	switch {
+	case decision == "" || strings.Contains(cause, decision):
+	case cause == "":
+		cause = ": " + decision
+	default:
+		why += ": " + decision
 	}
 	text := fmt.Sprintf("transaction %s: rolled back (%s)%s", e.XID, why, cause)
 	if e.NotSettled != nil {
 		text += "; not settled everywhere yet" + suffix(e.NotSettled.Err)
 	}
 	return text
+}
+
+// toldBy gives what the coordinator recorded, where Cause is nothing but its word
+// that it rolled back.
+func (e *RolledBackError) toldBy() (decision string, ok bool) {
+	c, ok := e.Cause.(*client.Error) //nolint:errorlint // an error that has it inside says more
+	if !ok || c.Reason != pb.ErrorReason_ERROR_REASON_ROLLED_BACK {
+		return "", false
+	}
+	decision = c.Metadata["cause"]
+	return decision, decision != "" || c.Message == reasonName(e.Reason)
+}
+
+// votedNoForm is how the coordinator records the no of a branch that has a name: with
+// its id, which says nothing to people who know the name.
+var votedNoForm = regexp.MustCompile(`(?s)^branch [0-9a-f]{32} \(([A-Za-z0-9_-]+)\) voted no: (.*)$`)
+
+func votedNo(decision string) (who, reason string, ok bool) {
+	m := votedNoForm.FindStringSubmatch(decision)
+	if m == nil {
+		return "", "", false
+	}
+	return m[1], m[2], true
 }
 
 // Is matches ErrRolledBack, ErrTimedOut where the deadline passed, and

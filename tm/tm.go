@@ -387,7 +387,9 @@ func (m *Manager) Outcome(ctx context.Context, id xid.ID) (pb.Outcome, error) {
 // rolledBack is the coordinator's answer that it rolled back instead.
 func rolledBack(t Tx, reason pb.RollbackReason, cause string) error {
 	message := reasonName(reason)
-	if cause != "" {
+	if who, reason, ok := votedNo(cause); ok {
+		message = who + " voted no: " + reason
+	} else if cause != "" {
 		message = cause
 	}
 	return &RolledBackError{XID: t.XID, Reason: reason, Cause: &client.Error{

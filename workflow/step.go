@@ -124,7 +124,8 @@ func (w *W) step(ctx context.Context, name string, opts []StepOption, f func(con
 	case pb.Vote_VOTE_YES:
 		return past.GetResult(), nil
 	case pb.Vote_VOTE_WITHDRAWN:
-		return nil, fmt.Errorf("step %q: %s: %w", name, past.GetVoteReason(), target.ErrFailed)
+		// The text has said already that it failed for good.
+		return nil, fmt.Errorf("step %q: %w", name, forGood{errors.New(past.GetVoteReason())})
 	}
 	registered := past != nil
 	if undone && !registered {

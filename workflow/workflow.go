@@ -75,9 +75,18 @@ func run(ctx context.Context, m *tm.Manager, call handlers.Call, f Func) ([]byte
 	case errors.Is(err, ErrRetry), errors.Is(err, target.ErrNotYet), ctx.Err() != nil:
 		return nil, retryable{err}
 	default:
-		return nil, fmt.Errorf("%w (%w)", err, target.ErrFailed)
+		return nil, forGood{err}
 	}
 }
+
+// forGood makes any error of a workflow its end, and leaves the text to it.
+type forGood struct{ error }
+
+// Is matches target.ErrFailed.
+func (forGood) Is(t error) bool { return t == target.ErrFailed }
+
+// Unwrap gives the error.
+func (e forGood) Unwrap() error { return e.error }
 
 // retryable hides what a step said of itself: the run is to be tried again.
 type retryable struct{ err error }
