@@ -25,8 +25,9 @@
 // A Definition can be written in Go, JSON or YAML; the three have the same fields:
 //
 //	name: trip
-//	timeout: 1h               # then it is rolled back; by default never
-//	parallel: false           # steps without "after" start at once
+//	timeout: 1h                  # then it is rolled back; by default never
+//	retry: {attention_after: 3}  # of steps that have none of their own
+//	parallel: false              # steps without "after" start at once
 //	forward_recovery: false
 //	steps:
 //	  - name: hotel

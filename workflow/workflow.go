@@ -58,7 +58,11 @@ func run(ctx context.Context, m *tm.Manager, call handlers.Call, f Func) ([]byte
 	}
 	w := &W{m: m, id: call.XID, done: make(map[string]*pb.Branch)}
 	for _, b := range t.GetBranches() {
-		if b.GetMode() == pb.Mode_MODE_WORKFLOW && b.GetBranchId() != call.Branch.String() {
+		switch {
+		case b.GetMode() != pb.Mode_MODE_WORKFLOW:
+		case b.GetBranchId() == call.Branch.String():
+			w.retry = b.GetPlan().GetRetry()
+		default:
 			w.past = append(w.past, b)
 		}
 	}
@@ -116,7 +120,9 @@ func Timeout(d time.Duration) StartOption { return func(s *start) { s.timeout = 
 // is rolled back. By default it never is.
 func Within(d time.Duration) StartOption { return func(s *start) { s.within = d } }
 
-// Retry sets how runs are tried again. With Attempts it is rolled back after so many.
+// Retry sets how runs are tried again, and the compensations of steps that have no
+// policy of their own. With Attempts it is rolled back after so many runs; compensations
+// have no such limit.
 func Retry(p target.RetryPolicy) StartOption { return func(s *start) { s.retry = p } }
 
 // Options are for tm.Manager.Begin, such as tm.WithName; the name is that of the

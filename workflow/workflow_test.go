@@ -187,6 +187,32 @@ func TestStepsAreRememberedAndRunOnce(t *testing.T) {
 	}
 }
 
+// The attempts are those of runs: a compensation is called until it succeeds.
+func TestCompensationsWithoutAPolicyHaveThatOfTheWorkflow(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.branches[0].Plan.Retry = target.RetryPolicy{First: time.Second, Attempts: 3}.Proto()
+	b.run(func(ctx context.Context, w *workflow.W, _ []byte) ([]byte, error) {
+		for name, opts := range map[string][]workflow.StepOption{
+			"plain": {undo}, "own": {undo, workflow.CompensateRetry(target.RetryPolicy{Max: time.Hour})}, "none": nil,
+		} {
+			if _, err := workflow.Step(ctx, w, name, func(context.Context, workflow.StepCall) (int, error) { return 0, nil }, opts...); err != nil {
+				return nil, err
+			}
+		}
+		return nil, nil
+	})
+	want := map[string]target.RetryPolicy{"plain": {First: time.Second}, "own": {Max: time.Hour}, "none": {}}
+	for _, x := range b.branches[1:] {
+		if w := want[x.GetName()].Proto(); x.GetPlan().GetRetry().String() != w.String() {
+			t.Errorf("%s: got %v, want %v", x.GetName(), x.GetPlan().GetRetry(), w)
+		}
+	}
+	if len(b.branches) != 4 {
+		t.Errorf("there are %d branches", len(b.branches))
+	}
+}
+
 func TestWhatAStepReturnsDecidesHowTheWorkflowEnds(t *testing.T) {
 	t.Parallel()
 	odd := errors.New("connection reset")
