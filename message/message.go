@@ -180,6 +180,19 @@ func (m *Message) branches(id func(name string) xid.BranchID) []*pb.RegisterBran
 	return out
 }
 
+// Name is what New was called with.
+func (m *Message) Name() string { return m.name }
+
+// Branches are the deliveries as the coordinator is told them, with new ids each time:
+// for those who register or submit them another way, as package rm does with a local
+// transaction. Each comes behind those that it comes after. Errors are those of Validate.
+func (m *Message) Branches() ([]*pb.RegisterBranchRequest, error) {
+	if err := m.Validate(); err != nil {
+		return nil, err
+	}
+	return m.branches(func(string) xid.BranchID { return xid.NewBranchID() }), nil
+}
+
 // Send delivers the message without a condition: when it returns without an error the
 // coordinator will. The XID tells how far it is, with tm.Manager.Wait and Get.
 //
@@ -215,10 +228,11 @@ func (m *Message) Enlist(ctx context.Context, mgr *tm.Manager) error {
 	if !ok {
 		return &Error{Message: m.name, Err: ErrNoTransaction}
 	}
-	if err := m.Validate(); err != nil {
+	branches, err := m.Branches()
+	if err != nil {
 		return err
 	}
-	for _, b := range m.branches(func(string) xid.BranchID { return xid.NewBranchID() }) {
+	for _, b := range branches {
 		if err := mgr.Register(ctx, id, b); err != nil {
 			return err
 		}
