@@ -19,6 +19,8 @@
 // after it only goes forward. ForwardRecovery is a saga of such steps alone. Any other
 // step needs a compensation, or NoCompensation.
 //
+// Enlist makes a saga a part of a transaction that other modes take part in, too.
+//
 // Actions are called at least once. What is sent, and how results of earlier steps get
 // into it, is in package target.
 //

@@ -149,12 +149,20 @@ func (g *graph) request(id xid.ID) *pb.SubmitRequest {
 	if g.d.timeout > 0 {
 		r.Timeout = durationpb.New(g.d.timeout)
 	}
-	branch := func(i int) string { return xid.BranchOf(id, g.d.steps[i].name).String() }
+	r.Branches = g.branches(func(i int) xid.BranchID { return xid.BranchOf(id, g.d.steps[i].name) })
+	return r
+}
+
+// branches are the steps, each behind those that it comes after. id names that of a step.
+func (g *graph) branches(id func(i int) xid.BranchID) []*pb.RegisterBranchRequest {
+	out := make([]*pb.RegisterBranchRequest, 0, len(g.order))
+	ids := make([]string, len(g.d.steps))
 	for _, i := range g.order {
 		s := &g.d.steps[i]
-		b := &pb.RegisterBranchRequest{BranchId: branch(i), Mode: pb.Mode_MODE_SAGA, Name: s.name, Plan: &pb.Plan{Retry: g.retry(i).Proto()}}
+		ids[i] = id(i).String()
+		b := &pb.RegisterBranchRequest{BranchId: ids[i], Mode: pb.Mode_MODE_SAGA, Name: s.name, Plan: &pb.Plan{Retry: g.retry(i).Proto()}}
 		for _, j := range g.direct[i] {
-			b.Plan.After = append(b.Plan.After, branch(j))
+			b.Plan.After = append(b.Plan.After, ids[j])
 		}
 		if g.delivery(i) {
 			b.Plan.Commit = s.action.Proto()
@@ -162,7 +170,7 @@ func (g *graph) request(id xid.ID) *pb.SubmitRequest {
 		} else {
 			b.Plan.Forward, b.Plan.Rollback = s.action.Proto(), s.undo().Proto()
 		}
-		r.Branches = append(r.Branches, b)
+		out = append(out, b)
 	}
-	return r
+	return out
 }
