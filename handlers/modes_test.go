@@ -18,6 +18,7 @@ import (
 	"github.com/handfast/handfast/tcc"
 	"github.com/handfast/handfast/tm"
 	"github.com/handfast/handfast/workflow"
+	"github.com/handfast/handfast/xid"
 )
 
 // company is a real coordinator and one service with handlers for everything,
@@ -119,9 +120,8 @@ func TestASagaOfHandlers(t *testing.T) {
 		t.Errorf("submitted again after its end: %v", err)
 	}
 	co.fail("p", fmt.Errorf("no money: %w", handlers.ErrFailed))
-	if _, err = trip.Run(t.Context(), co.m); !errors.Is(err, tm.ErrRolledBack) || !strings.Contains(err.Error(), "no money") {
-		t.Error(err)
-	}
+	id, err = trip.Run(t.Context(), co.m)
+	rolledBack(t, err, id, "p voted no", "no money: failed for good")
 	co.want(`do:a:{"n":1}:`, "do:b::", "do:c::", "do:p::", `undo:c::{"id":"c"}`, `undo:a:{"n":1}:{"id":"a"}`)
 }
 
@@ -140,9 +140,8 @@ func TestAWorkflowOfThreeSteps(t *testing.T) {
 	if id, err = workflow.Start(t.Context(), co.m, "company", "three", 7); err != nil {
 		t.Fatal(err)
 	}
-	if _, err = workflow.Wait(t.Context(), co.m, id); !errors.Is(err, tm.ErrRolledBack) {
-		t.Error(err)
-	}
+	_, err = workflow.Wait(t.Context(), co.m, id)
+	rolledBack(t, err, id, "workflow voted no", `step "three": odd`)
 	co.want("one", "two", "three", "undo:three::", `undo:one::"one"`)
 }
 
@@ -170,6 +169,23 @@ func TestTCCAndAMessageInOneTransaction(t *testing.T) {
 		t.Error("it committed")
 	}
 	co.want("cancel:stock::")
+	var id xid.ID
+	err := co.m.Do(t.Context(), func(ctx context.Context) error {
+		id, _ = xid.FromContext(ctx)
+		_, err := tcc.Call(ctx, co.m, stock, func(context.Context, target.Identity) ([]byte, error) {
+			return nil, fmt.Errorf("sold out: %w", target.ErrFailed)
+		})
+		return err
+	})
+	rolledBack(t, err, id, "stock voted no", "sold out: failed for good")
+}
+
+// rolledBack compares the whole text of an error.
+func rolledBack(t *testing.T, err error, id xid.ID, why, cause string) {
+	t.Helper()
+	if want := fmt.Sprintf("transaction %s: rolled back (%s): %s", id, why, cause); !errors.Is(err, tm.ErrRolledBack) || err.Error() != want {
+		t.Errorf("got  %v\nwant %s", err, want)
+	}
 }
 
 func TestAMessageWithCheckBack(t *testing.T) {

@@ -32,6 +32,7 @@ var ErrNoTransaction = errors.New("the context belongs to no transaction; call i
 // same time, too, as long as nobody changes it.
 type Message struct {
 	name      string
+	retry     target.RetryPolicy
 	receivers []receiver
 }
 
@@ -44,6 +45,10 @@ type receiver struct {
 
 // New makes a message without receivers. name is for people, at most 256 bytes.
 func New(name string) *Message { return &Message{name: name} }
+
+// Retry sets how deliveries are tried again to all receivers that have no policy of
+// their own, and gives the message back. There is no limit of attempts.
+func (m *Message) Retry(p target.RetryPolicy) *Message { m.retry = p; return m }
 
 // Option changes how one receiver gets the message.
 type Option func(*receiver)
@@ -69,7 +74,8 @@ func After(names ...string) Option {
 	return func(r *receiver) { r.after = append([]string(nil), names...) }
 }
 
-// Retry sets how the delivery is tried again. There is no limit of attempts.
+// Retry sets how the delivery is tried again, instead of what Message.Retry says. There
+// is no limit of attempts.
 func Retry(p target.RetryPolicy) Option { return func(r *receiver) { r.retry = p } }
 
 // Error is what is wrong with a message.
@@ -90,6 +96,8 @@ func (e *Error) Error() string {
 // Unwrap gives Err, such as a *target.Error.
 func (e *Error) Unwrap() error { return e.Err }
 
+const unlimited = "retry: a message is delivered until that succeeds, so it has no limit of attempts"
+
 // Validate tells all that is wrong with the message, one *Error for each, joined.
 func (m *Message) Validate() error {
 	wrong := func(r string, format string, args ...any) error {
@@ -99,6 +107,12 @@ func (m *Message) Validate() error {
 		return wrong("", "it has %d receivers; want from 1 to %d", n, MaxReceivers)
 	}
 	var errs []error
+	if err := m.retry.Validate(); err != nil {
+		errs = append(errs, wrong("", "%w", err))
+	}
+	if m.retry.Attempts > 0 {
+		errs = append(errs, wrong("", unlimited))
+	}
 	var before []string
 	for i := range m.receivers {
 		r := &m.receivers[i]
@@ -116,7 +130,7 @@ func (m *Message) Validate() error {
 			fail("%w", err)
 		}
 		if r.retry.Attempts > 0 {
-			fail("retry: a message is delivered until that succeeds, so it has no limit of attempts")
+			fail(unlimited)
 		}
 		if len(r.after) > MaxAfter {
 			fail("after: %d names; want at most %d", len(r.after), MaxAfter)
@@ -156,7 +170,7 @@ func (m *Message) branches(id func(name string) xid.BranchID) []*pb.RegisterBran
 		ids[r.name] = id(r.name).String()
 		b := &pb.RegisterBranchRequest{
 			BranchId: ids[r.name], Mode: pb.Mode_MODE_MESSAGE, Name: r.name, Vote: pb.Vote_VOTE_YES,
-			Plan: &pb.Plan{Commit: r.to.Proto(), Retry: r.retry.Proto()},
+			Plan: &pb.Plan{Commit: r.to.Proto(), Retry: r.retry.Or(m.retry).Proto()},
 		}
 		for _, a := range r.after {
 			b.Plan.After = append(b.Plan.After, ids[a])
@@ -164,6 +178,19 @@ func (m *Message) branches(id func(name string) xid.BranchID) []*pb.RegisterBran
 		out = append(out, b)
 	}
 	return out
+}
+
+// Name is what New was called with.
+func (m *Message) Name() string { return m.name }
+
+// Branches are the deliveries as the coordinator is told them, with new ids each time:
+// for those who register or submit them another way, as package rm does with a local
+// transaction. Each comes behind those that it comes after. Errors are those of Validate.
+func (m *Message) Branches() ([]*pb.RegisterBranchRequest, error) {
+	if err := m.Validate(); err != nil {
+		return nil, err
+	}
+	return m.branches(func(string) xid.BranchID { return xid.NewBranchID() }), nil
 }
 
 // Send delivers the message without a condition: when it returns without an error the
@@ -201,10 +228,11 @@ func (m *Message) Enlist(ctx context.Context, mgr *tm.Manager) error {
 	if !ok {
 		return &Error{Message: m.name, Err: ErrNoTransaction}
 	}
-	if err := m.Validate(); err != nil {
+	branches, err := m.Branches()
+	if err != nil {
 		return err
 	}
-	for _, b := range m.branches(func(string) xid.BranchID { return xid.NewBranchID() }) {
+	for _, b := range branches {
 		if err := mgr.Register(ctx, id, b); err != nil {
 			return err
 		}

@@ -96,6 +96,22 @@ func TestSend(t *testing.T) {
 	}
 }
 
+func TestReceiversWithoutAPolicyHaveThatOfTheMessage(t *testing.T) {
+	t.Parallel()
+	m, frames := start(t, nil)
+	if _, err := order().Retry(target.RetryPolicy{Max: time.Minute}).Send(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+	<-frames
+	bs := (<-frames).GetSubmit().GetBranches()
+	deliveries(t, bs)
+	for i, own := range []bool{false, true, false} {
+		if p := bs[i].GetPlan().GetRetry(); (p.GetMax() == nil) != own || (p.GetFirst() != nil) != own {
+			t.Errorf("%s: got %v", bs[i].GetName(), p)
+		}
+	}
+}
+
 func TestEnlist(t *testing.T) {
 	t.Parallel()
 	m, frames := start(t, nil)
@@ -183,11 +199,13 @@ func TestValidateNamesTheReceiver(t *testing.T) {
 		`message "m": receiver "check-back": there is another one of that name`:            message.New("m").To(to, message.Name("check-back")),
 		`message "m": receiver "to-1": http: "h"; want a URL`:                              message.New("m").To(target.HTTP("h")),
 		`message "m": receiver "to-1": retry: percent is 9; want`:                          message.New("m").To(to, message.Retry(target.RetryPolicy{Percent: 9})),
+		`message "m": retry: percent is 9; want`:                                           message.New("m").To(to).Retry(target.RetryPolicy{Percent: 9}),
+		`message "m": retry: a message is delivered until that succeeds`:                   message.New("m").To(to).Retry(target.RetryPolicy{Attempts: 9}),
 		`receiver "to-1": retry: a message is delivered until that succeeds`:               message.New("m").To(to, message.Retry(target.RetryPolicy{Attempts: 9})),
 		`receiver "to-1": after: there is no receiver "to-2" added before this one`:        message.New("m").To(to, message.After("to-2")).To(to),
 		`receiver "to-2": it uses the result of "to-1"; want that name in After`:           message.New("m").To(to).To(target.HTTP("http://h/${steps.to-1}")),
 		`receiver "to-1": it uses its own result, which there is none before it is called`: message.New("m").To(target.HTTP("http://h/${own}")),
-		`message "m": it is 2097`: message.New("m").To(large).To(large),
+		`message "m": it is 2097`:                                                          message.New("m").To(large).To(large),
 	} {
 		var e *message.Error
 		if err := m.Validate(); !errors.As(err, &e) || !strings.Contains(err.Error(), want) {

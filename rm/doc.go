@@ -131,6 +131,9 @@
 //	...
 //	err = tx.Commit(ctx)
 //
+// [PublishMessage] does the same with a message.Message, which has a name, an order of its
+// receivers and retry policies, and gives the XID to follow it with.
+//
 // # What is refused
 //
 // Under an XID transactions can't be controlled by SQL text (BEGIN, COMMIT,

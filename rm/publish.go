@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/handfast/handfast/message"
 	pb "github.com/handfast/handfast/proto/handfast/v1"
 	"github.com/handfast/handfast/target"
 	"github.com/handfast/handfast/undolog"
@@ -36,8 +37,11 @@ const (
 //
 // Errors: *target.Error for a message that can't be sent; ErrForeignTx; *RegisterError
 // in a global transaction; otherwise those of the coordinator and of the database.
+//
+// PublishMessage is for what needs a name, an order, a retry policy, or to be followed.
 func Publish(ctx context.Context, tx pgx.Tx, messages ...target.Target) error {
 	size := 0
+	branches := make([]*pb.RegisterBranchRequest, 0, len(messages))
 	for i, m := range messages {
 		if m.IsZero() {
 			return fmt.Errorf("handfast: publish: message %d of %d: %w", i+1, len(messages), &target.Error{Field: "target", Text: "there is none"})
@@ -46,49 +50,68 @@ func Publish(ctx context.Context, tx pgx.Tx, messages ...target.Target) error {
 			return fmt.Errorf("handfast: publish: message %d of %d: %w", i+1, len(messages), err)
 		}
 		size += len(m.Payload)
+		branches = append(branches, &pb.RegisterBranchRequest{
+			BranchId: xid.NewBranchID().String(), Mode: pb.Mode_MODE_MESSAGE, Vote: pb.Vote_VOTE_YES,
+			Plan: &pb.Plan{Commit: m.Proto()},
+		})
 	}
 	if size > maxPublished {
 		return fmt.Errorf("handfast: publish: %w", &target.Error{Field: "payload", Text: fmt.Sprintf("%d bytes in %d messages; want at most %d at a time", size, len(messages), maxPublished)})
 	}
+	_, err := publish(ctx, tx, "publish", branches)
+	return err
+}
+
+// PublishMessage is Publish for a message with its receivers, their names, order and
+// retry policies. It gives the XID under which the message is delivered, which
+// tm.Manager.Wait and Get follow: that of the global transaction, and in a plain local
+// transaction one of its own, with the name of the message. Wait gives nil once the local
+// transaction is known to have committed, and with tm.WithWaitSettled once all is
+// delivered; tm.ErrRolledBack where nothing will be.
+//
+// A message may be published several times, and each time is another one. Errors are
+// those of Publish, and *message.Error instead of *target.Error; the XID is zero then.
+func PublishMessage(ctx context.Context, tx pgx.Tx, m *message.Message) (xid.ID, error) {
+	branches, err := m.Branches()
+	if err != nil {
+		return xid.ID{}, fmt.Errorf("handfast: publish: %w", err)
+	}
+	return publish(ctx, tx, m.Name(), branches)
+}
+
+// publish gives the XID that the deliveries belong to.
+func publish(ctx context.Context, tx pgx.Tx, name string, deliveries []*pb.RegisterBranchRequest) (xid.ID, error) {
 	switch tx := tx.(type) {
 	case *Tx:
-		return tx.publish(ctx, messages)
+		return tx.publish(ctx, deliveries)
 	case *nested:
 		if tx.closed {
-			return pgx.ErrTxClosed
+			return xid.ID{}, pgx.ErrTxClosed
 		}
-		return tx.tx.publish(ctx, messages)
+		return tx.tx.publish(ctx, deliveries)
 	case *plainTx:
-		return tx.publish(ctx, messages)
+		return tx.publish(ctx, name, deliveries)
 	default:
-		return fmt.Errorf("handfast: publish: %w: it is a %T", ErrForeignTx, tx)
+		return xid.ID{}, fmt.Errorf("handfast: publish: %w: it is a %T", ErrForeignTx, tx)
 	}
 }
 
 // ErrForeignTx is a transaction that no Pool of this package has begun.
 var ErrForeignTx = errors.New("the transaction was not begun by a pool of package rm")
 
-func delivery(m target.Target) *pb.RegisterBranchRequest {
-	return &pb.RegisterBranchRequest{
-		BranchId: xid.NewBranchID().String(), Mode: pb.Mode_MODE_MESSAGE, Vote: pb.Vote_VOTE_YES,
-		Plan: &pb.Plan{Commit: m.Proto()},
-	}
-}
-
-// publish registers the messages under the XID.
-func (tx *Tx) publish(ctx context.Context, messages []target.Target) error {
+// publish registers the deliveries under the XID.
+func (tx *Tx) publish(ctx context.Context, deliveries []*pb.RegisterBranchRequest) (xid.ID, error) {
 	if err := tx.check(ctx); err != nil {
-		return err
+		return xid.ID{}, err
 	}
-	for _, m := range messages {
-		r := delivery(m)
+	for _, r := range deliveries {
 		r.Xid = tx.x.String()
 		if _, err := tx.p.client.RegisterBranch(ctx, r); err != nil {
 			id, _ := xid.ParseBranchID(r.GetBranchId()) // it was one before it was text
-			return &RegisterError{XID: tx.x, Branch: id, Err: err}
+			return xid.ID{}, &RegisterError{XID: tx.x, Branch: id, Err: err}
 		}
 	}
-	return nil
+	return tx.x, nil
 }
 
 // plainTx is a local transaction of no global one, or a savepoint of it.
@@ -153,12 +176,12 @@ func (t *plainTx) ended() {
 // publish submits a transaction whose one vote is this local transaction. The fence
 // comes first: a question that comes before the end of the local transaction waits
 // for it.
-func (t *plainTx) publish(ctx context.Context, messages []target.Target) error {
-	if len(messages) == 0 {
-		return nil
+func (t *plainTx) publish(ctx context.Context, name string, deliveries []*pb.RegisterBranchRequest) (xid.ID, error) {
+	if len(deliveries) == 0 {
+		return xid.ID{}, nil
 	}
-	fail := func(err error) error { return fmt.Errorf("handfast: publish: %w", err) }
-	begun, err := t.p.client.Begin(ctx, &pb.BeginRequest{Name: "publish"})
+	fail := func(err error) (xid.ID, error) { return xid.ID{}, fmt.Errorf("handfast: publish: %w", err) }
+	begun, err := t.p.client.Begin(ctx, &pb.BeginRequest{Name: name})
 	if err != nil {
 		return fail(err)
 	}
@@ -166,12 +189,9 @@ func (t *plainTx) publish(ctx context.Context, messages []target.Target) error {
 	if v.x, err = xid.Parse(begun.GetXid()); err != nil {
 		return fail(err)
 	}
-	r := &pb.SubmitRequest{Xid: begun.GetXid(), Branches: []*pb.RegisterBranchRequest{
+	r := &pb.SubmitRequest{Xid: begun.GetXid(), Branches: append([]*pb.RegisterBranchRequest{
 		{BranchId: v.id.String(), ResourceId: t.p.resource, Mode: pb.Mode_MODE_AT},
-	}}
-	for _, m := range messages {
-		r.Branches = append(r.Branches, delivery(m))
-	}
+	}, deliveries...)}
 	sp, err := t.Tx.Begin(ctx)
 	if err != nil {
 		return fail(err)
@@ -186,7 +206,7 @@ func (t *plainTx) publish(ctx context.Context, messages []target.Target) error {
 		err = sp.Commit(ctx)
 	}
 	if err == nil {
-		return nil
+		return v.x, nil
 	}
 	// The fence must not stay, or what the caller was told to have failed would be
 	// delivered after all. ctx may be over.

@@ -19,14 +19,17 @@
 // after it only goes forward. ForwardRecovery is a saga of such steps alone. Any other
 // step needs a compensation, or NoCompensation.
 //
+// Enlist makes a saga a part of a transaction that other modes take part in, too.
+//
 // Actions are called at least once. What is sent, and how results of earlier steps get
 // into it, is in package target.
 //
 // A Definition can be written in Go, JSON or YAML; the three have the same fields:
 //
 //	name: trip
-//	timeout: 1h               # then it is rolled back; by default never
-//	parallel: false           # steps without "after" start at once
+//	timeout: 1h                  # then it is rolled back; by default never
+//	retry: {attention_after: 3}  # of steps that have none of their own
+//	parallel: false              # steps without "after" start at once
 //	forward_recovery: false
 //	steps:
 //	  - name: hotel

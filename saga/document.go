@@ -15,6 +15,7 @@ import (
 type document struct {
 	Name            string         `json:"name"`
 	Timeout         string         `json:"timeout,omitempty"`
+	Retry           *retryDocument `json:"retry,omitempty"`
 	Parallel        bool           `json:"parallel,omitempty"`
 	ForwardRecovery bool           `json:"forward_recovery,omitempty"`
 	Steps           []stepDocument `json:"steps"`
@@ -60,18 +61,14 @@ func duration(d time.Duration) string {
 
 func (d *Definition) document() document {
 	out := document{
-		Name: d.name, Timeout: duration(d.timeout), Parallel: d.parallel, ForwardRecovery: d.forward,
+		Name: d.name, Timeout: duration(d.timeout), Retry: describeRetry(d.retry), Parallel: d.parallel, ForwardRecovery: d.forward,
 		Steps: make([]stepDocument, 0, len(d.steps)),
 	}
 	for i := range d.steps {
 		s := &d.steps[i]
 		doc := stepDocument{
 			Name: s.name, targetDocument: describe(s.action), After: s.after, Pivot: s.pivot, NoCompensation: s.noCompensation,
-		}
-		if r := s.retry; r != (target.RetryPolicy{}) {
-			doc.Retry = &retryDocument{
-				First: duration(r.First), Max: duration(r.Max), Percent: r.Percent, Attempts: r.Attempts, AttentionAfter: r.AttentionAfter,
-			}
+			Retry: describeRetry(s.retry),
 		}
 		if !s.compensate.IsZero() {
 			c := describe(s.compensate)
@@ -80,6 +77,15 @@ func (d *Definition) document() document {
 		out.Steps = append(out.Steps, doc)
 	}
 	return out
+}
+
+func describeRetry(r target.RetryPolicy) *retryDocument {
+	if r == (target.RetryPolicy{}) {
+		return nil
+	}
+	return &retryDocument{
+		First: duration(r.First), Max: duration(r.Max), Percent: r.Percent, Attempts: r.Attempts, AttentionAfter: r.AttentionAfter,
+	}
 }
 
 func describe(t target.Target) targetDocument {
@@ -132,17 +138,12 @@ func (d *Definition) unencoded() error {
 func (p *parser) build(doc *document) *Definition {
 	d := &Definition{
 		name: doc.Name, parallel: doc.Parallel, forward: doc.ForwardRecovery, timeout: p.duration("timeout", doc.Timeout),
+		retry: p.retry("", doc.Retry),
 	}
 	for i := range doc.Steps {
 		s := &doc.Steps[i]
 		at := fmt.Sprintf("steps[%d].", i)
-		out := step{name: s.Name, action: p.target(at, &s.targetDocument), after: s.After, pivot: s.Pivot, noCompensation: s.NoCompensation}
-		if r := s.Retry; r != nil {
-			out.retry = target.RetryPolicy{
-				First: p.duration(at+"retry.first", r.First), Max: p.duration(at+"retry.max", r.Max),
-				Percent: r.Percent, Attempts: r.Attempts, AttentionAfter: r.AttentionAfter,
-			}
-		}
+		out := step{name: s.Name, action: p.target(at, &s.targetDocument), after: s.After, pivot: s.Pivot, noCompensation: s.NoCompensation, retry: p.retry(at, s.Retry)}
 		if s.Compensate != nil {
 			out.compensate = p.target(at+"compensate.", s.Compensate)
 			if out.compensate.IsZero() {
@@ -152,6 +153,16 @@ func (p *parser) build(doc *document) *Definition {
 		d.steps = append(d.steps, out)
 	}
 	return d
+}
+
+func (p *parser) retry(at string, r *retryDocument) target.RetryPolicy {
+	if r == nil {
+		return target.RetryPolicy{}
+	}
+	return target.RetryPolicy{
+		First: p.duration(at+"retry.first", r.First), Max: p.duration(at+"retry.max", r.Max),
+		Percent: r.Percent, Attempts: r.Attempts, AttentionAfter: r.AttentionAfter,
+	}
 }
 
 func (p *parser) target(at string, doc *targetDocument) target.Target {

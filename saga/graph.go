@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	pb "github.com/handfast/handfast/proto/handfast/v1"
+	"github.com/handfast/handfast/target"
 	"github.com/handfast/handfast/xid"
 )
 
@@ -103,6 +104,15 @@ func (g *graph) delivery(i int) bool {
 	return g.d.forward || (g.pivot >= 0 && g.before(g.pivot, i))
 }
 
+// retry is the policy of step i.
+func (g *graph) retry(i int) target.RetryPolicy {
+	byDefault := g.d.retry
+	if g.delivery(i) || i == g.pivot {
+		byDefault = byDefault.Unlimited() // it was meant for the steps that can have one
+	}
+	return g.d.steps[i].retry.Or(byDefault)
+}
+
 // link finds what the coordinator has to know of step i: the steps before it; those
 // whose results it uses, because results come from direct neighbours only; and those
 // before a step that has nothing to undo, because compensations are ordered along
@@ -139,12 +149,20 @@ func (g *graph) request(id xid.ID) *pb.SubmitRequest {
 	if g.d.timeout > 0 {
 		r.Timeout = durationpb.New(g.d.timeout)
 	}
-	branch := func(i int) string { return xid.BranchOf(id, g.d.steps[i].name).String() }
+	r.Branches = g.branches(func(i int) xid.BranchID { return xid.BranchOf(id, g.d.steps[i].name) })
+	return r
+}
+
+// branches are the steps, each behind those that it comes after. id names that of a step.
+func (g *graph) branches(id func(i int) xid.BranchID) []*pb.RegisterBranchRequest {
+	out := make([]*pb.RegisterBranchRequest, 0, len(g.order))
+	ids := make([]string, len(g.d.steps))
 	for _, i := range g.order {
 		s := &g.d.steps[i]
-		b := &pb.RegisterBranchRequest{BranchId: branch(i), Mode: pb.Mode_MODE_SAGA, Name: s.name, Plan: &pb.Plan{Retry: s.retry.Proto()}}
+		ids[i] = id(i).String()
+		b := &pb.RegisterBranchRequest{BranchId: ids[i], Mode: pb.Mode_MODE_SAGA, Name: s.name, Plan: &pb.Plan{Retry: g.retry(i).Proto()}}
 		for _, j := range g.direct[i] {
-			b.Plan.After = append(b.Plan.After, branch(j))
+			b.Plan.After = append(b.Plan.After, ids[j])
 		}
 		if g.delivery(i) {
 			b.Plan.Commit = s.action.Proto()
@@ -152,7 +170,7 @@ func (g *graph) request(id xid.ID) *pb.SubmitRequest {
 		} else {
 			b.Plan.Forward, b.Plan.Rollback = s.action.Proto(), s.undo().Proto()
 		}
-		r.Branches = append(r.Branches, b)
+		out = append(out, b)
 	}
-	return r
+	return out
 }

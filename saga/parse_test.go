@@ -18,6 +18,7 @@ import (
 )
 
 const tripYAML = `name: trip
+retry: {first: 200ms, max: 5s}
 steps:
   - name: hotel
     http: http://hotel/book
@@ -45,7 +46,7 @@ steps:
 `
 
 func trip() *saga.Definition {
-	return saga.New("trip").
+	return saga.New("trip").Retry(target.RetryPolicy{First: 200 * time.Millisecond, Max: 5 * time.Second}).
 		Step("hotel", target.HTTP("http://hotel/book", target.Header("tenant", "7")),
 			saga.Input(json.RawMessage(`{"guest":"Ada","nights":2,"price":1e3,"tags":[null,true,"<&>"]}`)), saga.Timeout(3*time.Second),
 			saga.Retry(target.RetryPolicy{First: time.Second, Max: time.Minute, Percent: 150, Attempts: 5, AttentionAfter: 2}),
@@ -94,7 +95,7 @@ func TestParseErrorsTellThePlace(t *testing.T) {
 	for name, c := range map[string]struct{ yaml, json, want string }{
 		"unknown field":    {yaml: "name: x\nsteps:\n  - title: a\n", want: "line 3, column 5: steps[0].title: there is no such field; want one of after, compensate, database"},
 		"unknown in retry": {yaml: "steps:\n- retry: {tries: 1}", want: "line 2, column 11: steps[0].retry.tries: there is no such field; want one of attempts, attention_after, first, max, percent"},
-		"unknown, JSON":    {json: "{\n \"x\": 1}", want: "line 2, column 2: x: there is no such field; want one of forward_recovery, name, parallel, steps, timeout"},
+		"unknown, JSON":    {json: "{\n \"x\": 1}", want: "line 2, column 2: x: there is no such field; want one of forward_recovery, name, parallel, retry, steps, timeout"},
 		"twice":            {yaml: "name: a\nname: b\n" + rest, want: "line 2, column 1: name: it comes twice"},
 		"twice, JSON":      {json: `{"name":"a","name":"b"}`, want: "line 1, column 13: name: it comes twice"},
 		"type":             {yaml: "name: 7\n" + rest, want: "line 1, column 7: name: it is a number; want a text"},
@@ -102,6 +103,7 @@ func TestParseErrorsTellThePlace(t *testing.T) {
 		"type, header":     {yaml: "steps:\n- headers: {a: 1}", want: "line 2, column 16: steps[0].headers.a: it is a number; want a text"},
 		"not an object":    {yaml: "[]", want: "line 1, column 1: it is a list; want an object"},
 		"null":             {yaml: "name:\n" + rest, want: "name: it is null; want a text"},
+		"retry of all":     {yaml: "retry: {first: fast}\nsteps: []", want: `line 1, column 16: retry.first: "fast" is no duration`},
 		"number":           {yaml: "steps:\n- retry: {attempts: -1}", want: "line 2, column 21: steps[0].retry.attempts: -1; want a whole number from 0 to 4294967295"},
 		"duration":         {yaml: "timeout: 5\n", want: "timeout: it is a number; want a text"},
 		"duration, unit":   {yaml: "timeout: 5 min\n" + rest, want: `line 1, column 10: timeout: "5 min" is no duration; want one such as 1m30s`},

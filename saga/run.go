@@ -2,6 +2,7 @@ package saga
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	pb "github.com/handfast/handfast/proto/handfast/v1"
@@ -30,13 +31,53 @@ func (d *Definition) Submit(ctx context.Context, m *tm.Manager, opts ...tm.Optio
 
 // SubmitAs submits the saga under a transaction that was begun, or again under one whose
 // answer was lost: tm.Tx{XID: id}. The branches' ids follow from the XID and the names
-// of the steps, so the same again changes nothing.
+// of the steps, so the same again changes nothing. From then on nothing can join the
+// transaction; for a saga that is a part of one there is Enlist.
 func (d *Definition) SubmitAs(ctx context.Context, m *tm.Manager, t tm.Tx) error {
 	r, err := d.Request(t.XID)
 	if err != nil {
 		return err
 	}
 	return m.Submit(ctx, t, r)
+}
+
+// ErrNoTransaction is Enlist with a context that carries no XID.
+var ErrNoTransaction = errors.New("the context belongs to no transaction; call it inside of tm.Manager.Do")
+
+// Enlist adds the saga to the transaction of ctx. Its steps are called once the commit is
+// asked for, as tm.Manager.Do does when its function returns nil, and the transaction
+// commits only if they succeed. Where one fails for good, or another branch votes no, all
+// is rolled back, the compensations of steps that were called among it: Do then returns an
+// error that Is tm.ErrRolledBack. Where the function fails no step is called at all.
+// Whatever else is part of the transaction may come before Enlist or after it. The same
+// saga may be enlisted several times, and each time is another one.
+//
+// The steps have to be through before the deadline of the transaction (tm.WithTimeout;
+// 60 s unless the coordinator says otherwise), which holds instead of that of the saga;
+// meanwhile the other branches keep what they hold. A saga with a pivot is refused: its
+// pivot could not be undone where another branch votes no. Submit it by itself.
+//
+// Errors: ErrNoTransaction; what Validate says, *Error for a pivot; those of
+// tm.Manager.Register. After these the transaction should be rolled back: some steps
+// may be registered.
+func (d *Definition) Enlist(ctx context.Context, m *tm.Manager) error {
+	id, ok := xid.FromContext(ctx)
+	if !ok {
+		return &Error{Saga: d.name, Text: ErrNoTransaction.Error(), Err: ErrNoTransaction}
+	}
+	g, err := d.plan()
+	if err != nil {
+		return err
+	}
+	if g.pivot >= 0 {
+		return d.wrong(d.steps[g.pivot].name, "it is a pivot, which can't be undone where another branch of the transaction votes no; submit the saga by itself")
+	}
+	for _, b := range g.branches(func(int) xid.BranchID { return xid.NewBranchID() }) {
+		if err := m.Register(ctx, id, b); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Request is the saga as it is sent to the coordinator, for those who send it another
@@ -62,7 +103,8 @@ func (d *Definition) Run(ctx context.Context, m *tm.Manager, opts ...tm.Option) 
 	return id, m.Wait(ctx, id, opts...)
 }
 
-// Results gives what the steps answered that are through, by their names.
+// Results gives what the steps answered that are through, by their names. Of branches of
+// the same name, as of a saga that was enlisted twice, it gives one.
 func Results(ctx context.Context, m *tm.Manager, id xid.ID) (map[string][]byte, error) {
 	t, err := m.Get(ctx, id)
 	if err != nil {

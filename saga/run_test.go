@@ -1,6 +1,7 @@
 package saga_test
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"strings"
@@ -72,6 +73,35 @@ func TestNothingIsSentOfWhatIsWrong(t *testing.T) {
 	var e *saga.Error
 	if id, err := saga.New("x").Run(t.Context(), m); !errors.As(err, &e) || !id.IsZero() {
 		t.Errorf("got %v, %v", id, err)
+	}
+}
+
+func TestWhatCanNotBeEnlisted(t *testing.T) {
+	t.Parallel()
+	registered := 0
+	m := start(t, func(_ *faketc.Session, f *pb.ClientFrame) bool {
+		if f.GetRegisterBranch() != nil {
+			registered++
+		}
+		return false
+	})
+	inside := xid.NewContext(t.Context(), xid.New(xid.Parts{Counter: 1}))
+	for name, tt := range map[string]struct {
+		ctx  context.Context
+		d    *saga.Definition
+		want string
+	}{
+		"outside":    {t.Context(), saga.New("x").Step("a", do, undo), `saga "x": the context belongs to no transaction`},
+		"wrong":      {inside, saga.New("x"), `saga "x": it has no steps`},
+		"with pivot": {inside, trip(), `saga "trip": step "pay": it is a pivot, which can't be undone`},
+	} {
+		err := tt.d.Enlist(tt.ctx, m)
+		if _, ok := errors.AsType[*saga.Error](err); !ok || !strings.HasPrefix(err.Error(), tt.want) || errors.Is(err, saga.ErrNoTransaction) != (name == "outside") {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+	if err := saga.New("x").Step("a", do, undo).Enlist(inside, m); err != nil || registered != 1 {
+		t.Errorf("got %v after %d registrations", err, registered)
 	}
 }
 

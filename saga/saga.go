@@ -23,6 +23,7 @@ type Definition struct {
 	timeout  time.Duration
 	parallel bool
 	forward  bool
+	retry    target.RetryPolicy
 	steps    []step
 }
 
@@ -54,6 +55,11 @@ func (d *Definition) ForwardRecovery() *Definition { d.forward = true; return d 
 // decided; at most MaxTimeout. By default it never is. A saga with a pivot can have
 // none: it would end with nobody knowing whether the pivot happened.
 func (d *Definition) Timeout(t time.Duration) *Definition { d.timeout = t; return d }
+
+// Retry sets how the calls of all steps are tried again that have no policy of their
+// own. Its limit of attempts holds only for steps that may fail for good: not for a
+// pivot, what comes after it, and compensations.
+func (d *Definition) Retry(p target.RetryPolicy) *Definition { d.retry = p; return d }
 
 // StepOption changes a step.
 type StepOption func(*step)
@@ -93,8 +99,9 @@ func Input(v any) StepOption {
 // Timeout sets how long one call of the step may take, like target.Timeout.
 func Timeout(d time.Duration) StepOption { return func(s *step) { s.action.Timeout = d } }
 
-// Retry sets how the calls of the step are tried again. Steps that are tried until they
-// succeed have no limit of attempts.
+// Retry sets how the calls of the step are tried again, instead of what
+// Definition.Retry says. Steps that are tried until they succeed have no limit of
+// attempts.
 func Retry(p target.RetryPolicy) StepOption { return func(s *step) { s.retry = p } }
 
 // undo is the compensation with what it has of the action.

@@ -87,6 +87,8 @@ func TestValidateNamesTheStepAndWhatWouldBeRight(t *testing.T) {
 			want: `step "a": it comes neither before nor after the pivot "p"; name one in "after" of the other`,
 		},
 		"pivot undone":        {d: saga.New("trip").Step("a", do, undo, saga.Pivot()), want: `step "a": a pivot is never undone; take its compensation out`},
+		"retry of all":        {d: saga.New("trip").Step("a", do, undo).Retry(target.RetryPolicy{Percent: 1}), want: `saga "trip": retry: percent is 1; want from 100 to 1000`},
+		"all given up":        {d: saga.New("trip").ForwardRecovery().Step("a", do).Retry(target.RetryPolicy{Attempts: 1}), want: `saga "trip": retry: all its steps are tried until they succeed`},
 		"pivot given up":      {d: saga.New("trip").Step("a", do, saga.Pivot(), saga.Retry(target.RetryPolicy{Attempts: 3})), want: `step "a": retry: a pivot has no limit of attempts`},
 		"pivot in time":       {d: saga.New("trip").Step("a", do, saga.Pivot()).Timeout(time.Hour), want: `step "a": a saga with a pivot has no timeout`},
 		"delivery undone":     {d: saga.New("trip").Step("a", do, saga.Pivot()).Step("b", do, undo), want: `step "b": it is tried until it succeeds and never undone; take its compensation out`},
@@ -200,6 +202,32 @@ func TestRequestIsThePlan(t *testing.T) {
 				t.Errorf("got %s, want %s", got, c.want)
 			}
 		})
+	}
+}
+
+// Its attempts are for those steps that may be given up.
+func TestStepsWithoutAPolicyHaveThatOfTheSaga(t *testing.T) {
+	t.Parallel()
+	own := target.RetryPolicy{Max: time.Hour}
+	r, err := saga.New("trip").Retry(target.RetryPolicy{First: time.Second, Attempts: 3, AttentionAfter: 2}).
+		Step("a", do, undo).Step("b", do, undo, saga.Retry(own)).Step("c", do, saga.Pivot()).Step("d", do).Step("e", do, saga.Retry(own)).
+		Request(xid.New(xid.Parts{Counter: 1}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	limited, unlimited := `attempts:3`, `attempts:0`
+	for i, want := range []string{limited, "own", unlimited, unlimited, "own"} {
+		p := r.GetBranches()[i].GetPlan().GetRetry()
+		got := fmt.Sprintf("attempts:%d", p.GetAttempts())
+		switch {
+		case p.GetMax().AsDuration() == time.Hour && p.GetFirst() == nil && p.GetAttentionAfter() == 0:
+			got = "own"
+		case p.GetFirst().AsDuration() != time.Second || p.GetAttentionAfter() != 2 || p.GetMax() != nil:
+			t.Errorf("step %d: %v", i, p)
+		}
+		if got != want {
+			t.Errorf("step %d: got %s, want %s", i, got, want)
+		}
 	}
 }
 

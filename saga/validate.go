@@ -77,6 +77,11 @@ func (d *Definition) checkSaga() error {
 		return d.wrong("", "its timeout is %v; want from 1ms to %v, or 0 for none", d.timeout, MaxTimeout)
 	case d.timeout != 0 && d.forward:
 		return d.wrong("", "it has a timeout, and all its steps are tried until they succeed; take one of them out")
+	case d.retry.Attempts > 0 && d.forward:
+		return d.wrong("", "retry: all its steps are tried until they succeed, so it has no limit of attempts")
+	}
+	if err := d.retry.Validate(); err != nil {
+		return &Error{Saga: d.name, Text: err.Error(), Err: err}
 	}
 	return nil
 }

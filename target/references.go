@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"io"
+	"iter"
 	"slices"
 	"strings"
 )
@@ -36,20 +36,33 @@ func (a Target) References() (steps []string, own bool, err error) {
 	if a.GRPC != "" || !bytes.Contains(a.Payload, []byte("{")) || !json.Valid(a.Payload) {
 		return steps, own, nil
 	}
-	d := json.NewDecoder(bytes.NewReader(a.Payload))
-	d.UseNumber()
-	for {
-		t, err := d.Token()
-		if errors.Is(err, io.EOF) {
-			return steps, own, nil
+	for i, end := range textsIn(a.Payload) {
+		if err := add("payload", string(a.Payload[i:end])); err != nil {
+			return nil, false, err
 		}
-		if err != nil {
-			return nil, false, wrong("payload", "%v", err)
-		}
-		if s, ok := t.(string); ok {
-			if err := add("payload", s); err != nil {
-				return nil, false, err
+	}
+	return steps, own, nil
+}
+
+// textsIn gives where the strings of valid JSON are, without their quotes. References are
+// looked for in them as they are written, as the coordinator does: a dollar that is
+// written \u0024 begins none.
+func textsIn(b []byte) iter.Seq2[int, int] {
+	return func(yield func(i, end int) bool) {
+		for i := 0; i < len(b); i++ {
+			if b[i] != '"' {
+				continue
 			}
+			end := i + 1
+			for ; b[end] != '"'; end++ {
+				if b[end] == '\\' {
+					end++
+				}
+			}
+			if !yield(i+1, end) {
+				return
+			}
+			i = end
 		}
 	}
 }

@@ -37,6 +37,22 @@ func (p RetryPolicy) Validate() error {
 	return nil
 }
 
+// Or gives the policy, or the default of a whole transaction where it is none. It takes
+// the default as a whole: the two are not mixed.
+func (p RetryPolicy) Or(byDefault RetryPolicy) RetryPolicy {
+	if p == (RetryPolicy{}) {
+		return byDefault
+	}
+	return p
+}
+
+// Unlimited is the policy without a limit of attempts, for what is tried until it
+// succeeds.
+func (p RetryPolicy) Unlimited() RetryPolicy {
+	p.Attempts = 0
+	return p
+}
+
 // Proto gives the policy as it is sent to the coordinator; nil where all is its own.
 func (p RetryPolicy) Proto() *pb.RetryPolicy {
 	if p == (RetryPolicy{}) {

@@ -86,6 +86,10 @@ func TestReferencesAreFound(t *testing.T) {
 	if err != nil || own || !slices.Equal(steps, []string{"url", "key", "b"}) {
 		t.Errorf("got %v, %v, %v", steps, own, err)
 	}
+	escaped := target.HTTP("http://h", target.Payload(json.RawMessage(`["\u0024{x","\u0024${steps.a}","\\\"${steps.b}\\"]`)))
+	if steps, _, err := escaped.References(); err != nil || !slices.Equal(steps, []string{"a", "b"}) {
+		t.Errorf("got %v, %v", steps, err)
+	}
 	if _, own, _ := target.HTTP("http://h", target.Payload("x${own}")).References(); !own {
 		t.Error("${own} was not seen")
 	}

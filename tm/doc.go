@@ -19,7 +19,8 @@
 //	ErrRollbackPending    fn failed and the coordinator was not reached; the
 //	                      deadline rolls back
 //	ErrOutcomeUnknown     the answer to Commit was lost; ask later with the XID
-//	ErrNotSettled         committed, but phase two was not awaited to its end
+//	ErrNotSettled         decided, but phase two was not awaited to its end:
+//	                      rolled back where it Is ErrRolledBack, too, else committed
 //	ErrCommitted          fn failed, but an operator had committed
 //
 // ErrLockConflict is found beside ErrRolledBack where fn failed because another

@@ -3,6 +3,7 @@ package tm
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"google.golang.org/grpc/codes"
@@ -32,8 +33,8 @@ var (
 	// back to let the others go on. The error names them. Running fn again, in
 	// a new transaction, is the way to go on.
 	ErrDeadlock = errors.New("deadlock")
-	// ErrNotSettled: committed, but phase two was not awaited to its end. See
-	// NotSettledError.
+	// ErrNotSettled: decided, but phase two was not awaited to its end, as
+	// WithWaitSettled asks for. See NotSettledError, which has the decision.
 	ErrNotSettled = errors.New("not settled yet")
 	// ErrCommitted: fn failed, but the decision had been to commit. See
 	// CommittedError.
@@ -52,15 +53,55 @@ type RolledBackError struct {
 	Decision string
 	// Conflict is the lock conflict in Cause, nil where there is none.
 	Conflict *LockConflictError
+	// NotSettled is why the rollback was not awaited to its end; nil where it was,
+	// and where WithWaitSettled did not ask for that.
+	NotSettled *NotSettledError
 }
 
-// Error names the transaction, the reason and the cause.
+// Error names the transaction, the reason and the cause, each once.
 func (e *RolledBackError) Error() string {
-	why, cause := reasonName(e.Reason), suffix(e.Cause)
-	if e.Decision != "" && !strings.Contains(cause, e.Decision) {
-		why += ": " + e.Decision
+	why, decision, cause := reasonName(e.Reason), e.Decision, suffix(e.Cause)
+	if told, ok := e.toldBy(); ok {
+		decision, cause = told, ""
 	}
-	return fmt.Sprintf("transaction %s: rolled back (%s)%s", e.XID, why, cause)
+	if who, reason, ok := votedNo(decision); ok {
+		why, decision = who+" voted no", reason
+	}
+	switch {
+	case decision == "" || strings.Contains(cause, decision):
+	case cause == "":
+		cause = ": " + decision
+	default:
+		why += ": " + decision
+	}
+	text := fmt.Sprintf("transaction %s: rolled back (%s)%s", e.XID, why, cause)
+	if e.NotSettled != nil {
+		text += "; not settled everywhere yet" + suffix(e.NotSettled.Err)
+	}
+	return text
+}
+
+// toldBy gives what the coordinator recorded, where Cause is nothing but its word
+// that it rolled back.
+func (e *RolledBackError) toldBy() (decision string, ok bool) {
+	c, ok := e.Cause.(*client.Error) //nolint:errorlint // an error that has it inside says more
+	if !ok || c.Reason != pb.ErrorReason_ERROR_REASON_ROLLED_BACK {
+		return "", false
+	}
+	decision = c.Metadata["cause"]
+	return decision, decision != "" || c.Message == reasonName(e.Reason)
+}
+
+// votedNoForm is how the coordinator records the no of a branch that has a name: with
+// its id, which says nothing to people who know the name.
+var votedNoForm = regexp.MustCompile(`(?s)^branch [0-9a-f]{32} \(([A-Za-z0-9_-]+)\) voted no: (.*)$`)
+
+func votedNo(decision string) (who, reason string, ok bool) {
+	m := votedNoForm.FindStringSubmatch(decision)
+	if m == nil {
+		return "", "", false
+	}
+	return m[1], m[2], true
 }
 
 // Is matches ErrRolledBack, ErrTimedOut where the deadline passed, and
@@ -71,12 +112,16 @@ func (e *RolledBackError) Is(target error) bool {
 		(target == ErrDeadlock && e.Reason == pb.RollbackReason_ROLLBACK_REASON_DEADLOCK)
 }
 
-// Unwrap gives Cause and Conflict.
+// Unwrap gives Cause, Conflict and NotSettled.
 func (e *RolledBackError) Unwrap() []error {
-	if e.Conflict == nil {
-		return []error{e.Cause}
+	errs := []error{e.Cause}
+	if e.Conflict != nil {
+		errs = append(errs, e.Conflict)
 	}
-	return []error{e.Cause, e.Conflict}
+	if e.NotSettled != nil {
+		errs = append(errs, e.NotSettled)
+	}
+	return errs
 }
 
 // RollbackPendingError is a transaction whose fn failed while the coordinator
@@ -124,16 +169,23 @@ func (e *OutcomeUnknownError) Is(target error) bool { return target == ErrOutcom
 // Unwrap gives Err.
 func (e *OutcomeUnknownError) Unwrap() error { return e.Err }
 
-// NotSettledError is a transaction that is committed, whose phase two was still
-// going on when the wait for it ended. It Is ErrNotSettled.
+// NotSettledError is a transaction that is decided, whose phase two was still
+// going on when the wait for it ended. It Is ErrNotSettled. After a commit it is
+// the whole error, and after Manager.Rollback, too; otherwise a rollback is told by
+// a RolledBackError that has it.
 type NotSettledError struct {
-	XID xid.ID
-	Err error // why the wait ended
+	XID     xid.ID
+	Outcome pb.Outcome // the decision: committed or rolled back
+	Err     error      // why the wait ended
 }
 
-// Error names the transaction and why the wait ended.
+// Error names the transaction, the decision, and why the wait ended.
 func (e *NotSettledError) Error() string {
-	return fmt.Sprintf("transaction %s: committed, not settled everywhere yet%s", e.XID, suffix(e.Err))
+	decided := "committed"
+	if e.Outcome == pb.Outcome_OUTCOME_ROLLED_BACK {
+		decided = "rolled back"
+	}
+	return fmt.Sprintf("transaction %s: %s, not settled everywhere yet%s", e.XID, decided, suffix(e.Err))
 }
 
 // Is matches ErrNotSettled.

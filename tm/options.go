@@ -62,9 +62,12 @@ func RequiresNew() Option { return func(o *options) { o.mode = requiresNew } }
 // carries one.
 func NotSupported() Option { return func(o *options) { o.mode = notSupported } }
 
-// WithWaitSettled makes Do return after a commit only when phase two is done
-// everywhere, so that the caller's next read sees the committed rows without
-// intents. It waits until ctx ends. After a rollback it does not wait.
+// WithWaitSettled makes Do, Commit, Rollback and Wait return only when phase two
+// is done everywhere: after a commit the caller's next read sees the committed
+// rows without intents, after a rollback it finds everything undone. The wait ends
+// with ctx, or when the coordinator was out of reach for the retry limit; the error
+// then Is ErrNotSettled, beside ErrRolledBack where that was the decision. A panic
+// of fn does not wait.
 func WithWaitSettled() Option { return func(o *options) { o.waitSettled = true } }
 
 // WithRetryLimit sets how long the coordinator may be out of reach before

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -263,6 +264,79 @@ func TestWaitSettledTellsCommittedFromSettled(t *testing.T) {
 	if !errors.Is(err, tm.ErrNotSettled) || !errors.Is(err, context.Canceled) || errors.Is(err, tm.ErrOutcomeUnknown) {
 		t.Errorf("got %v", err)
 	}
+}
+
+// TestWaitSettledAfterARollback, whoever decided it.
+func TestWaitSettledAfterARollback(t *testing.T) {
+	t.Parallel()
+	fails := func(context.Context) error { return errUser }
+	votedNo := &pb.CommitResponse{Outcome: pb.Outcome_OUTCOME_ROLLED_BACK, RollbackReason: pb.RollbackReason_ROLLBACK_REASON_VOTED_NO}
+	for name, run := range map[string]func(context.Context, *bench) error{
+		"fn failed": func(ctx context.Context, b *bench) error { return b.Do(ctx, fails, tm.WithWaitSettled()) },
+		"a vote was no": func(ctx context.Context, b *bench) error {
+			return b.Do(ctx, func(context.Context) error { return nil }, tm.WithWaitSettled())
+		},
+		"waited for": func(ctx context.Context, b *bench) error { return b.Wait(ctx, b.tc.NewXID(), tm.WithWaitSettled()) },
+		"by hand": func(ctx context.Context, b *bench) error {
+			tx, err := b.Begin(ctx, tm.WithWaitSettled())
+			if err != nil {
+				return err
+			}
+			return b.Rollback(ctx, tx, errUser)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			var settled, stuck atomic.Bool
+			b := start(t, func(n *faketc.Session, f *pb.ClientFrame) bool {
+				switch {
+				case f.GetCommit() != nil:
+					committed(n, f, votedNo)
+				case f.GetWaitFor() != nil:
+					n.Send(&pb.ServerFrame{Id: f.GetId(), Kind: &pb.ServerFrame_WaitFor{WaitFor: &pb.WaitForResponse{Outcome: pb.Outcome_OUTCOME_ROLLED_BACK}}})
+				case f.GetRollback().GetWaitSettled() && stuck.Load():
+					cancel()
+				default:
+					settled.Store(settled.Load() || f.GetRollback().GetWaitSettled())
+					return false
+				}
+				return true
+			})
+			wantRolledBack := name != "by hand"
+			err := run(ctx, b)
+			if !settled.Load() || errors.Is(err, tm.ErrNotSettled) || errors.Is(err, tm.ErrRolledBack) != wantRolledBack {
+				t.Errorf("waited until settled %v, got %v", settled.Load(), err)
+			}
+			stuck.Store(true)
+			err = run(ctx, b)
+			n, ok := errors.AsType[*tm.NotSettledError](err)
+			if !ok || n.Outcome != pb.Outcome_OUTCOME_ROLLED_BACK || !errors.Is(err, tm.ErrNotSettled) || !errors.Is(err, context.Canceled) ||
+				errors.Is(err, tm.ErrRolledBack) != wantRolledBack || errors.Is(err, tm.ErrOutcomeUnknown) {
+				t.Errorf("got %v", err)
+			}
+			if strings.Count(err.Error(), "rolled back") != 1 || !strings.Contains(err.Error(), "not settled everywhere yet") {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
+// TestTheEndOfTheCallerEndsTheWait, and the rollback is sent all the same.
+func TestTheEndOfTheCallerEndsTheWait(t *testing.T) {
+	t.Parallel()
+	b := start(t, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	err := b.Do(ctx, func(context.Context) error { cancel(); return nil }, tm.WithWaitSettled())
+	if !errors.Is(err, tm.ErrRolledBack) || !errors.Is(err, tm.ErrNotSettled) {
+		t.Errorf("got %v", err)
+	}
+	b.next(t)
+	if f := b.next(t).GetRollback(); f == nil || f.GetWaitSettled() {
+		t.Errorf("sent %v", f)
+	}
+	b.nothingMore(t)
 }
 
 func TestCommitThatIsRefused(t *testing.T) {

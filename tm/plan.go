@@ -103,7 +103,7 @@ func planned(what string, id xid.ID, err error) error {
 
 // Wait waits until a transaction is decided, whoever began it: nil for a commit,
 // ErrRolledBack with the reason and the cause. It asks for no decision. With
-// WithWaitSettled it also waits, after a commit, until all is delivered
+// WithWaitSettled it also waits until the decision is carried out everywhere
 // (ErrNotSettled where that could not be awaited). It ends with ctx, or when the
 // coordinator was out of reach for the retry limit: ErrOutcomeUnknown.
 func (m *Manager) Wait(ctx context.Context, id xid.ID, opts ...Option) error {
@@ -119,14 +119,9 @@ func (m *Manager) Wait(ctx context.Context, id xid.ID, opts ...Option) error {
 	case err != nil:
 		return err
 	case outcome == pb.Outcome_OUTCOME_ROLLED_BACK:
-		return m.whyRolledBack(ctx, id)
-	case !o.waitSettled:
-		return nil
+		err = m.whyRolledBack(ctx, id)
 	}
-	if _, err := m.commit(ctx, Tx{XID: id, retryLimit: o.retryLimit}, true); err != nil {
-		return &NotSettledError{XID: id, Err: err}
-	}
-	return nil
+	return m.settled(ctx, Tx{XID: id, waitSettled: o.waitSettled, retryLimit: o.retryLimit}, err)
 }
 
 // whyRolledBack asks for the reason of a decision that is known.

@@ -92,7 +92,7 @@ func TestWaitTellsWhyItWasRolledBack(t *testing.T) {
 			n.Send(&pb.ServerFrame{Id: f.GetId(), Kind: &pb.ServerFrame_WaitFor{WaitFor: &pb.WaitForResponse{Outcome: pb.Outcome_OUTCOME_ROLLED_BACK}}})
 		case *pb.ClientFrame_Get:
 			n.Send(&pb.ServerFrame{Id: f.GetId(), Kind: &pb.ServerFrame_Get{Get: &pb.GetResponse{Transaction: &pb.Transaction{
-				Xid: k.Get.GetXid(), RollbackReason: pb.RollbackReason_ROLLBACK_REASON_VOTED_NO, RollbackCause: "branch hotel voted no: no room",
+				Xid: k.Get.GetXid(), RollbackReason: pb.RollbackReason_ROLLBACK_REASON_VOTED_NO, RollbackCause: "branch 0123456789abcdef0123456789abcdef (hotel) voted no: no room",
 			}}}})
 		default:
 			return false
@@ -100,7 +100,7 @@ func TestWaitTellsWhyItWasRolledBack(t *testing.T) {
 		return true
 	})
 	err := b.Wait(t.Context(), b.tc.NewXID())
-	if !errors.Is(err, tm.ErrRolledBack) || !strings.Contains(err.Error(), "(voted no): ") || !strings.Contains(err.Error(), "branch hotel voted no: no room") {
+	if !errors.Is(err, tm.ErrRolledBack) || !strings.HasSuffix(err.Error(), ": rolled back (hotel voted no): no room") {
 		t.Errorf("got %v", err)
 	}
 }

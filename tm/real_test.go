@@ -258,6 +258,37 @@ func TestCommitDoesNotWaitForPhaseTwoUnlessAsked(t *testing.T) {
 	}
 }
 
+func TestARollbackIsAwaitedIfAsked(t *testing.T) {
+	t.Parallel()
+	tc := startCoordinator(t)
+	c := connect(t, tc)
+	m, p := tm.New(c), takePart(t, c)
+	var id xid.ID
+	work := func(ctx context.Context) error {
+		id, _ = xid.FromContext(ctx)
+		return errors.Join(p.branch(ctx, pb.Vote_VOTE_YES), errUser)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if err := m.Do(ctx, work, tm.WithWaitSettled()); !errors.Is(err, tm.ErrRolledBack) || !errors.Is(err, tm.ErrNotSettled) || !errors.Is(err, errUser) {
+		t.Errorf("got %v", err)
+	}
+	close(p.release)
+	if err := m.Do(t.Context(), work, tm.WithWaitSettled()); !errors.Is(err, tm.ErrRolledBack) || errors.Is(err, tm.ErrNotSettled) {
+		t.Errorf("got %v", err)
+	}
+	if o := p.outcome(id); o != pb.Outcome_OUTCOME_ROLLED_BACK {
+		t.Errorf("settled as %v when Do returned", o)
+	}
+	tx, err := m.Begin(t.Context(), tm.WithWaitSettled())
+	if err == nil {
+		err = p.branch(tx.Context(t.Context()), pb.Vote_VOTE_YES)
+	}
+	if err = errors.Join(err, m.Rollback(t.Context(), tx, nil)); err != nil || p.outcome(tx.XID) != pb.Outcome_OUTCOME_ROLLED_BACK {
+		t.Errorf("by hand: got %v, settled as %v", err, p.outcome(tx.XID))
+	}
+}
+
 func TestTransactionSurvivesARestartOfTheCoordinator(t *testing.T) {
 	t.Parallel()
 	tc := startCoordinator(t)

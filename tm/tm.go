@@ -126,9 +126,9 @@ func (m *Manager) abort(ctx context.Context, t Tx, cause error) error {
 		if told == pb.RollbackReason_ROLLBACK_REASON_REQUESTED {
 			decision = "" // it was this request, or one that failed like it
 		}
-		return &RolledBackError{
+		return m.settled(ctx, t, &RolledBackError{
 			XID: t.XID, Reason: t.reason(told, cause, err), Cause: cause, Decision: decision, Conflict: conflict,
-		}
+		})
 	case client.ReasonOf(err) == pb.ErrorReason_ERROR_REASON_COMMITTED:
 		return &CommittedError{XID: t.XID, Cause: cause}
 	default:
@@ -199,54 +199,87 @@ func (m *Manager) begin(ctx context.Context, o options) (Tx, error) {
 // Commit asks for the decision to commit and returns nil when that was made.
 // Where the answer is lost it asks again, until ctx ends or the coordinator
 // was out of reach for the retry limit; then the outcome is unknown. An
-// *client.InterruptedError that is not Sent means that nothing was asked.
+// *client.InterruptedError that is not Sent means that nothing was asked. Where
+// the transaction was begun with WithWaitSettled it then waits as that says.
 func (m *Manager) Commit(ctx context.Context, t Tx) error {
 	if t.XID.IsZero() {
 		return invalid("xid", "empty")
 	}
 	resp, err := m.commit(ctx, t, false)
 	if err != nil {
-		return m.commitFailed(t, err)
+		return m.settled(ctx, t, commitFailed(t, err))
 	}
 	switch resp.GetOutcome() {
 	case pb.Outcome_OUTCOME_COMMITTED:
 	case pb.Outcome_OUTCOME_ROLLED_BACK:
-		return rolledBack(t, resp.GetRollbackReason(), resp.GetRollbackCause())
+		return m.settled(ctx, t, rolledBack(t, resp.GetRollbackReason(), resp.GetRollbackCause()))
 	case pb.Outcome_OUTCOME_UNSPECIFIED, pb.Outcome_OUTCOME_UNDECIDED:
 		return &OutcomeUnknownError{XID: t.XID, Err: fmt.Errorf("the coordinator answered %s", resp.GetOutcome())}
 	}
-	if !t.waitSettled {
-		return nil
+	return m.settled(ctx, t, nil)
+}
+
+// settled waits, where the transaction is to be awaited, until phase two is done
+// everywhere after err told the decision, and adds to err that it was not. It is
+// asked separately, so that the decision is known when the wait fails.
+func (m *Manager) settled(ctx context.Context, t Tx, err error) error {
+	r, isRolledBack := errors.AsType[*RolledBackError](err)
+	switch {
+	case !t.waitSettled || (err != nil && !isRolledBack):
+		return err
+	case isRolledBack:
+		r.NotSettled = m.settle(ctx, t, pb.Outcome_OUTCOME_ROLLED_BACK)
+		return err
 	}
-	// Asked separately, so that the decision is known when the wait fails.
-	if _, err := m.commit(ctx, t, true); err != nil {
-		return &NotSettledError{XID: t.XID, Err: err}
+	if e := m.settle(ctx, t, pb.Outcome_OUTCOME_COMMITTED); e != nil {
+		return e
 	}
 	return nil
 }
 
-// commit repeats the request for as long as there is a session: the coordinator
-// is then alive, and waits for votes or for phase two.
-func (m *Manager) commit(ctx context.Context, t Tx, settled bool) (*pb.CommitResponse, error) {
-	req := &pb.CommitRequest{Xid: t.XID.String(), WaitSettled: settled}
-	sent := false
-	for {
-		var resp *pb.CommitResponse
-		err := whileFull(ctx, t.limit(), func(ctx context.Context) (err error) {
-			resp, err = m.c.Commit(ctx, req)
+// settle waits until the decision, which is known, is carried out.
+func (m *Manager) settle(ctx context.Context, t Tx, decided pb.Outcome) *NotSettledError {
+	var err error
+	if decided == pb.Outcome_OUTCOME_COMMITTED {
+		_, err = m.commit(ctx, t, true)
+	} else {
+		err = m.awaited(ctx, t, "Rollback", func(ctx context.Context) error {
+			_, err := m.c.Rollback(ctx, &pb.RollbackRequest{Xid: t.XID.String(), WaitSettled: true})
 			return err
 		})
+	}
+	if err != nil {
+		return &NotSettledError{XID: t.XID, Outcome: decided, Err: err}
+	}
+	return nil
+}
+
+func (m *Manager) commit(ctx context.Context, t Tx, settled bool) (resp *pb.CommitResponse, err error) {
+	req := &pb.CommitRequest{Xid: t.XID.String(), WaitSettled: settled}
+	err = m.awaited(ctx, t, "Commit", func(ctx context.Context) (err error) {
+		resp, err = m.c.Commit(ctx, req)
+		return err
+	})
+	return resp, err
+}
+
+// awaited repeats a request for as long as there is a session: the coordinator
+// is then alive, and waits for votes or for phase two.
+func (m *Manager) awaited(ctx context.Context, t Tx, op string, request func(context.Context) error) error {
+	sent := false
+	for {
+		err := whileFull(ctx, t.limit(), request)
 		i, ok := errors.AsType[*client.InterruptedError](err)
 		switch {
 		case !ok && sent && client.ReasonOf(err) == pb.ErrorReason_ERROR_REASON_LIMIT:
-			return nil, &client.InterruptedError{Op: "Commit", Sent: true, Err: err}
+			return &client.InterruptedError{Op: op, Sent: true, Err: err}
 		case !ok:
-			return resp, err
+			return err
 		}
 		sent = sent || i.Sent
 		if ctx.Err() != nil || i.Conn != nil || !errors.Is(i.Err, context.DeadlineExceeded) {
 			i.Sent = sent
-			return nil, i
+			return i
 		}
 	}
 }
@@ -282,7 +315,7 @@ func once(ctx context.Context, limit time.Duration, request func(context.Context
 	return request(ctx)
 }
 
-func (m *Manager) commitFailed(t Tx, err error) error {
+func commitFailed(t Tx, err error) error {
 	if i, ok := errors.AsType[*client.InterruptedError](err); ok {
 		if i.Sent {
 			return &OutcomeUnknownError{XID: t.XID, Err: err}
@@ -307,7 +340,8 @@ func (m *Manager) commitFailed(t Tx, err error) error {
 // Rollback asks for the decision to roll back and returns nil when that was
 // made, now or earlier. cause may be nil. It is sent even when ctx has ended,
 // and bounded by twice the retry limit. A *client.Error with the reason COMMITTED
-// says that the decision was the other one.
+// says that the decision was the other one. Where the transaction was begun with
+// WithWaitSettled it then waits as that says, and ends with ctx: a *NotSettledError.
 func (m *Manager) Rollback(ctx context.Context, t Tx, cause error) error {
 	if t.XID.IsZero() {
 		return invalid("xid", "empty")
@@ -317,11 +351,14 @@ func (m *Manager) Rollback(ctx context.Context, t Tx, cause error) error {
 		text = cause.Error()
 	}
 	_, _, err := m.rollback(ctx, t, text)
-	if client.ReasonOf(err) == pb.ErrorReason_ERROR_REASON_ROLLED_BACK {
+	if err != nil && client.ReasonOf(err) != pb.ErrorReason_ERROR_REASON_ROLLED_BACK {
+		return fmt.Errorf("roll back transaction %s: %w", t.XID, err)
+	}
+	if !t.waitSettled {
 		return nil
 	}
-	if err != nil {
-		return fmt.Errorf("roll back transaction %s: %w", t.XID, err)
+	if e := m.settle(ctx, t, pb.Outcome_OUTCOME_ROLLED_BACK); e != nil {
+		return e
 	}
 	return nil
 }
@@ -350,7 +387,9 @@ func (m *Manager) Outcome(ctx context.Context, id xid.ID) (pb.Outcome, error) {
 // rolledBack is the coordinator's answer that it rolled back instead.
 func rolledBack(t Tx, reason pb.RollbackReason, cause string) error {
 	message := reasonName(reason)
-	if cause != "" {
+	if who, reason, ok := votedNo(cause); ok {
+		message = who + " voted no: " + reason
+	} else if cause != "" {
 		message = cause
 	}
 	return &RolledBackError{XID: t.XID, Reason: reason, Cause: &client.Error{

@@ -20,6 +20,8 @@ type W struct {
 	id   xid.ID
 	past []*pb.Branch // remembered from earlier runs, in the order of their registration
 
+	retry *pb.RetryPolicy // of the runs
+
 	taken  int
 	done   map[string]*pb.Branch // steps of this run
 	last   xid.BranchID          // the last one that has a compensation
@@ -51,7 +53,8 @@ func Compensate(t target.Target) StepOption {
 	}
 }
 
-// CompensateRetry sets how the compensation is tried again.
+// CompensateRetry sets how the compensation is tried again, instead of as Retry says of
+// the workflow.
 func CompensateRetry(r target.RetryPolicy) StepOption {
 	return func(p *pb.Plan) error {
 		p.Retry = r.Proto()
@@ -124,7 +127,8 @@ func (w *W) step(ctx context.Context, name string, opts []StepOption, f func(con
 	case pb.Vote_VOTE_YES:
 		return past.GetResult(), nil
 	case pb.Vote_VOTE_WITHDRAWN:
-		return nil, fmt.Errorf("step %q: %s: %w", name, past.GetVoteReason(), target.ErrFailed)
+		// The text has said already that it failed for good.
+		return nil, fmt.Errorf("step %q: %w", name, forGood{errors.New(past.GetVoteReason())})
 	}
 	registered := past != nil
 	if undone && !registered {
@@ -169,6 +173,11 @@ func (w *W) check(name string, p *pb.Plan, opts []StepOption) error {
 	for _, o := range opts {
 		if err := o(p); err != nil {
 			return err
+		}
+	}
+	if p.GetRetry() == nil && p.GetRollback() != nil && w.retry != nil {
+		p.Retry = &pb.RetryPolicy{
+			First: w.retry.GetFirst(), Max: w.retry.GetMax(), Percent: w.retry.GetPercent(), AttentionAfter: w.retry.GetAttentionAfter(),
 		}
 	}
 	return nil

@@ -58,7 +58,11 @@ func run(ctx context.Context, m *tm.Manager, call handlers.Call, f Func) ([]byte
 	}
 	w := &W{m: m, id: call.XID, done: make(map[string]*pb.Branch)}
 	for _, b := range t.GetBranches() {
-		if b.GetMode() == pb.Mode_MODE_WORKFLOW && b.GetBranchId() != call.Branch.String() {
+		switch {
+		case b.GetMode() != pb.Mode_MODE_WORKFLOW:
+		case b.GetBranchId() == call.Branch.String():
+			w.retry = b.GetPlan().GetRetry()
+		default:
 			w.past = append(w.past, b)
 		}
 	}
@@ -75,9 +79,18 @@ func run(ctx context.Context, m *tm.Manager, call handlers.Call, f Func) ([]byte
 	case errors.Is(err, ErrRetry), errors.Is(err, target.ErrNotYet), ctx.Err() != nil:
 		return nil, retryable{err}
 	default:
-		return nil, fmt.Errorf("%w (%w)", err, target.ErrFailed)
+		return nil, forGood{err}
 	}
 }
+
+// forGood makes any error of a workflow its end, and leaves the text to it.
+type forGood struct{ error }
+
+// Is matches target.ErrFailed.
+func (forGood) Is(t error) bool { return t == target.ErrFailed }
+
+// Unwrap gives the error.
+func (e forGood) Unwrap() error { return e.error }
 
 // retryable hides what a step said of itself: the run is to be tried again.
 type retryable struct{ err error }
@@ -107,7 +120,9 @@ func Timeout(d time.Duration) StartOption { return func(s *start) { s.timeout = 
 // is rolled back. By default it never is.
 func Within(d time.Duration) StartOption { return func(s *start) { s.within = d } }
 
-// Retry sets how runs are tried again. With Attempts it is rolled back after so many.
+// Retry sets how runs are tried again, and the compensations of steps that have no
+// policy of their own. With Attempts it is rolled back after so many runs; compensations
+// have no such limit.
 func Retry(p target.RetryPolicy) StartOption { return func(s *start) { s.retry = p } }
 
 // Options are for tm.Manager.Begin, such as tm.WithName; the name is that of the

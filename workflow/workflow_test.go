@@ -187,6 +187,32 @@ func TestStepsAreRememberedAndRunOnce(t *testing.T) {
 	}
 }
 
+// The attempts are those of runs: a compensation is called until it succeeds.
+func TestCompensationsWithoutAPolicyHaveThatOfTheWorkflow(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.branches[0].Plan.Retry = target.RetryPolicy{First: time.Second, Attempts: 3}.Proto()
+	b.run(func(ctx context.Context, w *workflow.W, _ []byte) ([]byte, error) {
+		for name, opts := range map[string][]workflow.StepOption{
+			"plain": {undo}, "own": {undo, workflow.CompensateRetry(target.RetryPolicy{Max: time.Hour})}, "none": nil,
+		} {
+			if _, err := workflow.Step(ctx, w, name, func(context.Context, workflow.StepCall) (int, error) { return 0, nil }, opts...); err != nil {
+				return nil, err
+			}
+		}
+		return nil, nil
+	})
+	want := map[string]target.RetryPolicy{"plain": {First: time.Second}, "own": {Max: time.Hour}, "none": {}}
+	for _, x := range b.branches[1:] {
+		if w := want[x.GetName()].Proto(); x.GetPlan().GetRetry().String() != w.String() {
+			t.Errorf("%s: got %v, want %v", x.GetName(), x.GetPlan().GetRetry(), w)
+		}
+	}
+	if len(b.branches) != 4 {
+		t.Errorf("there are %d branches", len(b.branches))
+	}
+}
+
 func TestWhatAStepReturnsDecidesHowTheWorkflowEnds(t *testing.T) {
 	t.Parallel()
 	odd := errors.New("connection reset")
@@ -200,7 +226,7 @@ func TestWhatAStepReturnsDecidesHowTheWorkflowEnds(t *testing.T) {
 		votes   string
 	}{
 		"unsure, fails":          {fail: map[string]error{"hotel": odd}, verdict: pb.Verdict_VERDICT_FAILED, text: `step "hotel": connection reset`},
-		"failed for good, fails": {fail: map[string]error{"hotel": failed}, verdict: pb.Verdict_VERDICT_FAILED, text: `step "hotel": no room`, votes: "hotel WITHDRAWN"},
+		"failed for good, fails": {fail: map[string]error{"hotel": failed}, verdict: pb.Verdict_VERDICT_FAILED, text: `step "hotel": no room: failed for good`, votes: "hotel WITHDRAWN"},
 		"another way":            {fail: map[string]error{"read": failed}, verdict: pb.Verdict_VERDICT_DONE, result: "hotel!flight!", votes: "hotel YES, read WITHDRAWN, flight YES"},
 		"not yet":                {fail: map[string]error{"hotel": target.ErrNotYet}, verdict: pb.Verdict_VERDICT_NOT_YET, text: "not yet"},
 		"not registered":         {lose: "register hotel", verdict: pb.Verdict_VERDICT_UNSURE, text: "outcome unknown"},
@@ -214,6 +240,9 @@ func TestWhatAStepReturnsDecidesHowTheWorkflowEnds(t *testing.T) {
 			r := b.run(trip(&effects, c.fail))
 			if r.GetVerdict() != c.verdict || !strings.Contains(r.GetError(), c.text) || string(r.GetResult()) != c.result {
 				t.Errorf("got %v", r)
+			}
+			if c.verdict == pb.Verdict_VERDICT_FAILED && r.GetError() != c.text {
+				t.Errorf("the reason is %q, want %q", r.GetError(), c.text)
 			}
 			if strings.HasPrefix(c.lose, "register") && len(effects) > 0 {
 				t.Errorf("%v happened, and nobody would undo it", effects)
@@ -241,6 +270,28 @@ func TestFailureIsRemembered(t *testing.T) {
 	delete(fail, "read") // it would succeed now, but it was decided on
 	if r := b.run(trip(&effects, fail)); string(r.GetResult()) != "hotel!flight!" {
 		t.Errorf("got %v", r)
+	}
+}
+
+// A function may decide on an error that was remembered, and show its text.
+func TestARememberedFailureReadsLikeTheFirstOne(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	var texts []string
+	for range 2 {
+		b.run(func(ctx context.Context, w *workflow.W, _ []byte) ([]byte, error) {
+			_, err := workflow.Step(ctx, w, "read", func(context.Context, workflow.StepCall) (int, error) {
+				return 0, fmt.Errorf("no such file: %w", target.ErrFailed)
+			})
+			if !errors.Is(err, target.ErrFailed) {
+				t.Errorf("got %v", err)
+			}
+			texts = append(texts, err.Error())
+			return nil, workflow.ErrRetry
+		})
+	}
+	if want := `step "read": no such file: failed for good`; len(texts) != 2 || texts[0] != want || texts[1] != want {
+		t.Errorf("got %q", texts)
 	}
 }
 

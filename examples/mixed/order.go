@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/jackc/pgx/v5"
 
@@ -12,7 +11,6 @@ import (
 	"github.com/handfast/handfast/target"
 	"github.com/handfast/handfast/tcc"
 	"github.com/handfast/handfast/tm"
-	"github.com/handfast/handfast/xid"
 )
 
 // shop is the service that begins the transaction.
@@ -58,14 +56,10 @@ func (s *shop) place(ctx context.Context, o order) error {
 		if err := mail.Enlist(ctx, s.tx); err != nil {
 			return err
 		}
-		// Saga: its step is called by the coordinator, and the transaction commits only
-		// if it succeeds. Nothing can join after it is submitted, so it comes last.
-		id, ok := xid.FromContext(ctx)
-		if !ok {
-			return fmt.Errorf("order of %s: no transaction", o.Customer)
-		}
+		// Saga: the coordinator calls its step when all of this is done, and the
+		// transaction commits only if it succeeds.
 		return saga.New("delivery").
 			Step("courier", target.Handler("courier", "book"), saga.Input(o), saga.Compensate(target.Handler("courier", "cancel"))).
-			SubmitAs(ctx, s.tx, tm.Tx{XID: id})
+			Enlist(ctx, s.tx)
 	}, tm.WithName("order"), tm.WithWaitSettled())
 }

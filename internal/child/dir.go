@@ -13,9 +13,12 @@ func MakeDir(base, prefix string) (string, error) {
 	return os.MkdirTemp(base, prefix+strconv.Itoa(os.Getpid())+"-")
 }
 
-// Sweep removes the directories in base that MakeDir made with the prefix for
-// processes that are gone. What can't be removed stays.
+// Sweep removes the directories in base, empty: os.TempDir, that MakeDir made with
+// the prefix for processes that are gone. What can't be removed stays.
 func Sweep(base, prefix string) {
+	if base == "" {
+		base = os.TempDir()
+	}
 	dirs, err := filepath.Glob(filepath.Join(base, prefix+"*"))
 	if err != nil {
 		return

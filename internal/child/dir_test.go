@@ -38,3 +38,26 @@ func TestSweepRemovesOnlyWhatTheDeadLeft(t *testing.T) {
 		}
 	}
 }
+
+func TestNoBaseIsTheDirectoryForTemporaryFiles(t *testing.T) {
+	temp, here := t.TempDir(), t.TempDir()
+	t.Setenv("TMPDIR", temp)
+	t.Chdir(here)
+	const prefix = "hf-test-"
+	own, err := child.MakeDir("", prefix)
+	if err != nil || filepath.Dir(own) != temp {
+		t.Fatalf("made %s, %v, want it in %s", own, err, temp)
+	}
+	left := prefix + strconv.Itoa(1<<30) + "-1"
+	for _, base := range []string{temp, here} {
+		if err := os.Mkdir(filepath.Join(base, left), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	child.Sweep("", prefix)
+	for dir, want := range map[string]bool{own: true, filepath.Join(temp, left): false, filepath.Join(here, left): true} {
+		if _, err := os.Stat(dir); (err == nil) != want {
+			t.Errorf("%s: stays %v, want %v", dir, err == nil, want)
+		}
+	}
+}

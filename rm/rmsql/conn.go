@@ -84,15 +84,10 @@ func (c *Conn) BeginTx(ctx context.Context, o driver.TxOptions) (driver.Tx, erro
 	if c.tx != nil && (under || c.tx.branch) {
 		return nil, errors.New("handfast: the connection is in a transaction already")
 	}
-	if !under || o.ReadOnly {
-		t, err := c.std.BeginTx(ctx, o)
-		if err != nil {
-			return nil, err
-		}
-		c.tx = &tx{Tx: t, c: c, readOnly: o.ReadOnly}
-		return c.tx, nil
-	}
 	var po pgx.TxOptions
+	if o.ReadOnly {
+		po.AccessMode = pgx.ReadOnly
+	}
 	switch sql.IsolationLevel(o.Isolation) {
 	case sql.LevelDefault:
 	case sql.LevelReadUncommitted:
@@ -112,7 +107,11 @@ func (c *Conn) BeginTx(ctx context.Context, o driver.TxOptions) (driver.Tx, erro
 	if err != nil {
 		return nil, err
 	}
-	c.tx = &tx{Tx: branch{ctx, t}, c: c, branch: true, tx: t}
+	if !under || o.ReadOnly {
+		c.tx = &tx{Tx: plain{ctx, t}, c: c, readOnly: o.ReadOnly, tx: t}
+	} else {
+		c.tx = &tx{Tx: branch{ctx, t}, c: c, branch: true, tx: t}
+	}
 	return c.tx, nil
 }
 
@@ -122,7 +121,7 @@ type tx struct {
 	c        *Conn
 	branch   bool
 	readOnly bool
-	tx       pgx.Tx // of a branch
+	tx       pgx.Tx // of package rm
 }
 
 // Commit implements driver.Tx.
@@ -136,6 +135,19 @@ func (t *tx) Rollback() error {
 	t.c.tx = nil
 	return t.Tx.Rollback()
 }
+
+// plain is a transaction without a branch, with the context that began it. It ends as
+// that of stdlib does.
+type plain struct {
+	ctx context.Context
+	tx  pgx.Tx
+}
+
+// Commit implements driver.Tx.
+func (p plain) Commit() error { return p.tx.Commit(p.ctx) }
+
+// Rollback implements driver.Tx.
+func (p plain) Rollback() error { return p.tx.Rollback(p.ctx) }
 
 // branch is a transaction of package rm with the context that began it.
 type branch struct {
@@ -157,6 +169,9 @@ func (b branch) Rollback() error {
 func (c *Conn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
 	if c.broken() {
 		return nil, driver.ErrBadConn
+	}
+	if e := errandIn(args); e != nil {
+		return c.do(ctx, e)
 	}
 	byRM, err := c.route(ctx)
 	if err != nil {

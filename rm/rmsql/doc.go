@@ -34,6 +34,13 @@
 // error of Rows.Err and, after leaving early, of Rows.Close: it is that of the
 // commit. Row.Scan does both.
 //
+// # Messages
+//
+// [Publish] and [PublishMessage] are those of package rm: what they are given is delivered
+// exactly if the *sql.Tx commits, or the global transaction that it belongs to.
+//
+//	err = rmsql.Publish(ctx, tx, target.HTTP("http://mail/welcome", target.Payload(user)))
+//
 // # Errors
 //
 // They are those of packages rm and pgx: errors.As finds *[rm.LockConflictError]
