@@ -56,6 +56,10 @@ func run(ctx context.Context, m *tm.Manager, call handlers.Call, f Func) ([]byte
 	if err != nil {
 		return nil, err // unsure
 	}
+	if t.GetOutcome() > pb.Outcome_OUTCOME_UNDECIDED {
+		// It was decided while this call was on its way: no step must be taken any more.
+		return nil, retryable{fmt.Errorf("transaction %s is decided", call.XID)}
+	}
 	w := &W{m: m, id: call.XID, done: make(map[string]*pb.Branch)}
 	for _, b := range t.GetBranches() {
 		switch {
@@ -67,6 +71,9 @@ func run(ctx context.Context, m *tm.Manager, call handlers.Call, f Func) ([]byte
 		}
 	}
 	result, err := f(ctx, w, call.Payload)
+	if err == nil && w.broken == nil && w.taken < len(w.past) {
+		w.broken = fmt.Errorf("%w: it has taken %d of %d remembered steps, and not %q (%w)", ErrChanged, w.taken, len(w.past), w.past[w.taken].GetName(), ErrRetry)
+	}
 	if w.broken != nil && (err == nil || errors.Is(w.broken, ErrRetry)) {
 		// It must not commit over a step that has no end, whatever it made of the error.
 		err = w.broken

@@ -36,7 +36,8 @@ type bench struct {
 	mu       sync.Mutex
 	branches []*pb.Branch
 	log      []string // what arrived
-	lose     string   // frames of this kind and name get no answer
+	outcome  pb.Outcome
+	lose     string // frames of this kind and name get no answer
 }
 
 func newBench(t *testing.T) *bench {
@@ -87,7 +88,7 @@ func (b *bench) on(n *faketc.Session, f *pb.ClientFrame) bool {
 			}
 		}
 	case *pb.ClientFrame_Get:
-		n.Send(&pb.ServerFrame{Id: f.GetId(), Kind: &pb.ServerFrame_Get{Get: &pb.GetResponse{Transaction: &pb.Transaction{Xid: k.Get.GetXid(), Branches: b.branches}}}})
+		n.Send(&pb.ServerFrame{Id: f.GetId(), Kind: &pb.ServerFrame_Get{Get: &pb.GetResponse{Transaction: &pb.Transaction{Xid: k.Get.GetXid(), Outcome: b.outcome, Branches: b.branches}}}})
 		return true
 	}
 	if what != "" {
@@ -326,6 +327,9 @@ func TestOtherStepsThanBeforeAreNoticed(t *testing.T) {
 			_, _ = workflow.Step(ctx, w, "a", fine)
 			return []byte("ignored"), nil
 		},
+		`it has taken 0 of 1 remembered steps, and not "a"`: func(context.Context, *workflow.W, []byte) ([]byte, error) {
+			return []byte("ignored"), nil
+		},
 		`its remembered result: json: cannot unmarshal number`: func(ctx context.Context, w *workflow.W, _ []byte) ([]byte, error) {
 			_, err := workflow.Step(ctx, w, "a", func(context.Context, workflow.StepCall) (string, error) { return "", nil }, undo)
 			return nil, err
@@ -454,5 +458,32 @@ func TestStartAndWait(t *testing.T) {
 		if err := f(); err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("got %v, want %s", err, want)
 		}
+	}
+}
+
+// What an earlier run has begun may have happened, whatever a later one says.
+func TestAStepThatFailsAfterAnEarlierTryIsUndone(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	var effects []string
+	b.run(trip(&effects, map[string]error{"hotel": fmt.Errorf("no answer: %w", workflow.ErrRetry)}))
+	r := b.run(trip(&effects, map[string]error{"hotel": fmt.Errorf("sold out: %w", target.ErrFailed)}))
+	if r.GetVerdict() != pb.Verdict_VERDICT_FAILED {
+		t.Errorf("got %v", r)
+	}
+	if got := b.seen(); got != "" { // withdrawn, it would not be undone
+		t.Errorf("sent %s", got)
+	}
+}
+
+func TestNoStepIsTakenOnceItIsDecided(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.mu.Lock()
+	b.outcome = pb.Outcome_OUTCOME_ROLLED_BACK
+	b.mu.Unlock()
+	var effects []string
+	if r := b.run(trip(&effects, nil)); r.GetVerdict() != pb.Verdict_VERDICT_UNSURE || len(effects) > 0 {
+		t.Errorf("got %v, done %v", r, effects)
 	}
 }

@@ -81,10 +81,26 @@ func (m *Machine) endCall(l *leg) {
 	m.release(l)
 	l.state = legDone
 	l.progress().Next = time.Time{}
-	if o := l.tx.debt(l.branch().ID); o != nil && o.state == legBlocked {
-		o.before--
-		m.unblock(o)
+	for _, o := range l.tx.behind(l.branch()) {
+		if o.state == legBlocked {
+			o.before--
+			m.unblock(o)
+		}
 	}
+}
+
+// behind are the calls owed that a forward call under way has to come before: what
+// undoes it, or else what undoes the steps that it comes after.
+func (tx *txn) behind(b *Branch) (out []*leg) {
+	if o := tx.debt(b.ID); o != nil {
+		return []*leg{o}
+	}
+	for _, id := range b.Plan.After {
+		if o := tx.debt(id); o != nil {
+			out = append(out, o)
+		}
+	}
+	return out
 }
 
 // giveUp decides to roll back after too many attempts. The branch has no vote:
@@ -120,8 +136,8 @@ func (m *Machine) called(in Called) {
 	r := m.resource(l.lane())
 	current := l.state == legInFlight && l.progress().Attempts == in.Attempt
 	switch {
-	case in.Verdict != Done && in.Verdict != Failed && !current:
-		return // of an attempt that was given up
+	case in.Verdict != Done && !current, l.forward && tx.t.Outcome != Undecided && !current:
+		return // of an attempt that was given up: the one under way may do it yet
 	case l.forward:
 		m.calledForward(r, l, in)
 	default:
@@ -140,11 +156,11 @@ func (m *Machine) calledForward(r *resource, l *leg, in Called) {
 		m.release(l)
 		l.state = legDone
 		l.progress().Next, l.progress().Attention = time.Time{}, false
-		v := VoteYes
+		rec := Record{Vote: VoteYes, Text: in.Text, Result: in.Result}
 		if in.Verdict == Failed {
-			v = VoteNo
+			rec.Vote, rec.Clean = VoteNo, b.Forward.Attempts == 1 && !tx.restored
 		}
-		m.takeVote(tx, b, v, in.Text, in.Result)
+		m.takeVote(tx, b, rec)
 	case in.Verdict == NotYet:
 		m.notYet(r, l, in)
 	default:
@@ -174,8 +190,17 @@ func (m *Machine) calledToSettle(r *resource, l *leg, in Called) {
 func (m *Machine) notYet(r *resource, l *leg, in Called) {
 	p := l.progress()
 	p.LastError = "not yet: " + in.Text
-	m.pause(r, l, m.backoff(in.XID, 1, l.branch().Plan.Retry))
+	since := l.tx.t.Decided
+	if l.forward {
+		since = l.branch().Registered
+	}
+	p.Attention = p.Attention || m.now.Sub(since) >= notYetPatience
+	m.pause(r, l, m.backoff(in.XID, max(p.Attempts-min(p.Failures, p.Attempts), 1), l.branch().Plan.Retry))
 }
+
+// notYetPatience is how long somebody may answer "not yet" before a person should
+// look.
+const notYetPatience = time.Hour
 
 // call is the forward call of a branch; nil where there is none.
 func (tx *txn) call(id xid.BranchID) *leg {

@@ -93,7 +93,7 @@ func foldVote(tx *Transaction, r Record) error {
 	case r.Vote != VoteYes && r.Vote != VoteNo && r.Vote != VoteWithdrawn:
 		return impossible(r, "vote %d", r.Vote)
 	}
-	b.Vote, b.VoteReason = r.Vote, r.Text
+	b.Vote, b.VoteReason, b.Clean = r.Vote, r.Text, r.Clean
 	if r.Result != nil {
 		b.Result = r.Result
 	}

@@ -43,6 +43,7 @@ type txn struct {
 	waits    bool   // it waits for another: its decision is to be told
 	legs     []*leg // phase two, one per settlement; nil while undecided
 	calls    []*leg // Forward of each branch, once submitted; nil where there is none
+	restored bool   // from before this start: what was called then is not known
 	timer    timer
 	held     int64 // its share of Machine.held
 	noted    bool  // in Machine.changed
@@ -86,7 +87,7 @@ func (m *Machine) Restore(now time.Time, t Transaction) {
 	if t.Phase == Collecting && !t.Submitted {
 		t.Phase = Active // its caller has to ask again
 	}
-	tx := &txn{t: t, deadline: t.Deadline}
+	tx := &txn{t: t, deadline: t.Deadline, restored: true}
 	if !t.Deadline.IsZero() {
 		tx.deadline = later(t.Deadline, m.start.Add(m.cfg.RestartGrace))
 	}
@@ -294,6 +295,10 @@ func (tx *txn) summary() Transaction {
 // must not be kept or changed.
 func (m *Machine) visible(tx *txn) Transaction {
 	s := tx.t
+	if s.Outcome == Undecided {
+		m.lookForwardOf(tx, &s)
+		return s
+	}
 	if s.Phase != Settling {
 		return s
 	}
@@ -316,13 +321,38 @@ func (m *Machine) snapshot(tx *txn) Transaction {
 	s := m.visible(tx)
 	s.Branches = slices.Clone(s.Branches)
 	s.Settlements = slices.Clone(s.Settlements)
+	return s
+}
+
+// lookForwardOf shows what an undecided transaction waits for that nobody counts
+// attempts of: a group that is not attached, and votes that do not come.
+func (m *Machine) lookForwardOf(tx *txn, s *Transaction) {
+	own := false
+	at := func(i int, why string) {
+		if !own {
+			s.Branches, own = slices.Clone(s.Branches), true
+		}
+		b := &s.Branches[i]
+		b.Forward.LastError = why
+		b.Forward.Attention = b.Forward.Attention || m.now.Sub(b.Registered) >= attachPatience
+	}
 	for _, l := range tx.calls {
 		if l != nil && l.state == legReady && !m.reachable(l.lane()) {
-			s.Branches[l.index].Forward.LastError = noneAttached
-			s.Branches[l.index].Forward.Attention = m.now.Sub(s.Branches[l.index].Registered) >= attachPatience
+			at(l.index, noneAttached)
 		}
 	}
-	return s
+	if s.Phase != Collecting {
+		return
+	}
+	for i := range tx.t.Branches {
+		switch b := &tx.t.Branches[i]; {
+		case b.Vote != VoteNone:
+		case onlyTold(b):
+			at(i, "its vote is missing, which only its caller can give")
+		case asked(*b):
+			at(i, "its vote is missing, and was asked for")
+		}
+	}
 }
 
 const noneAttached = "no resource manager of this resource is attached"

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"bytes"
 	"fmt"
 	"reflect"
 	"slices"
@@ -42,6 +43,13 @@ func (m *Machine) register(in Register) {
 	if e != nil {
 		m.refuse(in.Ref, tx.lsn, e)
 		return
+	}
+	if b := tx.t.branch(in.Branch); !news && in.Vote != VoteNone {
+		if e := tx.otherVote(b, in.Vote, in.Result); e != nil {
+			m.refuse(in.Ref, tx.lsn, e)
+			return
+		}
+		m.takeVote(tx, b, Record{Vote: in.Vote, Result: in.Result})
 	}
 	if news {
 		if e := m.roomFor(tx, in); e != nil {
@@ -181,7 +189,11 @@ func (m *Machine) castVote(in CastVote) {
 		m.refuse(in.Ref, 0, &Error{Kind: ErrWrongState, XID: in.XID, Message: "a vote is yes, no or withdrawn"})
 		return
 	}
-	m.takeVote(tx, b, in.Vote, in.Reason, in.Result)
+	if e := tx.otherVote(b, in.Vote, in.Result); e != nil {
+		m.refuse(in.Ref, tx.lsn, e)
+		return
+	}
+	m.takeVote(tx, b, Record{Vote: in.Vote, Text: in.Reason, Result: in.Result})
 	need := tx.lsn
 	if tx.t.Outcome == Undecided && !onlyTold(b) {
 		// Not forced: a lost vote is asked for again and answered from the database.
@@ -196,17 +208,27 @@ func (m *Machine) answered(in Answered) {
 		return
 	}
 	if b := tx.t.branch(in.Branch); b != nil && (in.Vote == VoteYes || in.Vote == VoteNo) {
-		m.takeVote(tx, b, in.Vote, in.Reason, nil)
+		m.takeVote(tx, b, Record{Vote: in.Vote, Text: in.Reason})
 	}
 }
 
+// otherVote refuses a vote that says something else than the one that counts, where
+// whoever cast it would go on with what nobody remembers: two runs of a step.
+func (tx *txn) otherVote(b *Branch, v Vote, result []byte) *Error {
+	if !onlyTold(b) || b.Vote == VoteNone || b.Vote == v && bytes.Equal(b.Result, result) {
+		return nil
+	}
+	return &Error{Kind: ErrBranchConflict, XID: tx.t.XID, Message: fmt.Sprintf("%s has voted before, with another vote or result", b.title())}
+}
+
 // takeVote counts the first vote of a branch; later ones change nothing.
-func (m *Machine) takeVote(tx *txn, b *Branch, v Vote, reason string, result []byte) {
+func (m *Machine) takeVote(tx *txn, b *Branch, vote Record) {
 	if b.Vote != VoteNone || tx.t.Outcome != Undecided {
 		return
 	}
-	m.append(tx, Record{Kind: RecordVote, Branch: b.ID, Vote: v, Text: reason, Result: result})
-	if v == VoteNo {
+	vote.Kind, vote.Branch = RecordVote, b.ID
+	m.append(tx, vote)
+	if vote.Vote == VoteNo {
 		m.decideNo(tx, b)
 		return
 	}

@@ -40,8 +40,9 @@ const (
 type leg struct {
 	tx      *txn
 	forward bool
-	index   int // in Settlements, or in Branches
-	before  int // how many have to be done before; see legBlocked
+	index   int  // in Settlements, or in Branches
+	before  int  // how many have to be done before; see legBlocked
+	delayed bool // with legPausing: it must not be called before progress.Next
 	state   legState
 	elem    *list.Element
 }
@@ -147,8 +148,13 @@ func (m *Machine) startSettling(tx *txn) {
 				l.before++
 			}
 		}
-		if c := tx.call(s.Branch); c != nil && c.state == legInFlight {
-			l.before++ // what undoes it has to come after it
+	}
+	for _, c := range tx.calls {
+		if c == nil || c.state != legInFlight {
+			continue
+		}
+		for _, o := range tx.behind(c.branch()) {
+			o.before++ // what undoes it has to come after it
 		}
 	}
 	for _, l := range tx.legs {
@@ -166,11 +172,14 @@ func (m *Machine) unblock(l *leg) {
 		a := b.action(l.op())
 		r.host = r.host || a.Kind != TargetHandler
 		from := m.now
-		if !l.forward {
+		switch {
+		case !l.forward:
 			from = l.tx.t.Decided
+		case len(b.Plan.After) == 0:
+			from = b.Registered // a restart does not begin it anew
 		}
 		if at := from.Add(a.Delay); a.Delay > 0 && m.now.Before(at) {
-			l.state = legPausing
+			l.state, l.delayed = legPausing, true
 			l.progress().Next = at
 			l.elem = r.busy.PushBack(l)
 			return
@@ -254,7 +263,7 @@ func (m *Machine) release(l *leg) {
 // makeReady moves a leg to the queue of those that may go out.
 func (m *Machine) makeReady(r *resource, l *leg) {
 	m.release(l)
-	l.state = legReady
+	l.state, l.delayed = legReady, false
 	l.progress().Next = time.Time{}
 	l.elem = r.ready.PushBack(l)
 }
@@ -399,11 +408,17 @@ func (m *Machine) detached(in Detached) {
 	m.readyAll(r, legPausing)
 }
 
-// readyAll makes every leg in the given state ready.
+// readyAll makes every leg in the given state ready, but for delays; and ends forward
+// calls of what is decided, since they must not be made any more.
 func (m *Machine) readyAll(r *resource, state legState) {
 	for e := r.busy.Front(); e != nil; {
 		next := e.Next()
-		if l := e.Value.(*leg); l.state == state {
+		switch l := e.Value.(*leg); {
+		case l.state != state || l.delayed:
+		case l.forward && l.tx.t.Outcome != Undecided:
+			m.endCall(l)
+			m.schedule(l.tx)
+		default:
 			m.makeReady(r, l)
 			m.schedule(l.tx)
 		}
@@ -423,7 +438,7 @@ func (m *Machine) retryNow(in RetryNow) {
 		}
 		count++
 		r := m.resource(l.lane())
-		if l.state == legPausing {
+		if l.state == legPausing && !l.delayed {
 			m.makeReady(r, l)
 		}
 		m.pump(r)

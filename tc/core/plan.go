@@ -112,8 +112,10 @@ func opOf(o Outcome) Op {
 }
 
 // owes tells whether an outcome leaves something to be called for the branch.
-// What surely had no effect needs no undoing: it withdrew, it failed for good, or
-// it was never called, because what it comes after was not through.
+// What surely had no effect needs no undoing: it withdrew, it failed for good at the
+// only attempt, or it was never called, because what it comes after was not through.
+// Where an attempt before had no answer, or came before a restart, it may have
+// happened although this one says that it can't.
 func (t *Transaction) owes(b *Branch, o Outcome) bool {
 	if b.action(opOf(o)).Kind == TargetNone || b.Vote == VoteWithdrawn {
 		return false
@@ -123,7 +125,7 @@ func (t *Transaction) owes(b *Branch, o Outcome) bool {
 	}
 	switch {
 	case b.Vote == VoteNo:
-		return false
+		return !b.Clean && b.Plan.Forward.Kind != TargetNone
 	case b.Vote == VoteYes || b.Plan.Forward.Kind == TargetNone:
 		return true
 	default:

@@ -25,6 +25,7 @@ const (
 	recordOperator
 	recordPlan
 	recordResult
+	recordClean
 )
 
 // Field numbers of store.v1.Finished.
@@ -82,6 +83,9 @@ func AppendRecord(b []byte, r core.Record) ([]byte, error) {
 	e.text(recordOperator, r.Operator)
 	e.plan(recordPlan, r.Plan, true)
 	e.blob(recordResult, r.Result)
+	if r.Clean {
+		e.uint(recordClean, 1)
+	}
 	if e.err != nil {
 		return b, fmt.Errorf("record %d of %s can't be stored: %w", r.Seq, r.XID, e.err)
 	}
@@ -124,6 +128,8 @@ func DecodeRecord(id xid.ID, seq uint32, b []byte) (core.Record, error) {
 			r.Plan = d.plan()
 		case recordResult:
 			r.Result = d.blob("result")
+		case recordClean:
+			r.Clean = d.enum("clean", 1) == 1
 		default:
 			d.unknown()
 		}

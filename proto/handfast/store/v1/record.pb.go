@@ -29,20 +29,22 @@ type Record struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Kind  uint32                 `protobuf:"varint,1,opt,name=kind,proto3" json:"kind,omitempty"`
 	// Milliseconds since 1970.
-	TimeMs        int64  `protobuf:"varint,2,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
-	Name          string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
-	Parent        []byte `protobuf:"bytes,4,opt,name=parent,proto3" json:"parent,omitempty"`
-	DeadlineMs    int64  `protobuf:"varint,5,opt,name=deadline_ms,json=deadlineMs,proto3" json:"deadline_ms,omitempty"`
-	Branch        []byte `protobuf:"bytes,6,opt,name=branch,proto3" json:"branch,omitempty"`
-	Resource      []byte `protobuf:"bytes,7,opt,name=resource,proto3" json:"resource,omitempty"`
-	Mode          uint32 `protobuf:"varint,8,opt,name=mode,proto3" json:"mode,omitempty"`
-	Vote          uint32 `protobuf:"varint,9,opt,name=vote,proto3" json:"vote,omitempty"`
-	Outcome       uint32 `protobuf:"varint,10,opt,name=outcome,proto3" json:"outcome,omitempty"`
-	Reason        uint32 `protobuf:"varint,11,opt,name=reason,proto3" json:"reason,omitempty"`
-	Text          string `protobuf:"bytes,12,opt,name=text,proto3" json:"text,omitempty"`
-	Operator      string `protobuf:"bytes,13,opt,name=operator,proto3" json:"operator,omitempty"`
-	Plan          *Plan  `protobuf:"bytes,14,opt,name=plan,proto3" json:"plan,omitempty"`
-	Result        []byte `protobuf:"bytes,15,opt,name=result,proto3" json:"result,omitempty"`
+	TimeMs     int64  `protobuf:"varint,2,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	Name       string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Parent     []byte `protobuf:"bytes,4,opt,name=parent,proto3" json:"parent,omitempty"`
+	DeadlineMs int64  `protobuf:"varint,5,opt,name=deadline_ms,json=deadlineMs,proto3" json:"deadline_ms,omitempty"`
+	Branch     []byte `protobuf:"bytes,6,opt,name=branch,proto3" json:"branch,omitempty"`
+	Resource   []byte `protobuf:"bytes,7,opt,name=resource,proto3" json:"resource,omitempty"`
+	Mode       uint32 `protobuf:"varint,8,opt,name=mode,proto3" json:"mode,omitempty"`
+	Vote       uint32 `protobuf:"varint,9,opt,name=vote,proto3" json:"vote,omitempty"`
+	Outcome    uint32 `protobuf:"varint,10,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	Reason     uint32 `protobuf:"varint,11,opt,name=reason,proto3" json:"reason,omitempty"`
+	Text       string `protobuf:"bytes,12,opt,name=text,proto3" json:"text,omitempty"`
+	Operator   string `protobuf:"bytes,13,opt,name=operator,proto3" json:"operator,omitempty"`
+	Plan       *Plan  `protobuf:"bytes,14,opt,name=plan,proto3" json:"plan,omitempty"`
+	Result     []byte `protobuf:"bytes,15,opt,name=result,proto3" json:"result,omitempty"`
+	// Of a vote no: it answers the only attempt that was ever made.
+	Clean         bool `protobuf:"varint,16,opt,name=clean,proto3" json:"clean,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -180,6 +182,13 @@ func (x *Record) GetResult() []byte {
 		return x.Result
 	}
 	return nil
+}
+
+func (x *Record) GetClean() bool {
+	if x != nil {
+		return x.Clean
+	}
+	return false
 }
 
 type Plan struct {
@@ -791,7 +800,7 @@ var File_handfast_store_v1_record_proto protoreflect.FileDescriptor
 
 const file_handfast_store_v1_record_proto_rawDesc = "" +
 	"\n" +
-	"\x1ehandfast/store/v1/record.proto\x12\x11handfast.store.v1\"\x85\x03\n" +
+	"\x1ehandfast/store/v1/record.proto\x12\x11handfast.store.v1\"\x9b\x03\n" +
 	"\x06Record\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x17\n" +
 	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12\x12\n" +
@@ -809,7 +818,8 @@ const file_handfast_store_v1_record_proto_rawDesc = "" +
 	"\x04text\x18\f \x01(\tR\x04text\x12\x1a\n" +
 	"\boperator\x18\r \x01(\tR\boperator\x12+\n" +
 	"\x04plan\x18\x0e \x01(\v2\x17.handfast.store.v1.PlanR\x04plan\x12\x16\n" +
-	"\x06result\x18\x0f \x01(\fR\x06result\"\xf8\x02\n" +
+	"\x06result\x18\x0f \x01(\fR\x06result\x12\x14\n" +
+	"\x05clean\x18\x10 \x01(\bR\x05clean\"\xf8\x02\n" +
 	"\x04Plan\x123\n" +
 	"\aforward\x18\x01 \x01(\v2\x19.handfast.store.v1.ActionR\aforward\x121\n" +
 	"\x06commit\x18\x02 \x01(\v2\x19.handfast.store.v1.ActionR\x06commit\x125\n" +
