@@ -13,6 +13,7 @@ import (
 	"github.com/handfast/handfast/client"
 	pb "github.com/handfast/handfast/proto/handfast/v1"
 	"github.com/handfast/handfast/tc"
+	"github.com/handfast/handfast/xid"
 )
 
 func helloFrame() *pb.ClientFrame {
@@ -113,6 +114,52 @@ func TestABadFrameIsAnsweredAndTheSessionGoesOn(t *testing.T) {
 		}
 	case <-ctx.Done():
 		t.Error("the doubled id was not answered")
+	}
+}
+
+// What is attached is known to the coordinator for as long as the session lasts.
+func TestASessionIsAttachedToABoundedNumberOfResources(t *testing.T) {
+	t.Parallel()
+	r := start(t, t.TempDir(), func(c *tc.Config) { c.API.MaxResources = 3 })
+	stream := must[pb.Coordinator_SessionClient](t)(pb.NewCoordinatorClient(r.conn(t)).Session(limited(t)))
+	frames := []*pb.ClientFrame{helloFrame()}
+	attach := func(id uint64, resources ...int) {
+		var rs []*pb.AttachedResource
+		for _, n := range resources {
+			rs = append(rs, &pb.AttachedResource{ResourceId: xid.ResourceID{15: byte(n)}.String()})
+		}
+		f := attachFrame(rs...)
+		f.Id = id
+		frames = append(frames, f)
+	}
+	attach(1, 1, 2)
+	attach(2, 3, 4) // all or none
+	attach(3, 1, 2, 3)
+	attach(4, 4)
+	frames = append(frames, &pb.ClientFrame{Id: 5, Kind: &pb.ClientFrame_Detach{Detach: &pb.Detach{ResourceIds: []string{xid.ResourceID{15: 1}.String()}}}})
+	attach(6, 4)
+	if err := stream.Send(&pb.ClientMessage{Frames: frames}); err != nil {
+		t.Fatal(err)
+	}
+	want := map[uint64]bool{1: true, 2: false, 3: true, 4: false, 6: true}
+	for len(want) > 0 {
+		m, err := stream.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range m.GetFrames() {
+			fits, asked := want[f.GetId()]
+			if !asked {
+				continue
+			}
+			delete(want, f.GetId())
+			if ok := f.GetError() == nil; ok != fits {
+				t.Errorf("attach %d: %v", f.GetId(), f)
+			}
+			if e := f.GetError(); e != nil && codes.Code(e.GetCode()) != codes.ResourceExhausted {
+				t.Errorf("attach %d: %v", f.GetId(), e)
+			}
+		}
 	}
 }
 

@@ -214,6 +214,7 @@ func (a *admin) Watch(r *pb.WatchRequest, stream grpc.ServerStreamingServer[pb.W
 // Status implements the service.
 func (a *admin) Status(context.Context, *pb.StatusRequest) (*pb.StatusResponse, error) {
 	meta := a.eng.Meta()
+	held, limit := a.eng.Held()
 	return &pb.StatusResponse{
 		Version:          a.cfg.Version,
 		StoreId:          meta.Store.String(),
@@ -222,6 +223,8 @@ func (a *admin) Status(context.Context, *pb.StatusRequest) (*pb.StatusResponse, 
 		Quarantined:      meta.QuarantineBelow != 0,
 		QuarantineReason: meta.QuarantineReason,
 		Clients:          a.hub.clients(),
+		HeldBytes:        uint64(held),
+		HeldBytesLimit:   uint64(limit),
 	}, nil
 }
 

@@ -25,6 +25,8 @@ type Config struct {
 	// MaxInFlight bounds the requests of one session that have no answer yet;
 	// 0: 16,384.
 	MaxInFlight int
+	// MaxResources bounds what one session is attached to; 0: 4,096.
+	MaxResources int
 	// MaxCommands bounds the commands that wait to be written to one session;
 	// 0: 4,096. More are dropped: the engine sends them again.
 	MaxCommands int
@@ -55,6 +57,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.MaxInFlight == 0 {
 		c.MaxInFlight = 16_384
+	}
+	if c.MaxResources == 0 {
+		c.MaxResources = 4096
 	}
 	if c.MaxCommands == 0 {
 		c.MaxCommands = 4096

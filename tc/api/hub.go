@@ -145,6 +145,15 @@ func (h *hub) attach(s *session, m *pb.Attach) error {
 	if _, live := h.sessions[s]; !live {
 		return draining()
 	}
+	news := 0
+	for r := range resources {
+		if s.resources[r] == nil {
+			news++
+		}
+	}
+	if most := h.a.cfg.MaxResources; len(s.resources)+news > most {
+		return limit(most, "this session is attached to %d resources; %d more are too many", len(s.resources), news)
+	}
 	for r, ar := range resources {
 		if s.resources[r] == nil {
 			rt := h.routes[r]

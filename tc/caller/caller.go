@@ -50,7 +50,7 @@ type Config struct {
 	Proxy func(*http.Request) (*url.URL, error)
 	// Allow tells whether a host may be connected to, by its name as it is in the
 	// action and by the address that it was resolved to; nil: all. It may be called from
-	// many goroutines at once. AllowList makes one.
+	// many goroutines at once. Rules makes one.
 	Allow func(host string, ip netip.Addr) bool
 	// LinkLocal lets calls go to link-local addresses and to those where clouds tell
 	// machines their secrets. Allow has to allow them, too.

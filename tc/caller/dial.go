@@ -97,6 +97,13 @@ func (d *dialer) wait() {
 
 func (d *dialer) check(host string, ip netip.Addr) error {
 	ip = embedded(ip.Unmap().WithZone(""))
+	// To no address in particular connects to this machine, so a rule about that counts.
+	switch ip {
+	case netip.IPv4Unspecified():
+		ip = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	case netip.IPv6Unspecified():
+		ip = netip.IPv6Loopback()
+	}
 	switch {
 	case !d.linkLocal && (ip.IsLinkLocalUnicast() || secrets[ip]):
 		return fmt.Errorf("%w: it is link-local, or tells the secrets of machines in a cloud", errNotAllowed)
@@ -110,6 +117,7 @@ func (d *dialer) check(host string, ip netip.Addr) error {
 // is and what it may do.
 var secrets = map[netip.Addr]bool{
 	netip.MustParseAddr("fd00:ec2::254"):   true, // AWS
+	netip.MustParseAddr("fd00:ec2::23"):    true, // AWS, for pods
 	netip.MustParseAddr("fd20:ce::254"):    true, // Google
 	netip.MustParseAddr("fd00:42::42"):     true, // Scaleway
 	netip.MustParseAddr("100.100.100.200"): true, // Alibaba
@@ -128,6 +136,34 @@ func embedded(ip netip.Addr) netip.Addr {
 	return netip.AddrFrom4([4]byte(b[12:]))
 }
 
+// plainPrefix gives the IPv4 prefix where a prefix is one in the clothes of IPv6: the
+// addresses that are looked for wear none.
+func plainPrefix(p netip.Prefix) netip.Prefix {
+	if a := embedded(p.Addr().Unmap()); p.Bits() >= 96 && a.Is4() && !p.Addr().Is4() {
+		return netip.PrefixFrom(a, p.Bits()-96).Masked()
+	}
+	return p.Masked()
+}
+
+// Rules makes a Config.Allow of two lists, each as for AllowList: what one of deny fits
+// is refused, and so is what none of allow fits, if there are any.
+func Rules(allow, deny []string) (func(host string, ip netip.Addr) bool, error) {
+	denied, err := AllowList(deny...)
+	if err != nil {
+		return nil, err
+	}
+	allowed, err := AllowList(allow...)
+	if err != nil {
+		return nil, err
+	}
+	if len(allow) == 0 && len(deny) == 0 {
+		return nil, nil //nolint:nilnil // all is allowed
+	}
+	return func(host string, ip netip.Addr) bool {
+		return !denied(host, ip) && (len(allow) == 0 || allowed(host, ip))
+	}, nil
+}
+
 // AllowList makes a Config.Allow of patterns: a host ("shop.example"), all hosts below
 // one ("*.shop.example"), an address or a prefix ("10.1.0.0/16"). What fits one of them is
 // allowed. A host pattern trusts whoever answers for the name, whatever the address.
@@ -138,11 +174,11 @@ func AllowList(patterns ...string) (func(host string, ip netip.Addr) bool, error
 	for _, p := range patterns {
 		p = strings.ToLower(strings.TrimSuffix(p, "."))
 		if prefix, err := netip.ParsePrefix(p); err == nil {
-			prefixes = append(prefixes, prefix.Masked())
+			prefixes = append(prefixes, plainPrefix(prefix))
 			continue
 		}
 		if ip, err := netip.ParseAddr(p); err == nil {
-			ip = ip.Unmap().WithZone("")
+			ip = embedded(ip.Unmap().WithZone(""))
 			prefixes = append(prefixes, netip.PrefixFrom(ip, ip.BitLen()))
 			continue
 		}

@@ -84,3 +84,67 @@ func TestAllowList(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatIsDeniedIsNotCalledWhateverIsAllowed(t *testing.T) {
+	t.Parallel()
+	url := serveHTTP(t, func(http.ResponseWriter, *http.Request) {})
+	named := strings.Replace(url, "127.0.0.1", "localhost", 1)
+	nowhere := strings.Replace(url, "127.0.0.1", "0.0.0.0", 1) // is loopback, too
+	for _, tt := range []struct {
+		allow, deny              []string
+		address, name, noAddress bool // are allowed
+	}{
+		{nil, nil, true, true, true},
+		{nil, []string{"10.0.0.0/8"}, true, true, true},
+		{nil, []string{"127.0.0.0/8", "::1"}, false, false, false},
+		{nil, []string{"::ffff:127.0.0.0/104", "::1"}, false, false, false},
+		{nil, []string{"localhost"}, true, false, true},
+		{[]string{"127.0.0.1"}, []string{"LOCALHOST."}, true, false, true},
+		{[]string{"localhost"}, []string{"127.0.0.0/8", "::1/128"}, false, false, false},
+		{[]string{"10.0.0.0/8"}, []string{"192.0.2.1"}, false, false, false},
+	} {
+		allow, err := caller.Rules(tt.allow, tt.deny)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := newWorld(t, caller.Config{Allow: allow})
+		for address, allowed := range map[string]bool{url: tt.address, named: tt.name, nowhere: tt.noAddress} {
+			a := w.do(post(address, ""))
+			if (a.Verdict == core.Done) != allowed || a.NeedsAttention != !allowed {
+				t.Errorf("%s, allow %v, deny %v: got %+v", address, tt.allow, tt.deny, a)
+			}
+			a = w.do(unary(hostOf(address)+"/a.B/C", nil))
+			if strings.Contains(a.Text, "not allowed") != !allowed {
+				t.Errorf("%s over gRPC, allow %v, deny %v: got %+v", address, tt.allow, tt.deny, a)
+			}
+		}
+	}
+	for _, lists := range [][2][]string{{{"a b"}, nil}, {nil, {"10.0.0.0/99"}}} {
+		if _, err := caller.Rules(lists[0], lists[1]); err == nil {
+			t.Errorf("%q were taken", lists)
+		}
+	}
+}
+
+// What is looked for is always the IPv4 address, so a rule that is written otherwise
+// would be about nothing, and nobody would know.
+func TestRulesInTheClothesOfIPv6AreAboutIPv4(t *testing.T) {
+	t.Parallel()
+	for _, p := range []string{"192.0.2.0/24", "::ffff:192.0.2.0/120", "64:ff9b::c000:200/120"} {
+		allow, err := caller.AllowList(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !allow("x", netip.MustParseAddr("192.0.2.7")) || allow("x", netip.MustParseAddr("192.0.3.7")) {
+			t.Errorf("%s: it is not 192.0.2.0/24", p)
+		}
+	}
+	for _, p := range []string{"::ffff:192.0.2.7", "64:ff9b::c000:207"} {
+		if allow, err := caller.AllowList(p); err != nil || !allow("x", netip.MustParseAddr("192.0.2.7")) {
+			t.Errorf("%s: it is not 192.0.2.7 (%v)", p, err)
+		}
+	}
+	if allow, err := caller.AllowList("::/0"); err != nil || !allow("x", netip.MustParseAddr("2001:db8::1")) {
+		t.Errorf("::/0 (%v)", err)
+	}
+}

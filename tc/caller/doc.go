@@ -53,7 +53,8 @@
 // hosts that have none. Every line, answer, header and connection pool is bounded.
 //
 // Link-local addresses and those where clouds tell machines their secrets are refused when
-// a connection is made, after the name was resolved; Config.Allow narrows further.
+// a connection is made, after the name was resolved; Config.Allow narrows further:
+// Rules makes one of what is allowed and what is denied.
 //
 // A gRPC connection goes to one address of its host at a time. To spread calls over many,
 // put a balancer in between.

@@ -9,8 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
+	"sync"
+	"sync/atomic"
 
 	"github.com/handfast/handfast/tc/core"
 )
@@ -18,13 +21,42 @@ import (
 // maxHeader bounds the header of an answer, in bytes.
 const maxHeader = 64 << 10
 
+// maxDials is after how many dials a transport is replaced.
+const maxDials = 1 << 14
+
 // httpCalls makes the calls over HTTP.
-type httpCalls struct{ transport *http.Transport }
+//
+// An http.Transport remembers every host that it began to connect to until a
+// connection to it becomes idle, which may be never: idleConnWait holds whoever would
+// have taken that one. Whoever submits chooses the hosts, so there is no end to them.
+// Therefore a transport is replaced after many dials. Its idle connections are
+// closed; those in use end with their calls.
+type httpCalls struct {
+	cfg      Config
+	dial     *dialer
+	maxDials int64
+
+	mu      sync.Mutex
+	current *transport
+}
+
+type transport struct {
+	*http.Transport
+	dials atomic.Int64
+}
 
 func newHTTPCalls(cfg Config, d *dialer) *httpCalls {
-	return &httpCalls{&http.Transport{
-		Proxy:                  cfg.Proxy,
-		DialContext:            d.dial,
+	return &httpCalls{cfg: cfg, dial: d, maxDials: maxDials, current: newTransport(cfg, d)}
+}
+
+func newTransport(cfg Config, d *dialer) *transport {
+	t := &transport{}
+	t.Transport = &http.Transport{
+		Proxy: cfg.Proxy,
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			t.dials.Add(1)
+			return d.dial(ctx, network, address)
+		},
 		TLSClientConfig:        tlsConfig(cfg.TLS),
 		TLSHandshakeTimeout:    cfg.DialTimeout,
 		MaxIdleConns:           cfg.MaxIdle,
@@ -35,7 +67,19 @@ func newHTTPCalls(cfg Config, d *dialer) *httpCalls {
 		ForceAttemptHTTP2:      true,
 		// All calls to a host share a connection: one that is dead must not fail them all.
 		HTTP2: &http.HTTP2Config{SendPingTimeout: cfg.IdleTimeout / 4, PingTimeout: cfg.DialTimeout},
-	}}
+	}
+	return t
+}
+
+// get gives the transport for the next call.
+func (h *httpCalls) get() *transport {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if old := h.current; old.dials.Load() >= h.maxDials {
+		h.current = newTransport(h.cfg, h.dial)
+		old.CloseIdleConnections()
+	}
+	return h.current
 }
 
 func tlsConfig(c *tls.Config) *tls.Config {
@@ -45,7 +89,13 @@ func tlsConfig(c *tls.Config) *tls.Config {
 	return c.Clone()
 }
 
-func (h *httpCalls) close() { h.transport.CloseIdleConnections() }
+// close closes the idle connections. Those of a transport that was replaced end with
+// the Caller's context, as all do.
+func (h *httpCalls) close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.current.CloseIdleConnections()
+}
 
 func (h *httpCalls) call(ctx context.Context, j *job, out outgoing) result {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, out.url, bytes.NewReader(out.payload))
@@ -53,7 +103,7 @@ func (h *httpCalls) call(ctx context.Context, j *job, out outgoing) result {
 		return mistake("%s: the url can't be called: %s", j.to.host, strings.ReplaceAll(err.Error(), out.url, "it"))
 	}
 	fillHeader(req, j, out.payload)
-	resp, err := h.transport.RoundTrip(req)
+	resp, err := h.get().RoundTrip(req)
 	if err != nil {
 		return failedHTTP(j, err)
 	}

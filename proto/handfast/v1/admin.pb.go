@@ -769,8 +769,13 @@ type StatusResponse struct {
 	Quarantined      bool                   `protobuf:"varint,5,opt,name=quarantined,proto3" json:"quarantined,omitempty"`
 	QuarantineReason string                 `protobuf:"bytes,6,opt,name=quarantine_reason,json=quarantineReason,proto3" json:"quarantine_reason,omitempty"`
 	Clients          []*AttachedClient      `protobuf:"bytes,7,rep,name=clients,proto3" json:"clients,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// What open transactions hold: payloads, headers and results, in bytes.
+	HeldBytes uint64 `protobuf:"varint,8,opt,name=held_bytes,json=heldBytes,proto3" json:"held_bytes,omitempty"`
+	// How much they may hold; beyond it, further branches with a plan are refused
+	// with LIMIT.
+	HeldBytesLimit uint64 `protobuf:"varint,9,opt,name=held_bytes_limit,json=heldBytesLimit,proto3" json:"held_bytes_limit,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
@@ -850,6 +855,20 @@ func (x *StatusResponse) GetClients() []*AttachedClient {
 		return x.Clients
 	}
 	return nil
+}
+
+func (x *StatusResponse) GetHeldBytes() uint64 {
+	if x != nil {
+		return x.HeldBytes
+	}
+	return 0
+}
+
+func (x *StatusResponse) GetHeldBytesLimit() uint64 {
+	if x != nil {
+		return x.HeldBytesLimit
+	}
+	return 0
 }
 
 type AttachedClient struct {
@@ -1048,7 +1067,7 @@ const file_handfast_v1_admin_proto_rawDesc = "" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12:\n" +
 	"\vtransaction\x18\x02 \x01(\v2\x18.handfast.v1.TransactionR\vtransaction\x12\x16\n" +
 	"\x06missed\x18\x03 \x01(\x04R\x06missed\"\x0f\n" +
-	"\rStatusRequest\"\x9a\x02\n" +
+	"\rStatusRequest\"\xe3\x02\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x19\n" +
 	"\bstore_id\x18\x02 \x01(\tR\astoreId\x12 \n" +
@@ -1056,7 +1075,10 @@ const file_handfast_v1_admin_proto_rawDesc = "" +
 	"\x11open_transactions\x18\x04 \x01(\x04R\x10openTransactions\x12 \n" +
 	"\vquarantined\x18\x05 \x01(\bR\vquarantined\x12+\n" +
 	"\x11quarantine_reason\x18\x06 \x01(\tR\x10quarantineReason\x125\n" +
-	"\aclients\x18\a \x03(\v2\x1b.handfast.v1.AttachedClientR\aclients\"\x93\x01\n" +
+	"\aclients\x18\a \x03(\v2\x1b.handfast.v1.AttachedClientR\aclients\x12\x1d\n" +
+	"\n" +
+	"held_bytes\x18\b \x01(\x04R\theldBytes\x12(\n" +
+	"\x10held_bytes_limit\x18\t \x01(\x04R\x0eheldBytesLimit\"\x93\x01\n" +
 	"\x0eAttachedClient\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x120\n" +
 	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12;\n" +

@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -35,6 +36,19 @@ func printProto(w io.Writer, m proto.Message, indent bool) error {
 	b.WriteByte('\n')
 	_, err = w.Write(b.Bytes())
 	return err
+}
+
+// size writes a number of bytes for people.
+func size(n uint64) string {
+	const step = 1024
+	if n < step {
+		return fmt.Sprintf("%d B", n)
+	}
+	v, unit := float64(n)/step, 0
+	for v >= step && unit < len("KMGT")-1 {
+		v, unit = v/step, unit+1
+	}
+	return fmt.Sprintf("%.1f %ciB", v, "KMGT"[unit])
 }
 
 // word gives the name of an enum value as it is typed and shown:

@@ -14,6 +14,8 @@ import (
 	"github.com/handfast/handfast/cmd/handfast/internal/config"
 	"github.com/handfast/handfast/tc"
 	"github.com/handfast/handfast/tc/api"
+	"github.com/handfast/handfast/tc/caller"
+	"github.com/handfast/handfast/tc/core"
 	"github.com/handfast/handfast/tc/engine"
 )
 
@@ -98,6 +100,20 @@ In a service: client.Dial(%q), then rm.Open and tm.New.
 Ctrl-C ends it.
 `
 
+// callConfig makes the options of outgoing calls.
+func callConfig(s config.Calls) (caller.Config, error) {
+	conf := caller.Config{
+		Calls: s.Max, CallsPerHost: s.MaxPerHost, WaitingPerHost: s.MaxWaiting,
+		DialTimeout: s.DialTimeout, LinkLocal: s.LinkLocal,
+	}
+	var err error
+	if conf.Allow, err = caller.Rules(config.SplitList(s.Allow), config.SplitList(s.Deny)); err != nil {
+		return conf, fmt.Errorf("call-allow, call-deny: %w", err)
+	}
+	conf.TLS, err = callTLS(s)
+	return conf, err
+}
+
 // serve runs a coordinator until ctx ends. ready, if set, is called when it
 // listens.
 func serve(ctx context.Context, s Streams, cfg config.Server, ready func(net.Addr) error) error {
@@ -109,11 +125,16 @@ func serve(ctx context.Context, s Streams, cfg config.Server, ready func(net.Add
 	if err != nil {
 		return usagef("%s: %w", tc.CrashPointEnv, err)
 	}
+	calls, err := callConfig(cfg.Calls)
+	if err != nil {
+		return err
+	}
 	conf := tc.Config{
 		Listen:       cfg.Listen,
 		StoreDir:     cfg.StoreDir,
-		Engine:       engine.Config{Shards: cfg.Shards, Retention: cfg.Retention, CrashPoint: crash},
+		Engine:       engine.Config{Shards: cfg.Shards, Retention: cfg.Retention, CrashPoint: crash, Core: core.Config{MaxHeld: cfg.PayloadMemory}},
 		API:          api.Config{Version: buildVersion().Version, DefaultTimeout: cfg.DefaultTimeout},
+		Calls:        calls,
 		DrainTimeout: cfg.DrainTimeout,
 		NoReflection: !cfg.Reflection,
 		Log:          log,

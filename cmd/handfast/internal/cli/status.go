@@ -41,6 +41,9 @@ func showStatus(s Streams, st *handfastv1.StatusResponse, now time.Time) error {
 		{"Incarnation", strconv.FormatUint(uint64(st.GetIncarnation()), 10)},
 		{"Open transactions", strconv.FormatUint(st.GetOpenTransactions(), 10)},
 	}
+	if limit := st.GetHeldBytesLimit(); limit > 0 { // an older coordinator does not say
+		facts = append(facts, []string{"Payload memory", fmt.Sprintf("%s of %s", size(st.GetHeldBytes()), size(limit))})
+	}
 	if st.GetQuarantined() {
 		facts = append(facts, []string{"QUARANTINE", clean(st.GetQuarantineReason()) + "; see 'handfast adopt --help'"})
 	}

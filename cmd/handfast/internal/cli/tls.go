@@ -30,6 +30,29 @@ func serverTLS(s config.Server) (*tls.Config, error) {
 	return c, nil
 }
 
+// callTLS reads the files for what the coordinator calls over TLS; nil when the
+// settings name none.
+func callTLS(s config.Calls) (*tls.Config, error) {
+	if s.TLSCA == "" && s.TLSCert == "" {
+		return nil, nil //nolint:nilnil // the defaults are a valid answer
+	}
+	c := &tls.Config{MinVersion: tls.VersionTLS12}
+	if s.TLSCert != "" {
+		pair, err := tls.LoadX509KeyPair(s.TLSCert, s.TLSKey)
+		if err != nil {
+			return nil, fmt.Errorf("call-tls-cert, call-tls-key: %w", err)
+		}
+		c.Certificates = []tls.Certificate{pair}
+	}
+	if s.TLSCA != "" {
+		var err error
+		if c.RootCAs, err = certPool(s.TLSCA); err != nil {
+			return nil, fmt.Errorf("call-tls-ca: %w", err)
+		}
+	}
+	return c, nil
+}
+
 func certPool(file string) (*x509.CertPool, error) {
 	pem, err := os.ReadFile(file)
 	if err != nil {

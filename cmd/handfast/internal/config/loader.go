@@ -89,7 +89,7 @@ func (l *Loader) Load(path string, environ []string) (*Loaded, error) {
 		if !k.Exists(s.name) || !slices.Contains(l.names, s.name) {
 			continue
 		}
-		text, err := scalar(k.Get(s.name))
+		text, err := scalar(k.Get(s.name), s.value.Type() == "list")
 		if err == nil {
 			err = s.value.Set(text)
 		}
@@ -143,14 +143,31 @@ func (l *Loader) loadEnv(k *koanf.Koanf, environ []string, sources map[string]st
 	return nil
 }
 
-// scalar gives the text of a value from a YAML file.
-func scalar(v any) (string, error) {
+// scalar gives the text of a value from a YAML file. Where it may be a list, its
+// elements are joined by commas.
+func scalar(v any, list bool) (string, error) {
 	switch v := v.(type) {
+	case []any:
+		if !list {
+			return "", errors.New("want one value, not a list or a map")
+		}
+		if len(v) == 0 {
+			// Of what may be called, no list is "all", and this looks like "nothing".
+			return "", errors.New("is an empty list: leave it out")
+		}
+		texts := make([]string, len(v))
+		for i := range v {
+			var err error
+			if texts[i], err = scalar(v[i], false); err != nil {
+				return "", fmt.Errorf("element %d: %w", i+1, err)
+			}
+		}
+		return strings.Join(texts, ","), nil
 	case string:
 		return v, nil
 	case nil:
 		return "", errors.New("has no value")
-	case map[string]any, []any:
+	case map[string]any:
 		return "", errors.New("want one value, not a list or a map")
 	default:
 		return fmt.Sprint(v), nil
@@ -171,7 +188,7 @@ func (l *Loaded) String() string {
 			source = "default"
 		}
 		text := set.value.String()
-		if set.value.Type() == "string" {
+		if t := set.value.Type(); t == "string" || t == "list" {
 			text = quote(text)
 		}
 		fmt.Fprintf(&b, "%-42s # %s\n", set.name+": "+text, source)

@@ -65,10 +65,16 @@ func TestEverySettingArrivesFromEverySource(t *testing.T) {
 	values := map[string]string{
 		"listen": "127.0.0.1:9", "store-dir": "/x y'z", "shards": "5", "retention": "3d", "default-timeout": "90s",
 		"drain-timeout": "7s", "log-format": "json", "log-level": "debug", "reflection": "false",
-		"tls-cert": "c.pem", "tls-key": "k.pem", "tls-ca": "a.pem",
+		"tls-cert": "c.pem", "tls-key": "k.pem", "tls-ca": "a.pem", "payload-memory": "1536MiB",
+		"call-allow": "shop.example, *.pay.example,10.1.0.0/16", "call-deny": "10.1.2.3", "call-link-local": "true",
+		"call-tls-ca": "ca.pem", "call-tls-cert": "cc.pem", "call-tls-key": "ck.pem",
+		"call-max": "11", "call-max-per-host": "12", "call-max-waiting": "13", "call-dial-timeout": "2s",
 	}
 	want := Server{Listen: "127.0.0.1:9", StoreDir: "/x y'z", Shards: 5, Retention: 72 * time.Hour, DefaultTimeout: 90 * time.Second,
-		DrainTimeout: 7 * time.Second, LogFormat: "json", LogLevel: "debug", TLSCert: "c.pem", TLSKey: "k.pem", TLSCA: "a.pem"}
+		DrainTimeout: 7 * time.Second, LogFormat: "json", LogLevel: "debug", TLSCert: "c.pem", TLSKey: "k.pem", TLSCA: "a.pem",
+		PayloadMemory: 3 << 29,
+		Calls: Calls{Allow: "shop.example, *.pay.example,10.1.0.0/16", Deny: "10.1.2.3", LinkLocal: true, TLSCA: "ca.pem", TLSCert: "cc.pem", TLSKey: "ck.pem",
+			Max: 11, MaxPerHost: 12, MaxWaiting: 13, DialTimeout: 2 * time.Second}}
 	var yaml strings.Builder
 	var env, flags []string
 	var zero Server
@@ -112,24 +118,36 @@ func TestErrorsNameTheSettingAndItsPlace(t *testing.T) {
 		args []string
 		want []string
 	}{
-		"unknown key":            {yaml: "shard: 3\n", want: []string{"handfast.yaml: shard", "no such setting", "shards"}},
-		"nested key":             {yaml: "tls:\n  cert: x\n", want: []string{"handfast.yaml: tls", "no such setting", "tls-cert"}},
-		"list":                   {yaml: "listen: [a, b]\n", want: []string{"handfast.yaml: listen", "one value"}},
-		"no value":               {yaml: "listen:\n", want: []string{"handfast.yaml: listen", "no value"}},
-		"not YAML":               {yaml: "listen: [\n", want: []string{"handfast.yaml", "line"}},
-		"bad duration in file":   {yaml: "retention: soon\n", want: []string{"handfast.yaml: retention", `"soon"`, "7d"}},
-		"bare number of seconds": {yaml: "retention: 60\n", want: []string{"handfast.yaml: retention", `"60"`, "90s"}},
-		"negative duration":      {env: "HANDFAST_DEFAULT_TIMEOUT=-1s", want: []string{"HANDFAST_DEFAULT_TIMEOUT", "outside", "12h"}},
-		"huge timeout":           {env: "HANDFAST_DEFAULT_TIMEOUT=13h", want: []string{"HANDFAST_DEFAULT_TIMEOUT", "outside", "12h"}},
-		"empty variable":         {env: "HANDFAST_SHARDS=", want: []string{"HANDFAST_SHARDS", "whole number"}},
-		"empty directory":        {env: "HANDFAST_STORE_DIR=", want: []string{"HANDFAST_STORE_DIR", "empty"}},
-		"bad bool":               {env: "HANDFAST_REFLECTION=maybe", want: []string{"HANDFAST_REFLECTION", "true nor false"}},
-		"bad flag":               {args: []string{"--log-format=xml"}, want: []string{"--log-format", "text, json"}},
-		"bad address":            {args: []string{"--listen=4263"}, want: []string{"--listen", "host:port"}},
-		"bad port":               {args: []string{"--listen=:70000"}, want: []string{"--listen", "65535"}},
-		"key without cert":       {args: []string{"--tls-key=k"}, want: []string{"tls-key", "tls-cert"}},
-		"cert without key":       {args: []string{"--tls-cert=c"}, want: []string{"tls-key", "tls-cert"}},
-		"authority without cert": {args: []string{"--tls-ca=c"}, want: []string{"tls-ca", "tls-cert"}},
+		"unknown key":                {yaml: "shard: 3\n", want: []string{"handfast.yaml: shard", "no such setting", "shards"}},
+		"nested key":                 {yaml: "tls:\n  cert: x\n", want: []string{"handfast.yaml: tls", "no such setting", "tls-cert"}},
+		"list":                       {yaml: "listen: [a, b]\n", want: []string{"handfast.yaml: listen", "one value"}},
+		"no value":                   {yaml: "listen:\n", want: []string{"handfast.yaml: listen", "no value"}},
+		"not YAML":                   {yaml: "listen: [\n", want: []string{"handfast.yaml", "line"}},
+		"bad duration in file":       {yaml: "retention: soon\n", want: []string{"handfast.yaml: retention", `"soon"`, "7d"}},
+		"bare number of seconds":     {yaml: "retention: 60\n", want: []string{"handfast.yaml: retention", `"60"`, "90s"}},
+		"negative duration":          {env: "HANDFAST_DEFAULT_TIMEOUT=-1s", want: []string{"HANDFAST_DEFAULT_TIMEOUT", "outside", "12h"}},
+		"huge timeout":               {env: "HANDFAST_DEFAULT_TIMEOUT=13h", want: []string{"HANDFAST_DEFAULT_TIMEOUT", "outside", "12h"}},
+		"empty variable":             {env: "HANDFAST_SHARDS=", want: []string{"HANDFAST_SHARDS", "whole number"}},
+		"empty directory":            {env: "HANDFAST_STORE_DIR=", want: []string{"HANDFAST_STORE_DIR", "empty"}},
+		"bad bool":                   {env: "HANDFAST_REFLECTION=maybe", want: []string{"HANDFAST_REFLECTION", "true nor false"}},
+		"bad flag":                   {args: []string{"--log-format=xml"}, want: []string{"--log-format", "text, json"}},
+		"bad address":                {args: []string{"--listen=4263"}, want: []string{"--listen", "host:port"}},
+		"bad port":                   {args: []string{"--listen=:70000"}, want: []string{"--listen", "65535"}},
+		"key without cert":           {args: []string{"--tls-key=k"}, want: []string{"tls-key", "tls-cert"}},
+		"cert without key":           {args: []string{"--tls-cert=c"}, want: []string{"tls-key", "tls-cert"}},
+		"size without unit of bytes": {args: []string{"--payload-memory=2GB"}, want: []string{"--payload-memory", `"2GB"`, "2GiB"}},
+		"size that nothing fits in":  {env: "HANDFAST_PAYLOAD_MEMORY=1MiB", want: []string{"HANDFAST_PAYLOAD_MEMORY", "1MiB", "16MiB"}},
+		"negative size":              {yaml: "payload-memory: -5\n", want: []string{"handfast.yaml: payload-memory", `"-5"`}},
+		"huge size":                  {env: "HANDFAST_PAYLOAD_MEMORY=99999999999TiB", want: []string{"HANDFAST_PAYLOAD_MEMORY", "size"}},
+		"bad network":                {env: "HANDFAST_CALL_DENY=10.0.0.0/8,10.0.0.0/99", want: []string{"HANDFAST_CALL_DENY", "10.0.0.0/99"}},
+		"host with a port":           {args: []string{"--call-allow=shop.example:443"}, want: []string{"--call-allow", "shop.example:443"}},
+		"hole in a list":             {args: []string{"--call-allow=a,,b"}, want: []string{"--call-allow", `""`}},
+		"empty list":                 {yaml: "call-allow: []\n", want: []string{"handfast.yaml: call-allow", "empty list"}},
+		"list of lists":              {yaml: "call-allow: [a, [b]]\n", want: []string{"handfast.yaml: call-allow", "element 2"}},
+		"no calls at all":            {args: []string{"--call-max=0"}, want: []string{"--call-max", "outside"}},
+		"certificate without key":    {args: []string{"--call-tls-cert=c"}, want: []string{"call-tls-key", "call-tls-cert"}},
+		"key without certificate":    {args: []string{"--call-tls-key=k"}, want: []string{"call-tls-key", "call-tls-cert"}},
+		"authority without cert":     {args: []string{"--tls-ca=c"}, want: []string{"tls-ca", "tls-cert"}},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -201,6 +219,49 @@ func TestDurations(t *testing.T) {
 	for _, text := range []string{"", "d", "-1d", "1.5d", "5", "1w", "99999999d", "1e3d"} {
 		if d, err := ParseDuration(text); err == nil {
 			t.Errorf("ParseDuration(%q) = %v, want an error", text, d)
+		}
+	}
+}
+
+func TestAListInTheFileIsTheSameAsOneWithCommas(t *testing.T) {
+	t.Parallel()
+	for yaml, want := range map[string]string{
+		"call-allow: [shop.example, 10.0.0.0/8]\n":                   "shop.example,10.0.0.0/8",
+		"call-allow:\n  - shop.example\n  - '*.pay.example'\n":       "shop.example,*.pay.example",
+		"call-allow: ' shop.example , 10.0.0.0/8 '\n":                "shop.example,10.0.0.0/8",
+		"call-allow: '*.example'\ncall-deny: [127.0.0.0/8, '::1']\n": "*.example",
+	} {
+		got, err := load(t, yaml, nil)
+		if err != nil {
+			t.Errorf("%s: %v", yaml, err)
+			continue
+		}
+		if list := strings.Join(SplitList(got.Server.Calls.Allow), ","); list != want {
+			t.Errorf("%s: got %q, want %q", yaml, list, want)
+		}
+		if again, err := load(t, got.String(), nil); err != nil || again.Server != got.Server {
+			t.Errorf("%s: printed settings load as %+v, %v", yaml, again, err)
+		}
+	}
+}
+
+func TestSizes(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]int64{
+		"0": 0, "5": 5, "5B": 5, "16MiB": 16 << 20, "2GiB": 2 << 30, "3KiB": 3 << 10, "1TiB": 1 << 40, "1025B": 1025,
+	} {
+		got, err := ParseSize(text)
+		if err != nil || got != want {
+			t.Errorf("ParseSize(%q) = %v, %v", text, got, err)
+		}
+		back, err := ParseSize(FormatSize(want))
+		if err != nil || back != want {
+			t.Errorf("FormatSize(%v) = %q, which reads as %v, %v", want, FormatSize(want), back, err)
+		}
+	}
+	for _, text := range []string{"", "GiB", "-1", "1.5GiB", "1GB", "1 GiB", "8388608TiB", "9223372036854775808"} {
+		if n, err := ParseSize(text); err == nil {
+			t.Errorf("ParseSize(%q) = %v, want an error", text, n)
 		}
 	}
 }

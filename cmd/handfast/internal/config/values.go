@@ -3,10 +3,13 @@ package config
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/handfast/handfast/tc/caller"
 )
 
 // The types below implement pflag.Value over a field, so that a flag, a
@@ -27,6 +30,34 @@ func (v stringValue) Set(s string) error {
 	}
 	*v.p = s
 	return nil
+}
+
+// listValue is texts separated by commas; a file may give a list, too.
+type listValue struct {
+	p     *string
+	check func([]string) error
+}
+
+func (v listValue) String() string { return *v.p }
+func (listValue) Type() string     { return "list" }
+func (v listValue) Set(s string) error {
+	if err := v.check(SplitList(s)); err != nil {
+		return err
+	}
+	*v.p = s
+	return nil
+}
+
+// SplitList gives the elements of a list. Blanks around them don't count.
+func SplitList(s string) []string {
+	if strings.TrimSpace(s) == "" {
+		return nil
+	}
+	list := strings.Split(s, ",")
+	for i := range list {
+		list[i] = strings.TrimSpace(list[i])
+	}
+	return list
 }
 
 type choiceValue struct {
@@ -76,6 +107,58 @@ func (v intValue) Set(s string) error {
 	}
 	*v.p = n
 	return nil
+}
+
+// sizeValue is a number of bytes; zero stands for a default.
+type sizeValue struct {
+	p        *int64
+	min, max int64
+}
+
+func (v sizeValue) String() string { return FormatSize(*v.p) }
+func (sizeValue) Type() string     { return "size" }
+func (v sizeValue) Set(s string) error {
+	n, err := ParseSize(s)
+	if err != nil {
+		return err
+	}
+	if n != 0 && (n < v.min || n > v.max) {
+		return fmt.Errorf("%s is outside of %s to %s", s, FormatSize(v.min), FormatSize(v.max))
+	}
+	*v.p = n
+	return nil
+}
+
+// units are those of GOMEMLIMIT, the largest first.
+var units = []struct {
+	name  string
+	bytes int64
+}{{"TiB", 1 << 40}, {"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"B", 1}}
+
+// ParseSize reads a number of bytes such as "512MiB", "1073741824B" or "0".
+func ParseSize(s string) (int64, error) {
+	digits, unit := s, int64(1)
+	for _, u := range units {
+		if d, ok := strings.CutSuffix(s, u.name); ok {
+			digits, unit = d, u.bytes
+			break
+		}
+	}
+	n, err := strconv.ParseUint(digits, 10, 63)
+	if err != nil || int64(n) > math.MaxInt64/unit {
+		return 0, fmt.Errorf("%q is not a size such as 512MiB or 2GiB", s)
+	}
+	return int64(n) * unit, nil
+}
+
+// FormatSize writes a size so that ParseSize reads the same.
+func FormatSize(n int64) string {
+	for _, u := range units {
+		if n > 0 && n%u.bytes == 0 {
+			return strconv.FormatInt(n/u.bytes, 10) + u.name
+		}
+	}
+	return strconv.FormatInt(n, 10)
 }
 
 type durationValue struct {
@@ -137,6 +220,12 @@ func checkAddress(s string) error {
 		return fmt.Errorf("%q is not a port from 0 to 65535", port)
 	}
 	return nil
+}
+
+// checkPatterns lets the caller look, so that there is one idea of a pattern.
+func checkPatterns(list []string) error {
+	_, err := caller.AllowList(list...)
+	return err
 }
 
 func checkNotEmpty(s string) error {
