@@ -7,6 +7,7 @@ import (
 	"maps"
 	"time"
 
+	"github.com/handfast/handfast/internal/address"
 	"github.com/handfast/handfast/xid"
 )
 
@@ -33,8 +34,8 @@ type Target struct {
 // The bounds of the coordinator, checked by Validate.
 const (
 	MaxPayload = 1 << 20 // bytes
-	MaxHeaders = 64
-	MaxAddress = 2048 // bytes
+	MaxHeaders = address.MaxHeaders
+	MaxAddress = address.MaxLen // bytes
 	MaxTimeout = time.Hour
 	MaxDelay   = 30 * 24 * time.Hour
 	// MaxName is the length of the longest name of a step or a handler, in bytes.

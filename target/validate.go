@@ -2,8 +2,6 @@ package target
 
 import (
 	"fmt"
-	"net"
-	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -12,6 +10,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/handfast/handfast/internal/address"
 	pb "github.com/handfast/handfast/proto/handfast/v1"
 	"github.com/handfast/handfast/xid"
 )
@@ -30,11 +29,7 @@ func wrong(field, format string, args ...any) error {
 	return &Error{Field: field, Text: fmt.Sprintf(format, args...)}
 }
 
-var (
-	nameForm   = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
-	methodForm = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.]*/[A-Za-z_][A-Za-z0-9_]*$`)
-	headerForm = regexp.MustCompile("^[A-Za-z0-9._-]+$")
-)
+var nameForm = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
 
 // CheckName tells what is wrong with the name of a step. The error has no field.
 func CheckName(name string) error {
@@ -116,22 +111,12 @@ func (a Target) checkAddress() error {
 	case len(a.HTTP)+len(a.GRPC) > MaxAddress:
 		return wrong("address", "%d bytes long; want at most %d", len(a.HTTP)+len(a.GRPC), MaxAddress)
 	case a.HTTP != "":
-		u, err := url.Parse(a.HTTP)
-		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" || strings.Contains(u.Host, "$") {
-			return wrong("http", "%.80q; want a URL such as http://host:port/path", a.HTTP)
-		}
-		if u.User != nil {
-			return wrong("http", "it holds credentials; send them in a header")
+		if _, err := address.ParseHTTP(a.HTTP); err != nil {
+			return wrong("http", "%v", err)
 		}
 	case a.GRPC != "":
-		rest, found := strings.CutPrefix(a.GRPC, "grpcs://")
-		if !found {
-			rest = strings.TrimPrefix(a.GRPC, "grpc://")
-		}
-		target, method, ok := strings.Cut(rest, "/")
-		host, port, err := net.SplitHostPort(target)
-		if !ok || err != nil || host == "" || port == "" || !methodForm.MatchString(method) {
-			return wrong("grpc", "%.80q; want host:port/package.Service/Method", a.GRPC)
+		if _, err := address.ParseGRPC(a.GRPC); err != nil {
+			return wrong("grpc", "%v", err)
 		}
 	case a.Resource != (xid.ResourceID{}):
 		if a.Group != "" {
@@ -153,26 +138,31 @@ func (a Target) checkHeaders() error {
 		value, lower := a.Headers[name], strings.ToLower(name)
 		size += len(name) + len(value)
 		switch other, twice := seen[lower]; {
-		case !headerForm.MatchString(name):
-			return wrong("headers", "%.40q is no name of a header", name)
-		case strings.HasPrefix(lower, "handfast-") || slices.Contains(ownHeaders, lower):
-			return wrong("headers", "%q is set by the coordinator", name)
 		case twice:
 			return wrong("headers", "%q and %q are the same header", other, name)
-		case strings.ContainsFunc(value, func(r rune) bool { return r < ' ' && r != '\t' || r >= 0x7f }):
-			return wrong("headers", "the value of %q holds a character that no header may hold", name)
+		default:
+			if err := address.CheckHeader(a.kind(), name, value); err != nil {
+				return wrong("headers", "%v", err)
+			}
 		}
 		seen[lower] = name
 	}
-	if size > maxHeaderBytes {
-		return wrong("headers", "%d bytes long; want at most %d", size, maxHeaderBytes)
+	if size > address.MaxHeaderBytes {
+		return wrong("headers", "%d bytes long; want at most %d", size, address.MaxHeaderBytes)
 	}
 	return nil
 }
 
-const maxHeaderBytes = 8 << 10
-
-var ownHeaders = []string{"host", "content-length", "transfer-encoding", "connection"}
+func (a Target) kind() address.Kind {
+	switch {
+	case a.HTTP != "":
+		return address.HTTP
+	case a.GRPC != "":
+		return address.GRPC
+	default:
+		return address.Handler
+	}
+}
 
 func (a Target) headerNames() []string {
 	names := make([]string, 0, len(a.Headers))

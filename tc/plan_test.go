@@ -45,6 +45,11 @@ func TestABadPlanNamesTheField(t *testing.T) {
 	header := func(name, value string) func(*pb.RegisterBranchRequest) {
 		return forward(func(a *pb.Action) { a.Headers = []*pb.Header{{Name: "ok", Value: "ok"}, {Name: name, Value: value}} })
 	}
+	metadata := func(name, value string) func(*pb.RegisterBranchRequest) {
+		return forward(func(a *pb.Action) {
+			a.Handler, a.HandlerResource, a.Grpc, a.Headers = "", "", "a:1/b/c", []*pb.Header{{Name: name, Value: value}}
+		})
+	}
 	for name, tt := range map[string]struct {
 		change func(*pb.RegisterBranchRequest)
 		field  string
@@ -65,6 +70,16 @@ func TestABadPlanNamesTheField(t *testing.T) {
 		"credentials":           {address("http://u:p@a/", ""), "plan.forward.url"},
 		"a long address":        {address("http://a/"+strings.Repeat("a", 2048), ""), "plan.forward.url"},
 		"no port":               {address("", "a/b/c"), "plan.forward.grpc"},
+		"port 99999":            {address("http://127.0.0.1:99999/", ""), "plan.forward.url"},
+		"port 0":                {address("http://a:0/", ""), "plan.forward.url"},
+		"no ASCII":              {address("http://hötel.localhost/", ""), "plan.forward.url"},
+		"port 99999 of gRPC":    {address("", "a:99999/b/c"), "plan.forward.grpc"},
+		"no ASCII in gRPC":      {address("", "a:1/ä/c"), "plan.forward.grpc"},
+		"Expect":                {header("Expect", "x"), "plan.forward.headers[1].name"},
+		"TE":                    {header("TE", "x"), "plan.forward.headers[1].name"},
+		"Keep-Alive":            {header("Keep-Alive", "x"), "plan.forward.headers[1].name"},
+		"metadata of gRPC":      {metadata("content-type", "x"), "plan.forward.headers[0].name"},
+		"a tab in metadata":     {metadata("a", "\t"), "plan.forward.headers[0].value"},
 		"no method":             {address("", "a:1/b"), "plan.forward.grpc"},
 		"another gRPC scheme":   {address("", "http://a:1/b/c"), "plan.forward.grpc"},
 		"no group":              {forward(func(a *pb.Action) { a.HandlerResource = "" }), "plan.forward.handler_resource"},

@@ -4,11 +4,9 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"fmt"
-	"net"
-	"net/url"
-	"strings"
 	"time"
 
+	"github.com/handfast/handfast/internal/address"
 	pb "github.com/handfast/handfast/proto/handfast/v1"
 	"github.com/handfast/handfast/tc/core"
 	"github.com/handfast/handfast/xid"
@@ -19,9 +17,6 @@ const (
 	maxStepName    = 128
 	maxPayload     = 1 << 20
 	maxResult      = 64 << 10
-	maxAddress     = 2048
-	maxHeaders     = 64
-	maxHeaderBytes = 8 << 10
 	maxDelay       = 30 * 24 * time.Hour
 	maxCallTimeout = time.Hour
 	maxSubmit      = 30 * 24 * time.Hour
@@ -187,18 +182,21 @@ func parseAction(at string, a *pb.Action, out *core.Action) (err error) {
 		if s != "" {
 			targets++
 		}
-		if len(s) > maxAddress {
-			return invalid(at+"url", "an address of %d bytes, at most %d", len(s), maxAddress)
+		if len(s) > address.MaxLen {
+			return invalid(at+"url", "an address of %d bytes, at most %d", len(s), address.MaxLen)
 		}
 	}
 	if targets != 1 {
 		return invalid(at+"url", "want exactly one of url, grpc and handler, got %d", targets)
 	}
+	kind := address.Handler
 	switch {
 	case a.GetUrl() != "":
-		err = parseURL(at+"url", a.GetUrl(), out)
+		kind = address.HTTP
+		err = parseAddress(at+"url", a.GetUrl(), address.ParseHTTP, out)
 	case a.GetGrpc() != "":
-		err = parseMethod(at+"grpc", a.GetGrpc(), out)
+		kind = address.GRPC
+		err = parseAddress(at+"grpc", a.GetGrpc(), address.ParseGRPC, out)
 	default:
 		out.Kind, out.Address = core.TargetHandler, a.GetHandler()
 		if err = checkName(at+"handler", a.GetHandler()); err == nil {
@@ -218,80 +216,55 @@ func parseAction(at string, a *pb.Action, out *core.Action) (err error) {
 	if out.Timeout, err = duration(at+"timeout", a.GetTimeout(), 0, time.Millisecond, maxCallTimeout); err != nil {
 		return err
 	}
-	return parseHeaders(at+"headers", a.GetHeaders(), out)
+	return parseHeaders(at+"headers", kind, a.GetHeaders(), out)
 }
 
-func parseURL(field, s string, out *core.Action) error {
-	u, err := url.Parse(s)
-	switch {
-	case err != nil:
+func parseAddress(field, s string, parse func(string) (address.Address, error), out *core.Action) error {
+	to, err := parse(s)
+	if err != nil {
 		return invalid(field, "%v", err)
-	case u.Scheme != "http" && u.Scheme != "https":
-		return invalid(field, "%q has the scheme %q, want http or https", s, u.Scheme)
-	case u.Hostname() == "" || strings.Contains(u.Host, "$"):
-		return invalid(field, "%q has no host", s)
-	case u.User != nil:
-		return invalid(field, "holds credentials; send them in a header")
 	}
-	out.Kind, out.Address, out.Lane = core.TargetHTTP, s, lane(u.Scheme, u.Host)
-	return nil
-}
-
-func parseMethod(field, s string, out *core.Action) error {
-	scheme, rest, found := strings.Cut(s, "://")
-	if !found {
-		scheme, rest = "grpc", s
+	out.Kind, out.Address, out.Lane = core.TargetHTTP, s, lane(to)
+	if to.Kind == address.GRPC {
+		out.Kind = core.TargetGRPC
 	}
-	if scheme != "grpc" && scheme != "grpcs" {
-		return invalid(field, "%q has the scheme %q, want grpc or grpcs", s, scheme)
-	}
-	host, method, _ := strings.Cut(rest, "/")
-	if _, _, err := net.SplitHostPort(host); err != nil {
-		return invalid(field, "%q: %v; want host:port/package.Service/Method", s, err)
-	}
-	service, name, _ := strings.Cut(method, "/")
-	if service == "" || name == "" || strings.ContainsAny(method, "$ \t?#") || strings.Contains(name, "/") {
-		return invalid(field, "%q names no method; want host:port/package.Service/Method", s)
-	}
-	out.Kind, out.Address, out.Lane = core.TargetGRPC, s, lane(scheme, host)
 	return nil
 }
 
 // lane is the queue of all calls to one host.
-func lane(scheme, host string) (r xid.ResourceID) {
-	sum := sha256.Sum256([]byte(scheme + "\x00" + strings.ToLower(host)))
+func lane(to address.Address) (r xid.ResourceID) {
+	scheme := "http"
+	if to.Kind == address.GRPC {
+		scheme = "grpc"
+	}
+	if to.TLS {
+		scheme += "s"
+	}
+	sum := sha256.Sum256([]byte(scheme + "\x00" + to.Host))
 	copy(r[:], sum[:])
 	return r
 }
 
-func parseHeaders(field string, hs []*pb.Header, out *core.Action) error {
-	if len(hs) > maxHeaders {
-		return invalid(field, "%d headers, at most %d", len(hs), maxHeaders)
+func parseHeaders(field string, kind address.Kind, hs []*pb.Header, out *core.Action) error {
+	if len(hs) > address.MaxHeaders {
+		return invalid(field, "%d headers, at most %d", len(hs), address.MaxHeaders)
 	}
 	size := 0
 	for i, h := range hs {
 		at := fmt.Sprintf("%s[%d]", field, i)
-		name := strings.ToLower(h.GetName())
-		if name == "" || strings.IndexFunc(name, notToken) >= 0 {
-			return invalid(at+".name", "%q is no name of a header", h.GetName())
+		if err := address.CheckHeaderName(kind, h.GetName()); err != nil {
+			return invalid(at+".name", "%v", err)
 		}
-		if strings.HasPrefix(name, "handfast-") || name == "host" || name == "content-length" || name == "transfer-encoding" || name == "connection" {
-			return invalid(at+".name", "%q is set by the coordinator", h.GetName())
-		}
-		if i := strings.IndexFunc(h.GetValue(), func(r rune) bool { return r < ' ' && r != '\t' || r >= 0x7f }); i >= 0 {
-			return invalid(at+".value", "holds a byte that no header may hold, at %d", i)
+		if err := address.CheckHeaderValue(kind, h.GetName(), h.GetValue()); err != nil {
+			return invalid(at+".value", "%v", err)
 		}
 		size += len(h.GetName()) + len(h.GetValue())
 		out.Header = append(out.Header, core.Header{Name: h.GetName(), Value: h.GetValue()})
 	}
-	if size > maxHeaderBytes {
-		return invalid(field, "%d bytes long, at most %d", size, maxHeaderBytes)
+	if size > address.MaxHeaderBytes {
+		return invalid(field, "%d bytes long, at most %d", size, address.MaxHeaderBytes)
 	}
 	return nil
-}
-
-func notToken(r rune) bool {
-	return r != '-' && r != '_' && r != '.' && (r < '0' || r > '9') && (r < 'a' || r > 'z')
 }
 
 func wirePlan(p *core.Plan) *pb.Plan {

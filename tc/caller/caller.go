@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/handfast/handfast/internal/address"
 	"github.com/handfast/handfast/tc/core"
 )
 
@@ -172,7 +173,7 @@ func (c *Caller) make(j *job) result {
 		return mistake("%v", err)
 	}
 	var r result
-	if j.to.kind == core.TargetGRPC {
+	if j.to.Kind == address.GRPC {
 		r = c.grpc.call(ctx, j, a)
 	} else {
 		r = c.http.call(ctx, j, a)
@@ -182,7 +183,7 @@ func (c *Caller) make(j *job) result {
 		case c.ctx.Err() != nil:
 			r.text = closing
 		case ctx.Err() != nil:
-			r.text = fmt.Sprintf("%s: no complete answer within %s", j.to.host, j.timeout)
+			r.text = fmt.Sprintf("%s: no complete answer within %s", j.to.Host, j.timeout)
 		}
 	}
 	return r

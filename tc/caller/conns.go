@@ -16,6 +16,8 @@ import (
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/handfast/handfast/internal/address"
 )
 
 // grpcCalls makes the calls over gRPC, and owns the connections.
@@ -64,10 +66,10 @@ func newGRPCCalls(cfg Config, d *dialer) *grpcCalls {
 
 // get gives the connection to a target, which may not be connected yet. Give it back
 // with put.
-func (g *grpcCalls) get(to target) (*grpcConn, error) {
+func (g *grpcCalls) get(to address.Address) (*grpcConn, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	key := connKey{to.host, to.tls}
+	key := connKey{to.Host, to.TLS}
 	if c := g.conns[key]; c != nil {
 		if c.place != nil {
 			g.idle.Remove(c.place)
@@ -81,11 +83,11 @@ func (g *grpcCalls) get(to target) (*grpcConn, error) {
 	}
 	c := &grpcConn{key: key, users: 1}
 	creds := insecure.NewCredentials()
-	if to.tls {
+	if to.TLS {
 		creds = credentials.NewTLS(g.tls)
 	}
 	// The dialer resolves the name, so that it sees what is connected to.
-	cc, err := grpc.NewClient("passthrough:///"+strings.ReplaceAll(to.host, "%", "%25"), append(g.options(),
+	cc, err := grpc.NewClient("passthrough:///"+strings.ReplaceAll(to.Host, "%", "%25"), append(g.options(),
 		grpc.WithTransportCredentials(creds),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},

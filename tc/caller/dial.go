@@ -10,6 +10,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/handfast/handfast/internal/address"
 )
 
 // errNotAllowed: an address must not be connected to.
@@ -183,7 +185,7 @@ func AllowList(patterns ...string) (func(host string, ip netip.Addr) bool, error
 			continue
 		}
 		name, wild := strings.CutPrefix(p, "*.")
-		if name == "" || !plain(name) || strings.ContainsAny(name, "*/:@[]") {
+		if name == "" || !address.Visible(name) || strings.ContainsAny(name, "*/:@[]") {
 			return nil, fmt.Errorf("pattern %.100q: want a host, *. and a host, an address, or a prefix such as 10.0.0.0/8", p)
 		}
 		if wild {

@@ -46,7 +46,7 @@ func (rawCodec) Unmarshal(data mem.BufferSlice, v any) error {
 func (g *grpcCalls) call(ctx context.Context, j *job, out outgoing) result {
 	conn, err := g.get(j.to)
 	if err != nil {
-		return mistake("%s: %v", j.to.host, err)
+		return mistake("%s: %v", j.to.Host, err)
 	}
 	md := make(metadata.MD, 6+len(j.call.Action.Header))
 	for _, h := range j.call.Action.Header {
@@ -55,7 +55,7 @@ func (g *grpcCalls) call(ctx context.Context, j *job, out outgoing) result {
 	headers(j, func(name, value string) { md.Set(name, value) })
 	began := conn.answers.Load()
 	var answer frame
-	err = conn.cc.Invoke(metadata.NewOutgoingContext(ctx, md), j.to.method, &frame{out.payload}, &answer)
+	err = conn.cc.Invoke(metadata.NewOutgoingContext(ctx, md), j.to.Method, &frame{out.payload}, &answer)
 	timedOut := ctx.Err() != nil
 	if !timedOut {
 		conn.answers.Add(1)
@@ -75,7 +75,7 @@ func (g *grpcCalls) call(ctx context.Context, j *job, out outgoing) result {
 
 // judgeStatus says what a status other than OK means.
 func judgeStatus(j *job, st *status.Status) result {
-	text := fmt.Sprintf("%s answered %s: %s", j.to.host, st.Code(), st.Message())
+	text := fmt.Sprintf("%s answered %s: %s", j.to.Host, st.Code(), st.Message())
 	switch st.Code() {
 	case codes.Aborted, codes.FailedPrecondition:
 		if ours(st) {

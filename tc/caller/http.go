@@ -100,7 +100,7 @@ func (h *httpCalls) close() {
 func (h *httpCalls) call(ctx context.Context, j *job, out outgoing) result {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, out.url, bytes.NewReader(out.payload))
 	if err != nil {
-		return mistake("%s: the url can't be called: %s", j.to.host, strings.ReplaceAll(err.Error(), out.url, "it"))
+		return mistake("%s: the url can't be called: %s", j.to.Host, strings.ReplaceAll(err.Error(), out.url, "it"))
 	}
 	fillHeader(req, j, out.payload)
 	resp, err := h.get().RoundTrip(req)
@@ -122,10 +122,6 @@ func fillHeader(req *http.Request, j *job, payload []byte) {
 			contentType = "application/json"
 		}
 		req.Header.Set("Content-Type", contentType)
-	}
-	if user := req.URL.User; user != nil {
-		password, _ := user.Password()
-		req.SetBasicAuth(user.Username(), password)
 	}
 	for i, h := range j.call.Action.Header {
 		if first(j.call.Action.Header[:i], h.Name) {
@@ -155,7 +151,7 @@ func first(before []core.Header, name string) bool {
 
 // failedHTTP is about a request that has no answer.
 func failedHTTP(j *job, err error) result {
-	r := unsure("%s: %v", j.to.host, err)
+	r := unsure("%s: %v", j.to.Host, err)
 	r.interrupted = true
 	var cert *tls.CertificateVerificationError
 	var unknown x509.UnknownAuthorityError
@@ -173,11 +169,11 @@ func judge(j *job, status int, body []byte, err error) result {
 			r.verdict = core.NotYet
 		}
 		if len(body) == 0 {
-			r.text = fmt.Sprintf("%s answered %s", j.to.host, statusText(status))
+			r.text = fmt.Sprintf("%s answered %s", j.to.Host, statusText(status))
 		}
 		return r
 	case status < 200 || status > 299:
-		r := unsure("%s answered %s: %s", j.to.host, statusText(status), body)
+		r := unsure("%s answered %s: %s", j.to.Host, statusText(status), body)
 		if len(body) == 0 {
 			r.text = strings.TrimSuffix(r.text, ": ")
 		}
@@ -186,7 +182,7 @@ func judge(j *job, status int, body []byte, err error) result {
 	case len(body) > MaxResult:
 		return tooLong(j)
 	case err != nil:
-		r := unsure("%s answered %s, and then failed: %v", j.to.host, statusText(status), err)
+		r := unsure("%s answered %s, and then failed: %v", j.to.Host, statusText(status), err)
 		r.interrupted = true
 		return r
 	}
@@ -194,7 +190,7 @@ func judge(j *job, status int, body []byte, err error) result {
 }
 
 func tooLong(j *job) result {
-	return mistake("%s: the answer is longer than 64 KiB, so it can't be kept", j.to.host)
+	return mistake("%s: the answer is longer than 64 KiB, so it can't be kept", j.to.Host)
 }
 
 func statusText(status int) string {

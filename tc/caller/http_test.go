@@ -109,7 +109,7 @@ func TestWhatHTTPSends(t *testing.T) {
 		{"", "", "", ""},
 		{"<a/>", "text/xml", "text/xml", "<a/>"},
 	} {
-		c := post(strings.Replace(url, "http://", "http://user:pass@", 1)+"/p/${steps.s.g}?q=${own}", tt.payload)
+		c := post(url+"/p/${steps.s.g}?q=${own}", tt.payload)
 		c.Before, c.Own = []core.Result{{Name: "s", Value: []byte(`{"f":1e400,"g":"a/b c"}`)}}, []byte(`"&"`)
 		c.Op, c.Attempt, c.Branch = core.OpRollback, 4, xid.NewBranchID()
 		c.Action.Header = []core.Header{{Name: "X-Two", Value: "1"}, {Name: "x-two", Value: "2"}}
@@ -133,9 +133,8 @@ func TestWhatHTTPSends(t *testing.T) {
 				t.Errorf("header %s is %q, want %q", name, have, v)
 			}
 		}
-		user, password, _ := s.r.BasicAuth()
-		if s.r.Method != http.MethodPost || s.r.RequestURI != "/p/a%2Fb%20c?q=%26" || string(s.body) != tt.want || user != "user" || password != "pass" {
-			t.Errorf("got %s %s %q from %s", s.r.Method, s.r.RequestURI, s.body, user)
+		if s.r.Method != http.MethodPost || s.r.RequestURI != "/p/a%2Fb%20c?q=%26" || string(s.body) != tt.want {
+			t.Errorf("got %s %s %q", s.r.Method, s.r.RequestURI, s.body)
 		}
 	}
 }
@@ -164,12 +163,12 @@ func TestWhatIsNotEvenSent(t *testing.T) {
 		{post("http://h:0/", ""), "port"},
 		{post("http://bücher.example/", ""), "Punycode"},
 		{post(url+"/%zz", ""), "url"},
-		{header("Handfast-Xid", "x"), "coordinator's"},
-		{header("handfast-branch", "x"), "coordinator's"},
+		{header("Handfast-Xid", "x"), "by the coordinator"},
+		{header("handfast-branch", "x"), "by the coordinator"},
 		{header("Connection", "close"), "connection"},
 		{header("Transfer-Encoding", "chunked"), "connection"},
-		{header("a b", "x"), "characters"},
-		{header("a", "x\r\nb: y"), "characters"},
+		{header("a b", "x"), "no name"},
+		{header("a", "x\r\nb: y"), "character"},
 		{core.Call{}, "no action"},
 		{core.Call{Action: &core.Action{Kind: core.TargetHandler, Address: "h"}}, "not called over"},
 	} {

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/handfast/handfast/internal/address"
 	"github.com/handfast/handfast/tc/core"
 )
 
@@ -16,7 +17,7 @@ const maxWaiting = 1 << 16
 // job is one call from when it was handed over until it is answered.
 type job struct {
 	call     core.Call
-	to       target
+	to       address.Address
 	timeout  time.Duration
 	deadline time.Time
 	host     *host
@@ -62,9 +63,9 @@ func (l *lines) admit(j *job, expire func() *time.Timer) (start bool, refused st
 	if l.closed {
 		return false, closing
 	}
-	h := l.hosts[j.to.host]
+	h := l.hosts[j.to.Host]
 	if h == nil {
-		h = &host{name: j.to.host}
+		h = &host{name: j.to.Host}
 		l.hosts[h.name] = h
 	}
 	j.host = h
