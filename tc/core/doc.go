@@ -25,6 +25,8 @@
 //  6. may keep account of who waits for whom by Parked, over all its machines.
 //     It then sends Waiting to the machine of each waiter, Break to that of
 //     the victim of a cycle, and, after WaiterDone, EndWait to the holders.
+//  7. may let several machines share Config.MaxHeld. It then tells each by
+//     SetElsewhere what the others hold, before an input that has a Weight.
 //
 // Nothing that reveals state may leave before that state is durable. This is
 // the whole reason why no crash can make the coordinator tell two outcomes. A
