@@ -34,7 +34,7 @@ func (d delivery) Call(c core.Call) {
 		}
 	}
 	f := &pb.ServerFrame{Kind: &pb.ServerFrame_Call{Call: wireCall(&c, payload)}}
-	a.hub.call(c.Action.Lane, f)
+	a.hub.call(c.Action.Lane, handled{c.XID, c.Branch, c.Op, c.Attempt}, f)
 }
 
 // refuseCall answers a call that can't be made, and could not be made later.
@@ -64,6 +64,7 @@ func (s *session) calledBack(r *pb.CallResult) error {
 		XID: id, Branch: branch, Op: core.Op(r.GetOp()), Attempt: r.GetAttempt(), Text: cut(r.GetError()),
 		Result: some(r.GetResult()), NeedsAttention: r.GetNeedsAttention(),
 	}
+	s.handled(handled{id, branch, in.Op, in.Attempt})
 	switch r.GetVerdict() { //nolint:exhaustive // the others are refused
 	case pb.Verdict_VERDICT_DONE:
 		in.Verdict = core.Done

@@ -93,13 +93,19 @@ func (h *hub) add(s *session) error {
 }
 
 // remove forgets a session. What was sent to it is made due again: where
-// another session serves the resource, that one gets it at once.
+// another session serves the resource, that one gets it at once, and its calls after
+// a pause.
 func (h *hub) remove(s *session) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.sessions, s)
 	for r := range s.resources {
 		h.drop(s, r)
+	}
+	for _, c := range s.lose() {
+		h.a.eng.Post(core.Called{
+			XID: c.xid, Branch: c.branch, Op: c.op, Attempt: c.attempt, Verdict: core.Unsure, Text: "the process that was called has gone",
+		})
 	}
 	if h.leaving && len(h.sessions) == 0 {
 		h.closeEmpty()
@@ -123,12 +129,12 @@ func (h *hub) drop(s *session, r xid.ResourceID) {
 		return
 	}
 	rt.sessions = slices.DeleteFunc(rt.sessions, func(o *session) bool { return o == s })
-	h.a.eng.Post(core.Detached{Resource: r})
 	if len(rt.sessions) == 0 {
 		delete(h.routes, r)
+		h.a.eng.Post(core.Detached{Resource: r})
 		return
 	}
-	h.a.eng.Post(core.Attached{Resource: r})
+	h.a.eng.Post(core.Detached{Resource: r, Others: true})
 }
 
 // attach adds resources to a session, all or none.
@@ -251,7 +257,7 @@ func (h *hub) command(r xid.ResourceID, settle *core.Settle, ask *core.AskVote) 
 }
 
 // call hands a call to the next session of the resource that can take it.
-func (h *hub) call(r xid.ResourceID, f *pb.ServerFrame) {
+func (h *hub) call(r xid.ResourceID, c handled, f *pb.ServerFrame) {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	rt := h.routes[r]
@@ -261,7 +267,7 @@ func (h *hub) call(r xid.ResourceID, f *pb.ServerFrame) {
 	n := uint32(len(rt.sessions))
 	turn := rt.turn.Add(1)
 	for i := range n {
-		if rt.sessions[(turn+i)%n].call(f) {
+		if rt.sessions[(turn+i)%n].call(c, f) {
 			return
 		}
 	}

@@ -39,6 +39,7 @@ type session struct {
 	parked   int              // those of them that only wait: WaitFor
 	out      []frame
 	commands commands
+	handling map[handled]struct{} // calls to it without an answer
 	last     lastWord
 }
 
@@ -104,6 +105,7 @@ func (c *coordinator) Session(stream pb.Coordinator_SessionServer) error {
 		wake:      make(chan struct{}, 1),
 		resources: make(map[xid.ResourceID]*pb.AttachedResource),
 		calls:     make(map[uint64]*call),
+		handling:  make(map[handled]struct{}),
 	}
 	if err := c.hub.add(s); err != nil {
 		return err

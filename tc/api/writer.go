@@ -1,6 +1,8 @@
 package api
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -211,7 +213,7 @@ func (c *commands) take(room int, alone bool) (*pb.ServerFrame, int) {
 }
 
 // call queues a call; false when the session can't take it.
-func (s *session) call(f *pb.ServerFrame) bool {
+func (s *session) call(c handled, f *pb.ServerFrame) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.calls == nil || s.last != goesOn || s.commands.count >= s.a.cfg.MaxCommands || len(s.commands.calls) >= maxCalls {
@@ -219,8 +221,39 @@ func (s *session) call(f *pb.ServerFrame) bool {
 	}
 	s.commands.calls = append(s.commands.calls, f)
 	s.commands.count++
+	if len(s.handling) < maxHandling {
+		s.handling[c] = struct{}{}
+	}
 	s.poke()
 	return true
+}
+
+// handled names a call that a session was given.
+type handled struct {
+	xid     xid.ID
+	branch  xid.BranchID
+	op      core.Op
+	attempt uint32
+}
+
+// maxHandling bounds what a session is remembered to have been given. One call more
+// that is lost with it is made again when its time is up.
+const maxHandling = 16384
+
+// handled forgets a call that was answered.
+func (s *session) handled(c handled) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.handling, c)
+}
+
+// lose gives the calls that have no answer, once there can be none any more.
+func (s *session) lose() []handled {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	lost := slices.Collect(maps.Keys(s.handling))
+	clear(s.handling)
+	return lost
 }
 
 // maxCalls bounds the calls that wait to be written to one session: each may

@@ -142,8 +142,13 @@ type (
 	// Attached tells that at least one RM of the resource can be reached. It
 	// may come again, then it makes everything that waits due at once.
 	Attached struct{ Resource xid.ResourceID }
-	// Detached tells that no RM of the resource can be reached any more.
-	Detached struct{ Resource xid.ResourceID }
+	// Detached tells that no RM of the resource can be reached any more; or, with
+	// Others, that one of several has gone, and may have taken what it was told to
+	// settle along. Its calls are answered by whoever made them.
+	Detached struct {
+		Resource xid.ResourceID
+		Others   bool
+	}
 	// RetryNow makes every unsettled resource of the transaction due at once.
 	RetryNow struct {
 		Ref Ref

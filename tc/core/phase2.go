@@ -399,6 +399,10 @@ func (m *Machine) attached(in Attached) {
 
 func (m *Machine) detached(in Detached) {
 	r := m.resource(in.Resource)
+	if in.Others {
+		m.settleAgain(r)
+		return
+	}
 	r.attached = false
 	m.slacken(r)
 	if r.live() {
@@ -406,6 +410,20 @@ func (m *Machine) detached(in Detached) {
 	}
 	m.readyAll(r, legInFlight)
 	m.readyAll(r, legPausing)
+}
+
+// settleAgain sends again what is under way to resource managers, which is no
+// trouble to whoever has it already. A call is: it would be made by two at a time.
+func (m *Machine) settleAgain(r *resource) {
+	for e := r.busy.Front(); e != nil; {
+		next := e.Next()
+		if l := e.Value.(*leg); l.state == legInFlight && l.branch() == nil {
+			m.makeReady(r, l)
+			m.schedule(l.tx)
+		}
+		e = next
+	}
+	m.pump(r)
 }
 
 // readyAll makes every leg in the given state ready, but for delays; and ends forward
