@@ -12,9 +12,10 @@
 //	                                                             done: deliver, failed: drop
 //
 // A message may have several receivers; each gets it for itself, in no order unless
-// After gives one. A receiver is called at least once; package fence, with the call's
-// Delivery, makes one effect of it. Nothing is stored in the sender's database. Package
-// message/broker makes a receiver of a subject in a message broker.
+// After gives one. A receiver is called at least once; package fence makes one effect of
+// it, with the identity that comes along with the call, see target.Identity. Nothing is
+// stored in the sender's database. Package message/broker makes a receiver of a subject
+// in a message broker.
 //
 // The check-back decides what a dead sender can't say. It has to answer for the local
 // transaction for good: done only where it is committed, failed only where it can never

@@ -113,6 +113,9 @@ func canonical(b []byte) ([]byte, bool) {
 	if err != nil {
 		return nil, false
 	}
+	if _, key := n.twice(); key != nil {
+		return nil, false // it would not be read again
+	}
 	return n.appendJSON(nil), true
 }
 

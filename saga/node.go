@@ -9,6 +9,7 @@ import (
 	"math"
 	"regexp"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
@@ -56,8 +57,11 @@ type ParseError struct {
 // Error tells the place, the field, and what is wrong.
 func (e *ParseError) Error() string {
 	s := "saga: "
-	if e.Line > 0 {
+	switch {
+	case e.Line > 0 && e.Column > 0:
 		s += fmt.Sprintf("line %d, column %d: ", e.Line, e.Column)
+	case e.Line > 0:
+		s += fmt.Sprintf("line %d: ", e.Line)
 	}
 	if e.Field != "" {
 		s += e.Field + ": "
@@ -81,6 +85,9 @@ func readJSON(b []byte) (*node, error) {
 	if i := invalidUTF8(b); i >= 0 {
 		line, col := r.place(i)
 		return nil, &ParseError{Line: line, Column: col, Text: "it is not UTF-8"}
+	}
+	if bytes.HasPrefix(b, []byte("\ufeff")) {
+		return nil, &ParseError{Line: 1, Column: 1, Text: "it begins with a byte order mark, which JSON must not have; save it as UTF-8 without one"}
 	}
 	n, err := r.value(0)
 	if err != nil {
@@ -129,6 +136,12 @@ func (r *jsonReader) token() (json.Token, *node, error) {
 	n.line, n.col = r.place(i)
 	t, err := r.d.Token()
 	if err == nil {
+		if s, ok := t.(string); ok && strings.ContainsRune(s, utf8.RuneError) {
+			if at := halfEscape(r.text[i:r.d.InputOffset()]); at >= 0 {
+				n.line, n.col = r.place(i + at)
+				return nil, nil, &ParseError{Line: n.line, Column: n.col, Text: fmt.Sprintf("%s is half of a character; want both halves, or the character itself", r.text[i+at:i+at+6])}
+			}
+		}
 		if r.nodes++; r.nodes > maxNodes {
 			return nil, nil, &ParseError{Line: n.line, Column: n.col, Text: fmt.Sprintf("it has more than %d values", maxNodes)}
 		}
@@ -140,6 +153,32 @@ func (r *jsonReader) token() (json.Token, *node, error) {
 		text = "the text ends too early"
 	}
 	return nil, nil, &ParseError{Line: n.line, Column: n.col, Text: text}
+}
+
+// halfEscape gives where in a valid JSON string an escape is half of a surrogate pair and
+// the other half is not there, or -1. The decoder makes U+FFFD of it.
+func halfEscape(s []byte) int {
+	unit := func(i int) uint64 {
+		if i+6 > len(s) || s[i] != '\\' || s[i+1] != 'u' {
+			return 0
+		}
+		v, _ := strconv.ParseUint(string(s[i+2:i+6]), 16, 16) // the decoder has read it
+		return v
+	}
+	for i := 0; i < len(s); i++ {
+		if s[i] != '\\' {
+			continue
+		}
+		switch v := unit(i); {
+		case v >= 0xd800 && v < 0xdc00 && unit(i+6) >= 0xdc00 && unit(i+6) < 0xe000:
+			i += 11
+		case v >= 0xd800 && v < 0xe000:
+			return i
+		default:
+			i++
+		}
+	}
+	return -1
 }
 
 func (r *jsonReader) value(depth int) (*node, error) {
@@ -201,15 +240,53 @@ func readYAML(b []byte) (*node, error) {
 		if errors.Is(err, io.EOF) {
 			return nil, &ParseError{Text: "it is empty"}
 		}
-		return nil, &ParseError{Text: err.Error()} // it has the line
+		return nil, syntax(b, err)
 	}
-	if err := d.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return nil, &ParseError{Text: "there is more than one document"}
+	var second yaml.Node
+	if err := d.Decode(&second); !errors.Is(err, io.EOF) {
+		if err != nil {
+			return nil, syntax(b, err)
+		}
+		return nil, &ParseError{Text: "there is more than one document", Line: second.Line, Column: second.Column}
 	}
 	if doc.Kind != yaml.DocumentNode || len(doc.Content) != 1 {
 		return nil, &ParseError{Text: "it is empty"}
 	}
 	return new(yamlReader).value(doc.Content[0], 0)
+}
+
+var (
+	syntaxForm  = regexp.MustCompile(`^line ([0-9]+): (?s:(.*))$`)
+	unknownForm = regexp.MustCompile(`^unknown anchor '(.*)' referenced$`)
+)
+
+// syntax makes a ParseError of an error of the YAML library, which names the line in its
+// text, or not at all where that is the first one.
+func syntax(b []byte, err error) error {
+	e := &ParseError{Line: 1, Text: strings.TrimPrefix(err.Error(), "yaml: ")}
+	at := -1
+	if m := syntaxForm.FindStringSubmatch(e.Text); m != nil {
+		e.Line, _ = strconv.Atoi(m[1])
+		e.Text = m[2]
+	} else if m := unknownForm.FindStringSubmatch(e.Text); m != nil {
+		e.Line = 0
+		if alias := []byte("*" + m[1]); bytes.Count(b, alias) == 1 {
+			at = bytes.Index(b, alias)
+		}
+		e.Text = fmt.Sprintf("there is no anchor %q", m[1])
+	} else if i := invalidUTF8(b); i >= 0 {
+		e.Line, e.Text, at = 0, "it is not UTF-8", i
+	} else if i := bytes.IndexFunc(b, func(r rune) bool { return r < ' ' && r != '\t' && r != '\n' && r != '\r' || r == 0x7f }); i >= 0 {
+		e.Line, e.Text, at = 0, "control characters are not allowed", i
+	}
+	if at >= 0 {
+		e.Line, e.Column = (&jsonReader{text: b, line: 1}).place(at)
+	}
+	if e.Text == "found character that cannot start any token" {
+		e.Text += "; indent with blanks instead of tabs, and put a text that begins with @ or ` in quotes"
+	}
+	e.Text = "it is no YAML: " + e.Text
+	return e
 }
 
 func (r *yamlReader) value(y *yaml.Node, depth int) (*node, error) {
@@ -309,6 +386,26 @@ func number(y *yaml.Node) (string, error) {
 	default:
 		return "", errors.New("it is no number that JSON has")
 	}
+}
+
+// twice gives the first key that an object below the node has twice, and where that is
+// below; nil for none.
+func (n *node) twice() (path string, key *node) {
+	seen := make(map[string]bool, len(n.keys))
+	for i, item := range n.items {
+		at := fmt.Sprintf("[%d]", i)
+		if n.kind == kindObject {
+			at = "." + short(n.keys[i].text)
+			if seen[n.keys[i].text] {
+				return at, n.keys[i]
+			}
+			seen[n.keys[i].text] = true
+		}
+		if path, key := item.twice(); key != nil {
+			return at + path, key
+		}
+	}
+	return "", nil
 }
 
 // appendJSON gives the node as JSON without spaces.

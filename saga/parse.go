@@ -15,7 +15,8 @@ import (
 
 // ParseJSON reads a definition. Its errors are *ParseError, joined where there are
 // several, with line, column and field: unknown fields, fields that come twice, and
-// values of another type are refused. Then Validate looks at what it says.
+// values of another type are refused. Then Validate looks at what it says; its
+// errors have the line of their step.
 //
 // The payload of a step is its input without the spaces between values.
 func ParseJSON(b []byte) (*Definition, error) { return parse(b, readJSON) }
@@ -81,6 +82,7 @@ func parse(b []byte, read func([]byte) (*node, error)) (*Definition, error) {
 		return nil, errors.Join(p.errs...)
 	}
 	if err := d.Validate(); err != nil {
+		p.locate(d, err)
 		return nil, err
 	}
 	return d, nil
@@ -90,6 +92,29 @@ func parse(b []byte, read func([]byte) (*node, error)) (*Definition, error) {
 type parser struct {
 	places map[string]*node // of fields
 	errs   []error
+}
+
+// locate tells the errors of Validate the lines of their steps.
+func (p *parser) locate(d *Definition, err error) {
+	lines := make(map[string]int, len(d.steps))
+	for i := range d.steps {
+		n := p.places[fmt.Sprintf("steps[%d]", i)]
+		lines[d.steps[i].name], lines[nth(i)] = n.line, n.line // of two with one name, the second
+	}
+	var visit func(error)
+	visit = func(err error) {
+		switch e := err.(type) { //nolint:errorlint // each of them is looked at
+		case *Error:
+			if e.Step != "" {
+				e.Line = lines[e.Step]
+			}
+		case interface{ Unwrap() []error }:
+			for _, err := range e.Unwrap() {
+				visit(err)
+			}
+		}
+	}
+	visit(err)
 }
 
 const maxErrors = 20
@@ -111,6 +136,10 @@ var rawMessage = reflect.TypeFor[json.RawMessage]()
 func (p *parser) into(n *node, field string, v reflect.Value) {
 	p.places[field] = n
 	if v.Type() == rawMessage {
+		if path, key := n.twice(); key != nil {
+			p.places[field+path] = key
+			p.fail(field+path, "it comes twice")
+		}
 		v.SetBytes(n.appendJSON(nil))
 		return
 	}

@@ -111,14 +111,31 @@ func TestParseErrorsTellThePlace(t *testing.T) {
 		"base64":           {yaml: "steps:\n- {name: a, http: http://h, input_base64: '*'}", want: "steps[0].input_base64: illegal base64 data"},
 		"two inputs":       {yaml: "steps:\n- {name: a, http: http://h, input: 1, input_base64: MQ==}", want: "steps[0].input_base64: there is an input as well; want one of them"},
 		"empty undo":       {yaml: "steps:\n- {name: a, http: http://h, compensate: {}}", want: "line 2, column 41: steps[0].compensate: it is empty; want one of http, grpc and handler"},
-		"validated":        {yaml: "name: trip\nsteps:\n- {name: a, http: http://h}", want: `saga "trip": step "a": it has no compensation`},
+		"validated":        {yaml: "name: trip\nsteps:\n- {name: a, http: http://h}", want: `line 3: saga "trip": step "a": it has no compensation`},
+		"validated, cycle": {yaml: "name: trip\nsteps:\n- {name: a, http: http://h, after: [b]}\n- {name: b, http: http://h, after: [a]}", want: `line 3: saga "trip": step "a": after: the steps wait`},
+		"validated, after": {yaml: "name: trip\nsteps:\n- {name: a, http: http://h}\n- {name: b, http: http://h, after: [x]}", want: `line 4: saga "trip": step "b": after: there is no step "x"`},
+		"validated, name":  {yaml: "steps:\n- {name: a, http: http://h}\n- {name: a b, http: http://h}", want: `line 3: saga "": step "#2": the name "a b"`},
+		"validated, same":  {json: "{\"steps\":[{\"name\":\"a\",\"http\":\"http://h\"},\n{\"name\":\"a\",\"http\":\"http://h\"}]}", want: `line 2: saga "": step "a": another step has the same name`},
+		"validated, saga":  {yaml: "name: trip\nsteps: []", want: `saga "trip": it has no steps`},
+		"twice in input":   {json: "{\"steps\":[{\"name\":\"a\",\"input\":\n[1,{\"b\":{\"c\":1, \"c\":2}}]}]}", want: "line 2, column 17: steps[0].input[1].b.c: it comes twice"},
+		"twice in YAML":    {yaml: "steps:\n- input:\n    a: 1\n    a: 2", want: "line 4, column 5: steps[0].input.a: it comes twice"},
+		"half, high":       {json: "{\n\"name\":\"\\ud83d\\ude00 \\ud800x\"}", want: `line 2, column 22: \ud800 is half of a character`},
+		"half, low":        {json: `{"name":"\\\uDE00"}`, want: `line 1, column 12: \uDE00 is half of a character`},
+		"half, in input":   {json: `{"steps":[{"input":["\ud800\ud800"]}]}`, want: `line 1, column 22: \ud800 is half`},
+		"byte order mark":  {json: "\ufeff{}", want: "line 1, column 1: it begins with a byte order mark"},
+		"tab, YAML":        {yaml: "name: a\nsteps:\n\t- name: a", want: "line 3: it is no YAML: found character that cannot start any token; indent with blanks"},
+		"colon, YAML":      {yaml: "name: a\ntimeout: 1s\nsteps\nretry: {}", want: "line 3: it is no YAML: could not find expected ':'"},
+		"anchor, YAML":     {yaml: "name: a\nsteps: *b\n", want: `line 2, column 8: it is no YAML: there is no anchor "b"`},
+		"control, YAML":    {yaml: "name: a\nsteps: \x01", want: "line 2, column 8: it is no YAML: control characters are not allowed"},
+		"not UTF-8, YAML":  {yaml: "name: a\nsteps: \xff", want: "line 2, column 8: it is no YAML: it is not UTF-8"},
+		"second is broken": {yaml: "name: a\n---\nname: [", want: "line 3: it is no YAML: "},
 		"empty":            {yaml: "", want: "it is empty"},
 		"empty, JSON":      {json: " ", want: "line 1, column 2: the text ends too early"},
 		"cut, JSON":        {json: "{\n\"name\": ", want: "line 2, column 9: the text ends too early"},
-		"syntax, YAML":     {yaml: "a: [", want: "line 1"},
+		"syntax, YAML":     {yaml: "a: [", want: "saga: line 1: it is no YAML: did not find expected node content"},
 		"syntax, JSON":     {json: "{\n  'a': 1}", want: "line 2, column 3: invalid character"},
 		"more, JSON":       {json: "{} {}", want: "there is more after the end"},
-		"documents":        {yaml: "name: a\n---\nname: b\n", want: "there is more than one document"},
+		"documents":        {yaml: "name: a\n---\nname: b\n", want: "line 2, column 1: there is more than one document"},
 		"merge":            {yaml: "steps:\n- &a {name: a}\n- <<: *a\n", want: "line 3, column 3: \"<<\": merging is not supported"},
 		"key":              {yaml: "1: 2\n", want: "line 1, column 1: a key is a number; want a text"},
 		"infinite":         {yaml: "steps:\n- input: .inf", want: `line 2, column 10: ".inf": it is no number that JSON has`},
@@ -147,8 +164,11 @@ func TestParseErrorsTellThePlace(t *testing.T) {
 				t.Fatalf("got  %v\nwant %s", err, c.want)
 			}
 			var p *saga.ParseError
-			if !errors.As(err, &p) && name != "validated" {
+			if isParse := errors.As(err, &p); isParse == strings.HasPrefix(name, "validated") {
 				t.Errorf("got a %T", err)
+			}
+			if p != nil && p.Line == 0 && !strings.HasPrefix(name, "empty") && name != "long" {
+				t.Errorf("no line: %v", err)
 			}
 		})
 	}

@@ -18,12 +18,18 @@ import (
 type Error struct {
 	Saga string
 	Step string // empty where it is about the saga
+	Line int    // of the step in the text that was read, from 1; 0 where there is none
 	Text string // what is wrong, and what would be right
 	Err  error  // of a target; may be nil
 }
 
 // Error names the saga and the step, and says what would be right.
 func (e *Error) Error() string {
+	if e.Line > 0 {
+		at := *e
+		at.Line = 0
+		return fmt.Sprintf("line %d: %v", e.Line, &at)
+	}
 	if e.Step == "" {
 		return fmt.Sprintf("saga %.40q: %s", e.Saga, e.Text)
 	}
@@ -93,7 +99,7 @@ func (d *Definition) checkSteps() error {
 	for i := range d.steps {
 		s := &d.steps[i]
 		if err := target.CheckName(s.name); err != nil {
-			errs = append(errs, d.wrong(fmt.Sprintf("#%d", i+1), "%v", err))
+			errs = append(errs, d.wrong(nth(i), "%v", err))
 			continue
 		}
 		if seen[s.name] {
@@ -115,6 +121,9 @@ func (d *Definition) checkSteps() error {
 	}
 	return errors.Join(errs...)
 }
+
+// nth stands for the name of a step that has no right one.
+func nth(i int) string { return fmt.Sprintf("#%d", i+1) }
 
 func (d *Definition) checkStep(s *step) error {
 	part := func(what string, err error) error {

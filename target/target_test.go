@@ -130,7 +130,7 @@ func TestProto(t *testing.T) {
 		{target.HTTP("http://h", target.Payload(map[string]string{"a": "<b>"}), target.Header("b", "2"), target.Header("a", "1"), target.Timeout(time.Second), target.Delay(time.Minute)),
 			`{"url":"http://h","payload":"eyJhIjoiPGI+In0=","headers":[{"name":"a","value":"1"},{"name":"b","value":"2"}],"timeout":"1s","delay":"60s"}`},
 		{target.GRPC("h:1/s/m", target.Payload([]byte{0})), `{"grpc":"h:1/s/m","payload":"AA=="}`},
-		{target.Handler("payments", "charge"), `{"handler":"charge","handlerResource":"` + xid.ResourceOf("payments").String() + `"}`},
+		{target.Handler("payments", "charge"), `{"handler":"charge","handlerResource":"` + xid.ResourceOf("payments").String() + `","handlerGroup":"payments"}`},
 		{target.DatabaseHandler(database, "charge"), `{"handler":"charge","handlerResource":"` + database.String() + `"}`},
 	} {
 		b, err := protojson.Marshal(c.a.Proto())

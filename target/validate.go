@@ -187,7 +187,7 @@ func (a Target) Proto() *pb.Action {
 	if a.Handler != "" {
 		r := a.Resource
 		if a.Group != "" {
-			r = xid.ResourceOf(a.Group)
+			r, p.HandlerGroup = xid.ResourceOf(a.Group), a.Group
 		}
 		p.HandlerResource = r.String()
 	}

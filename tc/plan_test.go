@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	pb "github.com/handfast/handfast/proto/handfast/v1"
+	"github.com/handfast/handfast/target"
 	"github.com/handfast/handfast/tc"
 	"github.com/handfast/handfast/tc/core"
 	"github.com/handfast/handfast/xid"
@@ -44,6 +45,9 @@ func TestABadPlanNamesTheField(t *testing.T) {
 	}
 	header := func(name, value string) func(*pb.RegisterBranchRequest) {
 		return forward(func(a *pb.Action) { a.Headers = []*pb.Header{{Name: "ok", Value: "ok"}, {Name: name, Value: value}} })
+	}
+	group := func(name string) func(*pb.RegisterBranchRequest) {
+		return forward(func(a *pb.Action) { a.HandlerGroup, a.HandlerResource = name, xid.ResourceOf(name).String() })
 	}
 	metadata := func(name, value string) func(*pb.RegisterBranchRequest) {
 		return forward(func(a *pb.Action) {
@@ -82,6 +86,8 @@ func TestABadPlanNamesTheField(t *testing.T) {
 		"a tab in metadata":     {metadata("a", "\t"), "plan.forward.headers[0].value"},
 		"no method":             {address("", "a:1/b"), "plan.forward.grpc"},
 		"another gRPC scheme":   {address("", "http://a:1/b/c"), "plan.forward.grpc"},
+		"another group":         {forward(func(a *pb.Action) { a.HandlerGroup = "payments" }), "plan.forward.handler_group"},
+		"a line end in a group": {group("a\nb"), "plan.forward.handler_group"},
 		"no group":              {forward(func(a *pb.Action) { a.HandlerResource = "" }), "plan.forward.handler_resource"},
 		"5 MB":                  {forward(func(a *pb.Action) { a.Payload = make([]byte, 1<<20+1) }), "plan.forward.payload"},
 		"too long a timeout":    {forward(func(a *pb.Action) { a.Timeout = durationpb.New(2 * time.Hour) }), "plan.forward.timeout"},
@@ -250,5 +256,30 @@ func TestAPlanIsCarriedOut(t *testing.T) {
 	r.Engine().Post(core.Called{XID: c.XID, Branch: c.Branch, Op: c.Op, Attempt: c.Attempt, Verdict: core.Done})
 	if w, err := s.do(limited(t), &pb.CommitRequest{Xid: id, WaitSettled: true}); err != nil || w.(*pb.CommitResponse).GetOutcome() != pb.Outcome_OUTCOME_COMMITTED {
 		t.Errorf("%v, %v", w, err)
+	}
+}
+
+func TestTheGroupOfAHandlerIsKept(t *testing.T) {
+	t.Parallel()
+	r := start(t, t.TempDir())
+	for form, c := range forms(t, r) {
+		begun, err := c.do(limited(t), &pb.BeginRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		id := begun.(*pb.BeginResponse).GetXid()
+		step := mkStep(1)
+		step.Plan.Forward = target.Handler("payments", "charge").Proto()
+		if _, err := c.do(limited(t), &pb.SubmitRequest{Xid: id, Branches: []*pb.RegisterBranchRequest{step}}); err != nil {
+			t.Fatal(err)
+		}
+		g, err := c.do(limited(t), &pb.GetRequest{Xid: id})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := g.(*pb.GetResponse).GetTransaction().GetBranches()[0].GetPlan()
+		if got := p.GetForward().GetHandlerGroup(); got != "payments" || p.GetRollback().GetHandlerGroup() != "" {
+			t.Errorf("%s: the group is %q, that of the rollback %q", form, got, p.GetRollback().GetHandlerGroup())
+		}
 	}
 }

@@ -198,10 +198,7 @@ func parseAction(at string, a *pb.Action, out *core.Action) (err error) {
 		kind = address.GRPC
 		err = parseAddress(at+"grpc", a.GetGrpc(), address.ParseGRPC, out)
 	default:
-		out.Kind, out.Address = core.TargetHandler, a.GetHandler()
-		if err = checkName(at+"handler", a.GetHandler()); err == nil {
-			out.Lane, err = parseResource(at+"handler_resource", a.GetHandlerResource())
-		}
+		err = parseHandler(at, a, out)
 	}
 	if err != nil {
 		return err
@@ -217,6 +214,21 @@ func parseAction(at string, a *pb.Action, out *core.Action) (err error) {
 		return err
 	}
 	return parseHeaders(at+"headers", kind, a.GetHeaders(), out)
+}
+
+func parseHandler(at string, a *pb.Action, out *core.Action) (err error) {
+	out.Kind, out.Address, out.Group = core.TargetHandler, a.GetHandler(), a.GetHandlerGroup()
+	if err = checkName(at+"handler", out.Address); err != nil {
+		return err
+	}
+	if out.Lane, err = parseResource(at+"handler_resource", a.GetHandlerResource()); err != nil || out.Group == "" {
+		return err
+	}
+	// People look for the services by this name: it has to be theirs.
+	if r := xid.ResourceOf(out.Group); r != out.Lane {
+		return invalid(at+"handler_group", "%.40q has handler_resource %s, want %s, or no group where it is a database", out.Group, out.Lane, r)
+	}
+	return checkName(at+"handler_group", out.Group)
 }
 
 func parseAddress(field, s string, parse func(string) (address.Address, error), out *core.Action) error {
@@ -295,7 +307,7 @@ func wireAction(a *core.Action) *pb.Action {
 	case core.TargetGRPC:
 		out.Grpc = a.Address
 	case core.TargetHandler:
-		out.Handler, out.HandlerResource = a.Address, a.Lane.String()
+		out.Handler, out.HandlerResource, out.HandlerGroup = a.Address, a.Lane.String(), a.Group
 	}
 	for _, h := range a.Header {
 		out.Headers = append(out.Headers, &pb.Header{Name: h.Name})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"net"
 	"net/http/httptest"
@@ -338,5 +339,27 @@ func TestGRPCServerThatComesBack(t *testing.T) {
 	t.Cleanup(func() { s.Stop(); <-done })
 	if a := w.do(unary(host+check, nil)); a.Verdict != core.Done {
 		t.Errorf("right after it came back: got %+v", a)
+	}
+}
+
+// The message is valid JSON by chance: a line end is the tag of a name, and a blank its
+// length.
+func TestGRPCPayloadHasNoReferences(t *testing.T) {
+	t.Parallel()
+	payload := "\n " + `"${steps.nobody} ${own} $${own}"`
+	if !json.Valid([]byte(payload)) || len(payload) != 2+' ' {
+		t.Fatalf("%d bytes: %q", len(payload), payload)
+	}
+	got := make(chan string, 1)
+	host := serveGRPC(t, func(_ context.Context, service string) (*grpc_health_v1.HealthCheckResponse, error) {
+		got <- service
+		return serving, nil
+	})
+	w := newWorld(t, caller.Config{})
+	if a := w.do(unary(host+check, []byte(payload))); a.Verdict != core.Done {
+		t.Fatalf("got %+v", a)
+	}
+	if s := receive(t, got); s != payload[2:] {
+		t.Errorf("sent %q, want %q", s, payload[2:])
 	}
 }

@@ -39,13 +39,14 @@ type outgoing struct {
 }
 
 func expand(j *job) (outgoing, error) {
-	var out outgoing
-	var err error
 	a := j.call.Action
-	if out.payload, err = refs.Expand(a.Payload, j.call.Before, j.call.Own); err != nil {
-		return out, fmt.Errorf("the payload can't be sent: %w", err)
-	}
+	out := outgoing{payload: a.Payload}
+	// An encoded message may be JSON by chance: it has no references.
 	if j.to.Kind == address.HTTP {
+		var err error
+		if out.payload, err = refs.Expand(a.Payload, j.call.Before, j.call.Own); err != nil {
+			return out, fmt.Errorf("the payload can't be sent: %w", err)
+		}
 		if out.url, err = refs.ExpandURL(a.Address, j.call.Before, j.call.Own); err != nil {
 			return out, fmt.Errorf("the url can't be called: %w", err)
 		}

@@ -37,6 +37,7 @@ type Action struct {
 	// Lane is the queue that it waits in: the resource whose resource managers
 	// have the handler, or what stands for the host.
 	Lane    xid.ResourceID
+	Group   string // what Lane is made of, where it is a group of services; for people
 	Payload []byte
 	Header  []Header
 	Delay   time.Duration // before the first call, from the moment that it may be made

@@ -62,7 +62,7 @@ func somePlan() *core.Plan {
 			Kind: core.TargetHTTP, Address: "http://a/b", Lane: someResource, Payload: []byte("\x00body"),
 			Header: []core.Header{{Name: "a", Value: "b"}, {Name: "a"}}, Delay: time.Second, Timeout: time.Minute,
 		},
-		Rollback: core.Action{Kind: core.TargetHandler, Address: "undo", Lane: someResource, Payload: []byte{}},
+		Rollback: core.Action{Kind: core.TargetHandler, Address: "undo", Lane: someResource, Group: "payments", Payload: []byte{}},
 		After:    []xid.BranchID{{3}, {4}},
 		Retry:    core.Retry{First: 1, Max: 2, Percent: 150, Attempts: 3, Attention: 4},
 	}
@@ -88,7 +88,7 @@ func schemaAction(a core.Action) *storev1.Action {
 		return nil
 	}
 	out := &storev1.Action{
-		Kind: uint32(a.Kind), Address: a.Address, Lane: a.Lane[:], Payload: a.Payload, DelayNs: int64(a.Delay), TimeoutNs: int64(a.Timeout),
+		Kind: uint32(a.Kind), Address: a.Address, Lane: a.Lane[:], Payload: a.Payload, DelayNs: int64(a.Delay), TimeoutNs: int64(a.Timeout), Group: a.Group,
 	}
 	for _, h := range a.Header {
 		out.Headers = append(out.Headers, &storev1.Header{Name: h.Name, Value: h.Value})

@@ -32,6 +32,7 @@ const (
 	actionHeaders
 	actionDelay
 	actionTimeout
+	actionGroup
 )
 
 // Field numbers of store.v1.Header.
@@ -86,6 +87,7 @@ func (e *encoder) action(field protowire.Number, a *core.Action, payloads bool) 
 		}
 		e.duration(actionDelay, a.Delay)
 		e.duration(actionTimeout, a.Timeout)
+		e.text(actionGroup, a.Group)
 	})
 }
 
@@ -163,6 +165,8 @@ func (d *decoder) action() (a core.Action) {
 			a.Delay = in.duration("delay")
 		case actionTimeout:
 			a.Timeout = in.duration("timeout")
+		case actionGroup:
+			a.Group = in.text("group")
 		default:
 			in.unknown()
 		}

@@ -587,12 +587,16 @@ type Action struct {
 	// comes after, "${steps.NAME}" for all of it, and "${own}" for the branch's own
 	// result, when it is confirmed, cancelled or compensated.
 	Payload []byte `protobuf:"bytes,5,opt,name=payload,proto3" json:"payload,omitempty"`
-	// At most 64. Names that begin with "handfast-" are the coordinator's.
+	// At most 64. Names that begin with "handfast-", and those that belong to the
+	// connection or to gRPC, such as Host and TE, are the coordinator's.
 	Headers []*Header `protobuf:"bytes,6,rep,name=headers,proto3" json:"headers,omitempty"`
 	// How long one call may take. Unset: 10 s. At most 1 h.
 	Timeout *durationpb.Duration `protobuf:"bytes,7,opt,name=timeout,proto3" json:"timeout,omitempty"`
 	// How long to wait before the first call, from when it may be made. At most 30 days.
-	Delay         *durationpb.Duration `protobuf:"bytes,8,opt,name=delay,proto3" json:"delay,omitempty"`
+	Delay *durationpb.Duration `protobuf:"bytes,8,opt,name=delay,proto3" json:"delay,omitempty"`
+	// The name of the group of services that handler_resource stands for, for people to
+	// read. Unset where it is a database, or not known.
+	HandlerGroup  string `protobuf:"bytes,9,opt,name=handler_group,json=handlerGroup,proto3" json:"handler_group,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -681,6 +685,13 @@ func (x *Action) GetDelay() *durationpb.Duration {
 		return x.Delay
 	}
 	return nil
+}
+
+func (x *Action) GetHandlerGroup() string {
+	if x != nil {
+		return x.HandlerGroup
+	}
+	return ""
 }
 
 type Header struct {
@@ -1893,7 +1904,7 @@ var File_handfast_v1_types_proto protoreflect.FileDescriptor
 
 const file_handfast_v1_types_proto_rawDesc = "" +
 	"\n" +
-	"\x17handfast/v1/types.proto\x12\vhandfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa2\x02\n" +
+	"\x17handfast/v1/types.proto\x12\vhandfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc7\x02\n" +
 	"\x06Action\x12\x10\n" +
 	"\x03url\x18\x01 \x01(\tR\x03url\x12\x12\n" +
 	"\x04grpc\x18\x02 \x01(\tR\x04grpc\x12\x18\n" +
@@ -1902,7 +1913,8 @@ const file_handfast_v1_types_proto_rawDesc = "" +
 	"\apayload\x18\x05 \x01(\fR\apayload\x12-\n" +
 	"\aheaders\x18\x06 \x03(\v2\x13.handfast.v1.HeaderR\aheaders\x123\n" +
 	"\atimeout\x18\a \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12/\n" +
-	"\x05delay\x18\b \x01(\v2\x19.google.protobuf.DurationR\x05delay\"2\n" +
+	"\x05delay\x18\b \x01(\v2\x19.google.protobuf.DurationR\x05delay\x12#\n" +
+	"\rhandler_group\x18\t \x01(\tR\fhandlerGroup\"2\n" +
 	"\x06Header\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\"\xd9\x01\n" +

@@ -245,6 +245,8 @@ func TestShowTellsWhatIsCalled(t *testing.T) {
 				Forward: &handfastv1.Action{Url: "http://hotel/book"}, Rollback: &handfastv1.Action{Url: "http://hotel/cancel"}}},
 			{BranchId: strings.Repeat("cd", 16), Name: "flight", Mode: handfastv1.Mode_MODE_SAGA, Vote: handfastv1.Vote_VOTE_NO, VoteReason: "no seat",
 				Plan: &handfastv1.Plan{Forward: &handfastv1.Action{Handler: "fly", HandlerResource: aUUID}}},
+			{BranchId: strings.Repeat("ef", 16), Name: "car", Mode: handfastv1.Mode_MODE_SAGA,
+				Plan: &handfastv1.Plan{Forward: &handfastv1.Action{Handler: "drive", HandlerResource: aUUID, HandlerGroup: "garage"}}},
 		},
 		Settlements: []*handfastv1.Settlement{{BranchId: strings.Repeat("ab", 16), Op: handfastv1.Op_OP_ROLLBACK, Attempts: 3, LastError: "503", LastAttemptTime: last}},
 	}
@@ -253,7 +255,7 @@ func TestShowTellsWhatIsCalled(t *testing.T) {
 	if code != ExitOK {
 		t.Fatal(errOut)
 	}
-	for _, w := range []string{"http://hotel/book", "http://hotel/cancel", "rollback", "503", "08:00:07", "failed: no seat", "fly of " + aUUID, "LAST ANSWER"} {
+	for _, w := range []string{"http://hotel/book", "http://hotel/cancel", "rollback", "503", "08:00:07", "failed: no seat", "fly of " + aUUID, "drive of garage ", "LAST ANSWER"} {
 		if !strings.Contains(out, w) {
 			t.Errorf("does not show %q:\n%s", w, out)
 		}

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"github.com/handfast/handfast/cmd/handfast/internal/config"
+	"github.com/handfast/handfast/internal/child"
 	"github.com/handfast/handfast/tc"
 	"github.com/handfast/handfast/tc/api"
 	"github.com/handfast/handfast/tc/caller"
@@ -78,7 +79,9 @@ func newDev(s Streams) *cobra.Command {
 			return err
 		}
 		cfg := loaded.Server
-		if cfg.StoreDir, err = os.MkdirTemp("", "handfast-dev-"); err != nil {
+		// Of those that were killed, or ended by a second signal.
+		child.Sweep("", devPrefix)
+		if cfg.StoreDir, err = child.MakeDir("", devPrefix); err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, os.RemoveAll(cfg.StoreDir)) }()
@@ -89,6 +92,9 @@ func newDev(s Streams) *cobra.Command {
 	}
 	return cmd
 }
+
+// devPrefix begins the names of the stores of dev.
+const devPrefix = "handfast-dev-"
 
 const devBanner = `Coordinator at %s; its store %s is removed at exit.
 

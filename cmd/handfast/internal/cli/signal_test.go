@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -61,8 +62,14 @@ func isDrain(f *handfastv1.ServerFrame) bool { return f.GetDrain() != nil }
 // startProcess runs "handfast dev" as a process, with a session open to it.
 func startProcess(t *testing.T) (*exec.Cmd, session) {
 	t.Helper()
+	return startProcessIn(t, t.TempDir())
+}
+
+// startProcessIn has its store in dir.
+func startProcessIn(t *testing.T, dir string) (*exec.Cmd, session) {
+	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "dev", "--listen", "127.0.0.1:0", "--drain-timeout", "1m")
-	cmd.Env = append(os.Environ(), asHandfast+"=1", "TMPDIR="+t.TempDir())
+	cmd.Env = append(os.Environ(), asHandfast+"=1", "TMPDIR="+dir)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -132,5 +139,43 @@ func TestSecondSignalEndsAtOnce(t *testing.T) {
 	_ = cmd.Wait()
 	if code := cmd.ProcessState.ExitCode(); code != 128+int(syscall.SIGINT) {
 		t.Errorf("it ended with %v", cmd.ProcessState)
+	}
+}
+
+func TestDevSweepsTheStoresOfTheKilled(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	stores := func() []string {
+		found, err := filepath.Glob(filepath.Join(dir, "*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	first, _ := startProcessIn(t, dir)
+	if err := first.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = first.Wait()
+	left := stores()
+	second, _ := startProcessIn(t, dir)
+	running := stores()
+	if len(left) != 1 || len(running) != 1 || left[0] == running[0] {
+		t.Errorf("the first left %q, the second has %q", left, running)
+	}
+	third, _ := startProcessIn(t, dir)
+	if both := stores(); len(both) != 2 {
+		t.Errorf("two have %q", both)
+	}
+	for _, p := range []*exec.Cmd{second, third} {
+		if err := p.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Wait(); err != nil {
+			t.Errorf("it ended with %v", err)
+		}
+	}
+	if end := stores(); len(end) != 0 {
+		t.Errorf("%q stay", end)
 	}
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -68,7 +69,7 @@ func showCalls(w io.Writer, t *handfastv1.Transaction, now time.Time) error {
 		row := func(op string, a *handfastv1.Action, p *handfastv1.Progress, answer string) {
 			target := a.GetUrl() + a.GetGrpc() + a.GetHandler()
 			if a.GetHandler() != "" {
-				target += " of " + a.GetHandlerResource()
+				target += " of " + cmp.Or(a.GetHandlerGroup(), a.GetHandlerResource())
 			}
 			next := "-"
 			if p.GetNextAttemptTime() != nil {

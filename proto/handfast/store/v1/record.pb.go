@@ -308,6 +308,7 @@ type Action struct {
 	Headers       []*Header              `protobuf:"bytes,5,rep,name=headers,proto3" json:"headers,omitempty"`
 	DelayNs       int64                  `protobuf:"varint,6,opt,name=delay_ns,json=delayNs,proto3" json:"delay_ns,omitempty"`
 	TimeoutNs     int64                  `protobuf:"varint,7,opt,name=timeout_ns,json=timeoutNs,proto3" json:"timeout_ns,omitempty"`
+	Group         string                 `protobuf:"bytes,8,opt,name=group,proto3" json:"group,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -389,6 +390,13 @@ func (x *Action) GetTimeoutNs() int64 {
 		return x.TimeoutNs
 	}
 	return 0
+}
+
+func (x *Action) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
 }
 
 type Header struct {
@@ -830,7 +838,7 @@ const file_handfast_store_v1_record_proto_rawDesc = "" +
 	"retryMaxNs\x12#\n" +
 	"\rretry_percent\x18\a \x01(\rR\fretryPercent\x12%\n" +
 	"\x0eretry_attempts\x18\b \x01(\rR\rretryAttempts\x12'\n" +
-	"\x0fretry_attention\x18\t \x01(\rR\x0eretryAttention\"\xd3\x01\n" +
+	"\x0fretry_attention\x18\t \x01(\rR\x0eretryAttention\"\xe9\x01\n" +
 	"\x06Action\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
@@ -839,7 +847,8 @@ const file_handfast_store_v1_record_proto_rawDesc = "" +
 	"\aheaders\x18\x05 \x03(\v2\x19.handfast.store.v1.HeaderR\aheaders\x12\x19\n" +
 	"\bdelay_ns\x18\x06 \x01(\x03R\adelayNs\x12\x1d\n" +
 	"\n" +
-	"timeout_ns\x18\a \x01(\x03R\ttimeoutNs\"2\n" +
+	"timeout_ns\x18\a \x01(\x03R\ttimeoutNs\x12\x14\n" +
+	"\x05group\x18\b \x01(\tR\x05group\"2\n" +
 	"\x06Header\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\"\xa0\x03\n" +
