@@ -3,6 +3,7 @@ package undolog_test
 import (
 	"context"
 	"crypto/rand"
+	"flag"
 	"fmt"
 	"os"
 	"strings"
@@ -21,6 +22,11 @@ import (
 var cluster = pgtest.New(pgserver.Options{Settings: map[string]string{"max_prepared_transactions": "20"}})
 
 func TestMain(m *testing.M) { os.Exit(cluster.Run(m)) }
+
+var everything = flag.Bool("undolog.all", false, "try every type, setting, statement and ailment, and not every third")
+
+// some tells whether the i-th of many cases of a kind is tried.
+func some(i int) bool { return *everything || i%3 == 0 }
 
 // database is one test's own, with the schema installed.
 type database struct {

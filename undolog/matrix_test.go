@@ -3,6 +3,8 @@ package undolog_test
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -307,14 +309,18 @@ func (c course) run(t *testing.T) {
 // every byte as it was, committed it leaves what plain Postgres leaves.
 func TestMatrixOfStatementsAndShapes(t *testing.T) {
 	t.Parallel()
-	for name, sh := range shapes {
+	for i, name := range slices.Sorted(maps.Keys(shapes)) {
+		sh := shapes[name]
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := course{ddl: sh.ddl + ";" + writers, fill: sh.fill, protect: sh.protect}
 			if c.fill == "" {
 				c.fill = usualRows
 			}
-			for _, st := range statements {
+			for j, st := range statements {
+				if !some(i + j) {
+					continue
+				}
 				if st.needs == "" || !strings.Contains(sh.lacks, st.needs) {
 					c.scripts = append(c.scripts, st.on(sh))
 				}

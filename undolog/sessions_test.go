@@ -18,7 +18,10 @@ var awkward = []string{
 
 func TestAwkwardNames(t *testing.T) {
 	t.Parallel()
-	for _, name := range awkward {
+	for i, name := range awkward {
+		if !some(i) {
+			continue
+		}
 		t.Run(strings.ReplaceAll(name, "/", "|"), func(t *testing.T) {
 			t.Parallel()
 			q := `"` + name + `"`
@@ -76,7 +79,10 @@ func TestSettingsOfASessionChangeNothing(t *testing.T) {
 		"plan_cache_mode = 'force_generic_plan'", "plan_cache_mode = 'force_custom_plan'", "row_security = off", "check_function_bodies = off", "synchronous_commit = off", "force_parallel_mode = on", "client_min_messages = 'debug1'", "work_mem = '64kB'", "default_text_search_config = 'simple'",
 		"statement_timeout = '20s'", "xmlbinary = 'hex'", "plpgsql.variable_conflict = 'use_variable'", "plpgsql.variable_conflict = 'use_column'", "plpgsql.extra_errors = 'all'", "client_encoding = 'LATIN1'", "default_tablespace = ''", "session_replication_role = 'local'", "ROLE pg_monitor",
 	}
-	for _, set := range settings {
+	for i, set := range settings {
+		if !some(i) {
+			continue
+		}
 		t.Run(set, func(t *testing.T) {
 			t.Parallel()
 			d := newStage(t, ddl)

@@ -78,7 +78,10 @@ func TestEveryBuiltInTypeIsExact(t *testing.T) {
 	t.Parallel()
 	d := newStage(t, "")
 	d.protect()
-	for _, b := range builtinTypes(t, d.own) {
+	for i, b := range builtinTypes(t, d.own) {
+		if !some(i) {
+			continue
+		}
 		ok := t.Run(b.Name, func(t *testing.T) {
 			values := b.values()
 			if values == nil {
@@ -107,9 +110,9 @@ func TestEveryBuiltInTypeAsAKey(t *testing.T) {
 	t.Parallel()
 	d := newStage(t, "")
 	d.protect()
-	for _, b := range builtinTypes(t, d.own) {
+	for i, b := range builtinTypes(t, d.own) {
 		values := b.values()
-		if len(values) < 2 {
+		if len(values) < 2 || !some(i) {
 			continue
 		}
 		if _, err := d.own.Exec(context.Background(), fmt.Sprintf("BEGIN; CREATE TABLE t (k %s PRIMARY KEY); INSERT INTO t VALUES (%s), (%s)", b.Name, values[0], values[1])); sqlState(err) == "42704" || sqlState(err) == "42883" {
