@@ -113,7 +113,7 @@ func (g *grpcCalls) put(c *grpcConn, doubtful bool) {
 	g.mu.Lock()
 	var out []*grpcConn
 	c.users--
-	if g.conns[c.key] == c && (doubtful || c.users == 0 && c.cc.GetState() == connectivity.TransientFailure) {
+	if g.conns[c.key] == c && (doubtful || c.users == 0 && c.cc.GetState() != connectivity.Ready) {
 		delete(g.conns, c.key)
 	}
 	switch {

@@ -123,3 +123,23 @@ func TestWindowBoundsCommandsInFlight(t *testing.T) {
 		t.Fatalf("%d commands, %d open", total, s.m.Open())
 	}
 }
+
+// Whoever asks for a new attempt may have changed what the one under way did not see.
+func TestAnAttemptIsMadeAfterTheOneUnderWayWhereSomebodyAsks(t *testing.T) {
+	t.Parallel()
+	s := newShell(t, core.Config{})
+	id := s.begin()
+	s.do(core.Attached{Resource: resourceID(1)})
+	s.register(id, 1, 1)
+	if n := len(settles(s.do(core.Rollback{Ref: "tm", XID: id}))); n != 1 {
+		t.Fatalf("%d commands", n)
+	}
+	s.do(core.RetryNow{Ref: "me", XID: id})
+	misfit := core.Settled{XID: id, Resource: resourceID(1), Outcome: core.RolledBack, Error: "it does not fit", NeedsAttention: true}
+	if n := len(settles(s.do(misfit))); n != 1 {
+		t.Errorf("%d commands after the attempt that was under way", n)
+	}
+	if n := len(settles(s.do(misfit))); n != 0 {
+		t.Errorf("%d commands after the one that was asked for", n)
+	}
+}

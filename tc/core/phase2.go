@@ -43,6 +43,7 @@ type leg struct {
 	index   int  // in Settlements, or in Branches
 	before  int  // how many have to be done before; see legBlocked
 	delayed bool // with legPausing: it must not be called before progress.Next
+	again   bool // with legInFlight: without a pause, should this attempt fail
 	state   legState
 	elem    *list.Element
 }
@@ -263,7 +264,7 @@ func (m *Machine) release(l *leg) {
 // makeReady moves a leg to the queue of those that may go out.
 func (m *Machine) makeReady(r *resource, l *leg) {
 	m.release(l)
-	l.state, l.delayed = legReady, false
+	l.state, l.delayed, l.again = legReady, false, false
 	l.progress().Next = time.Time{}
 	l.elem = r.ready.PushBack(l)
 }
@@ -339,11 +340,18 @@ func (m *Machine) failed(r *resource, l *leg, why string, attention bool) {
 }
 
 func (m *Machine) pause(r *resource, l *leg, d time.Duration) {
+	m.note(l.tx)
+	if l.again {
+		// Somebody asked for a new attempt after this one had begun.
+		l.again = false
+		m.makeReady(r, l)
+		m.pump(r)
+		return
+	}
 	m.release(l)
 	l.state = legPausing
 	l.elem = r.busy.PushBack(l)
 	l.progress().Next = m.now.Add(d)
-	m.note(l.tx)
 }
 
 func orElse[T uint32 | time.Duration](v, def T) T {
@@ -456,7 +464,10 @@ func (m *Machine) retryNow(in RetryNow) {
 		}
 		count++
 		r := m.resource(l.lane())
-		if l.state == legPausing && !l.delayed {
+		switch {
+		case l.state == legInFlight:
+			l.again = true
+		case l.state == legPausing && !l.delayed:
 			m.makeReady(r, l)
 		}
 		m.pump(r)
