@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -109,10 +111,13 @@ func TestAttacksOnWhatIsUndecided(t *testing.T) {
 			tests[name+" at "+level] = attack{ddl: g + leaves + "", protect: "g p", first: old(level), work: []string{"UPDATE g SET v = 100 WHERE id = 1", "DELETE FROM p WHERE id = 11", "UPDATE p SET v = 100 WHERE id = 12"}, then: []string{sql}}
 		}
 	}
-	for name, a := range tests {
+	for i, name := range slices.Sorted(maps.Keys(tests)) {
+		if !some(i) {
+			continue
+		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			a.run(t)
+			tests[name].run(t)
 		})
 	}
 }

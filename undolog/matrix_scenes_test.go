@@ -82,8 +82,11 @@ func TestScenesOfViewsRulesAndTriggers(t *testing.T) {
 // Foreign keys: every action, every timing, both directions.
 func TestScenesOfForeignKeys(t *testing.T) {
 	t.Parallel()
-	for _, timing := range []string{"", "DEFERRABLE", "DEFERRABLE INITIALLY DEFERRED"} {
-		for _, action := range []string{"NO ACTION", "RESTRICT", "CASCADE", "SET NULL", "SET DEFAULT"} {
+	for i, timing := range []string{"", "DEFERRABLE", "DEFERRABLE INITIALLY DEFERRED"} {
+		for j, action := range []string{"NO ACTION", "RESTRICT", "CASCADE", "SET NULL", "SET DEFAULT"} {
+			if !some(i + j) {
+				continue
+			}
 			t.Run(action+" "+timing, func(t *testing.T) {
 				t.Parallel()
 				on := fmt.Sprintf("ON DELETE %s ON UPDATE %s %s", action, action, timing)

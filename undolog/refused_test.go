@@ -3,6 +3,7 @@ package undolog_test
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -151,7 +152,11 @@ func TestNothingIsDoneToTablesThatHaveIntents(t *testing.T) {
 		"row level security":         {work: g, sql: "ALTER TABLE g ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY", harmless: true},
 		"another table":              {work: g, sql: "ALTER TABLE bare ADD x int NOT NULL DEFAULT 1", harmless: true},
 	}
-	for name, tt := range tests {
+	for i, name := range slices.Sorted(maps.Keys(tests)) {
+		tt := tests[name]
+		if !some(i) {
+			continue
+		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			d := newDatabase(t, fragile)

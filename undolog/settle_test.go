@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -288,9 +290,13 @@ func TestForeignKeysAreGuardedAtBothEnds(t *testing.T) {
 		"a child that moves to it":         {"INSERT INTO parent VALUES (9, 'nine', 0)", "UPDATE child SET p = 9", "UPDATE child SET p = 1"},
 		"a parent that renames itself":     {"DELETE FROM child", "UPDATE parent SET code = 'eins' WHERE id = 1", "UPDATE parent SET code = 'one' WHERE id = 1"},
 	}
-	for name, tt := range tests {
-		for _, level := range []string{"READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"} {
+	for i, name := range slices.Sorted(maps.Keys(tests)) {
+		tt := tests[name]
+		for j, level := range []string{"READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"} {
 			for _, both := range []bool{true, false} {
+				if !some(i + j) {
+					continue
+				}
 				t.Run(fmt.Sprintf("%s/%s/both=%t", name, level, both), func(t *testing.T) {
 					t.Parallel()
 					protect := []string{"parent", "child"}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -201,7 +202,11 @@ func TestUsersTypesAreExact(t *testing.T) {
 		"a megabyte of bytes":       {"", "bytea", []string{"decode(repeat('00ff5c27', 262144), 'hex')", "'\\x'"}, false},
 		"a megabyte of JSON":        {"", "jsonb", []string{"(SELECT jsonb_object_agg(i, md5(i::text)) FROM generate_series(1, 20000) i)", "'{}'"}, false},
 	}
-	for name, tt := range tests {
+	for i, name := range slices.Sorted(maps.Keys(tests)) {
+		tt := tests[name]
+		if !some(i) {
+			continue
+		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			d := newStage(t, tt.ddl)
