@@ -311,6 +311,9 @@ func TestMatrixOfStatementsAndShapes(t *testing.T) {
 	t.Parallel()
 	for i, name := range slices.Sorted(maps.Keys(shapes)) {
 		sh := shapes[name]
+		if !some(i) {
+			continue
+		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := course{ddl: sh.ddl + ";" + writers, fill: sh.fill, protect: sh.protect}
@@ -318,7 +321,7 @@ func TestMatrixOfStatementsAndShapes(t *testing.T) {
 				c.fill = usualRows
 			}
 			for j, st := range statements {
-				if !some(i + j) {
+				if !*everything && (i+j)%2 > 0 {
 					continue
 				}
 				if st.needs == "" || !strings.Contains(sh.lacks, st.needs) {
