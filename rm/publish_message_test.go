@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/handfast/handfast/internal/hftest"
 	"github.com/handfast/handfast/message"
 	pb "github.com/handfast/handfast/proto/handfast/v1"
 	"github.com/handfast/handfast/rm"
@@ -17,8 +18,8 @@ import (
 )
 
 // welcome is a message of two receivers, of which the second waits for the first.
-func welcome(box *inbox) *message.Message {
-	to := box.messages("mail", "points")
+func welcome(box *hftest.Inbox) *message.Message {
+	to := box.Messages("mail", "points")
 	return message.New("welcome").Retry(target.RetryPolicy{AttentionAfter: 3}).
 		To(to[0], message.Name("mail")).
 		To(to[1], message.Name("points"), message.After("mail"))
@@ -30,7 +31,7 @@ func TestTheSenderFollowsItsMessage(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
-			box, m := newInbox(t), tm.New(w.tc)
+			box, m := hftest.NewInbox(t), tm.New(w.tc)
 			tx, err := w.pool.Begin(limited(t))
 			check(t, err)
 			sp, err := tx.Begin(limited(t))
@@ -43,12 +44,12 @@ func TestTheSenderFollowsItsMessage(t *testing.T) {
 			err = m.Wait(limited(t), id, tm.WithWaitSettled())
 			if name == "rollback" {
 				wantError(t, err, tm.ErrRolledBack)
-				box.want(t)
+				box.Want(t)
 				return
 			}
 			check(t, err)
-			equal(t, "first", <-box.got, "mail")
-			equal(t, "second", <-box.got, "points")
+			equal(t, "first", <-box.Got, "mail")
+			equal(t, "second", <-box.Got, "points")
 			got, err := m.Get(limited(t), id)
 			check(t, err)
 			equal(t, "name", got.GetName(), "welcome")
@@ -65,7 +66,7 @@ func TestTheSenderFollowsItsMessage(t *testing.T) {
 func TestAMessageOfAGlobalTransactionHasItsXID(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	box := newInbox(t)
+	box := hftest.NewInbox(t)
 	ctx, x := w.begin()
 	tx, err := w.pool.Begin(ctx)
 	check(t, err)
@@ -77,13 +78,13 @@ func TestAMessageOfAGlobalTransactionHasItsXID(t *testing.T) {
 	}
 	check(t, tx.Commit(ctx))
 	equal(t, "outcome", w.commit(x), pb.Outcome_OUTCOME_COMMITTED)
-	box.want(t, "mail", "mail", "points", "points")
+	box.Want(t, "mail", "mail", "points", "points")
 }
 
 func TestAMessageThatCanNotBePublished(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	box := newInbox(t)
+	box := hftest.NewInbox(t)
 	foreign, err := connect(t, w.dsn).Begin(limited(t))
 	check(t, err)
 	tx, err := w.pool.Begin(limited(t))
@@ -95,7 +96,7 @@ func TestAMessageThatCanNotBePublished(t *testing.T) {
 	}{
 		"a foreign transaction": {foreign, welcome(box), func(err error) bool { return errors.Is(err, rm.ErrForeignTx) }},
 		"without receivers":     {tx, message.New("m"), isMessageError},
-		"given up": {tx, message.New("m").To(box.messages("one")[0], message.Retry(target.RetryPolicy{Attempts: 1, First: time.Second})),
+		"given up": {tx, message.New("m").To(box.Messages("one")[0], message.Retry(target.RetryPolicy{Attempts: 1, First: time.Second})),
 			isMessageError},
 	} {
 		id, err := rm.PublishMessage(limited(t), tt.tx, tt.m)

@@ -3,9 +3,6 @@ package rm_test
 import (
 	"context"
 	"errors"
-	"io"
-	"net/http"
-	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -13,48 +10,12 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/handfast/handfast/internal/hftest"
 	pb "github.com/handfast/handfast/proto/handfast/v1"
 	"github.com/handfast/handfast/rm"
 	"github.com/handfast/handfast/target"
 	"github.com/handfast/handfast/tc"
 )
-
-// inbox is where messages go.
-type inbox struct {
-	*httptest.Server
-	got chan string
-}
-
-func newInbox(tb testing.TB) *inbox {
-	tb.Helper()
-	i := &inbox{got: make(chan string, 100)}
-	i.Server = httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		b, _ := io.ReadAll(r.Body)
-		i.got <- string(b)
-	}))
-	tb.Cleanup(i.Close)
-	return i
-}
-
-func (i *inbox) messages(texts ...string) (out []target.Target) {
-	for _, s := range texts {
-		out = append(out, target.HTTP(i.URL, target.Payload([]byte(s))))
-	}
-	return out
-}
-
-// want compares what has come, in whatever order; nothing may be under way.
-func (i *inbox) want(tb testing.TB, texts ...string) {
-	tb.Helper()
-	got := []string{}
-	for len(i.got) > 0 {
-		got = append(got, <-i.got)
-	}
-	slices.Sort(got)
-	if !slices.Equal(got, texts) && len(got)+len(texts) > 0 {
-		tb.Errorf("delivered %q, want %q", got, texts)
-	}
-}
 
 // vouched gives the XIDs with live fences that the local transaction sees: its own.
 func vouched(tb testing.TB, tx pgx.Tx) []string {
@@ -112,10 +73,10 @@ func TestMessagesFollowTheirLocalTransaction(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
 			other := dialOf(t, w)
-			box := newInbox(t)
+			box := hftest.NewInbox(t)
 			tx, err := w.pool.Begin(limited(t))
 			check(t, err)
-			publish(t, tx, box.messages("one", "two")...)
+			publish(t, tx, box.Messages("one", "two")...)
 			ids := vouched(t, tx)
 			equal(t, "XIDs", len(ids), 1)
 			want := end(w, tx)
@@ -124,7 +85,7 @@ func TestMessagesFollowTheirLocalTransaction(t *testing.T) {
 				outcome = pb.Outcome_OUTCOME_COMMITTED
 			}
 			equal(t, "outcome", settled(t, other, ids[0]), outcome)
-			box.want(t, want...)
+			box.Want(t, want...)
 			equal(t, "intents", w.intents(), 0)
 		})
 	}
@@ -155,11 +116,11 @@ func TestAMessageIsDeliveredAtOnce(t *testing.T) {
 	t.Parallel()
 	c := dial(t, coordinator(t, func(c *tc.Config) { c.Engine.Core.CollectGrace = time.Hour }))
 	pool := open(t, c, database(t))
-	box := newInbox(t)
+	box := hftest.NewInbox(t)
 	for _, commits := range []bool{true, false} {
 		var id string
 		err := pgx.BeginFunc(limited(t), pool, func(tx pgx.Tx) error {
-			publish(t, tx, box.messages("one")...)
+			publish(t, tx, box.Messages("one")...)
 			id = vouched(t, tx)[0]
 			if commits {
 				return nil
@@ -169,23 +130,23 @@ func TestAMessageIsDeliveredAtOnce(t *testing.T) {
 		want, got := pb.Outcome_OUTCOME_ROLLED_BACK, settled(t, c, id)
 		if commits {
 			want = pb.Outcome_OUTCOME_COMMITTED
-			box.want(t, "one")
+			box.Want(t, "one")
 		}
 		equal(t, "committed", err == nil, commits)
 		equal(t, "outcome", got, want)
 	}
-	box.want(t)
+	box.Want(t)
 }
 
 func TestTheReplyToCOMMITIsLost(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	box := newInbox(t)
+	box := hftest.NewInbox(t)
 	p, dsn := through(t, w.dsn, 0)
 	pool := open(t, w.tc, dsn)
 	tx, err := pool.Begin(limited(t))
 	check(t, err)
-	publish(t, tx, box.messages("one")...)
+	publish(t, tx, box.Messages("one")...)
 	ids := vouched(t, tx)
 	p.onClient(func(b []byte) (forward, cut bool) {
 		is := contains(b, "commit")
@@ -196,25 +157,25 @@ func TestTheReplyToCOMMITIsLost(t *testing.T) {
 	}
 	p.onClient(nil)
 	equal(t, "outcome", settled(t, w.tc, ids[0]), pb.Outcome_OUTCOME_COMMITTED)
-	box.want(t, "one")
+	box.Want(t, "one")
 }
 
 func TestMessagesGoWithTheirSavepoint(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	box := newInbox(t)
+	box := hftest.NewInbox(t)
 	tx, err := w.pool.Begin(limited(t))
 	check(t, err)
-	publish(t, tx, box.messages("before")...)
+	publish(t, tx, box.Messages("before")...)
 	var ids []string
 	for _, keep := range []bool{false, true} {
 		sp, err := tx.Begin(limited(t))
 		check(t, err)
 		if keep {
-			publish(t, sp, box.messages("kept")...)
+			publish(t, sp, box.Messages("kept")...)
 			check(t, sp.Commit(limited(t)))
 		} else {
-			publish(t, sp, box.messages("lost")...)
+			publish(t, sp, box.Messages("lost")...)
 			ids = vouched(t, tx)
 			check(t, sp.Rollback(limited(t)))
 		}
@@ -230,7 +191,7 @@ func TestMessagesGoWithTheirSavepoint(t *testing.T) {
 	for i, want := range []pb.Outcome{pb.Outcome_OUTCOME_COMMITTED, pb.Outcome_OUTCOME_ROLLED_BACK, pb.Outcome_OUTCOME_COMMITTED} {
 		equal(t, "outcome", settled(t, w.tc, ids[i]), want)
 	}
-	box.want(t, "before", "kept")
+	box.Want(t, "before", "kept")
 }
 
 func TestMessagesOfAGlobalTransaction(t *testing.T) {
@@ -239,7 +200,7 @@ func TestMessagesOfAGlobalTransaction(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
-			box := newInbox(t)
+			box := hftest.NewInbox(t)
 			ctx, x := w.begin()
 			tx, err := w.pool.Begin(ctx)
 			check(t, err)
@@ -247,17 +208,17 @@ func TestMessagesOfAGlobalTransaction(t *testing.T) {
 			check(t, err)
 			sp, err := tx.Begin(ctx)
 			check(t, err)
-			check(t, rm.Publish(ctx, sp, box.messages("one")...))
+			check(t, rm.Publish(ctx, sp, box.Messages("one")...))
 			check(t, sp.Commit(ctx))
-			check(t, rm.Publish(ctx, tx, box.messages("two", "three")...))
+			check(t, rm.Publish(ctx, tx, box.Messages("two", "three")...))
 			check(t, tx.Commit(ctx))
-			equal(t, "early", len(box.got), 0)
+			equal(t, "early", len(box.Got), 0)
 			if commits {
 				equal(t, "outcome", w.commit(x), pb.Outcome_OUTCOME_COMMITTED)
-				box.want(t, "one", "three", "two")
+				box.Want(t, "one", "three", "two")
 			} else {
 				w.rollback(x)
-				box.want(t)
+				box.Want(t)
 			}
 		})
 	}
@@ -267,25 +228,25 @@ func TestMessagesOfAGlobalTransaction(t *testing.T) {
 func TestWhatCanNotBePublished(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	box := newInbox(t)
+	box := hftest.NewInbox(t)
 	t.Cleanup(func() { // after all of them
 		w.pool.Close()
-		box.want(t)
+		box.Want(t)
 	})
 	plain := connect(t, w.dsn)
 	foreign, err := plain.Begin(limited(t))
 	check(t, err)
-	wantError(t, rm.Publish(limited(t), foreign, box.messages("one")...), rm.ErrForeignTx)
+	wantError(t, rm.Publish(limited(t), foreign, box.Messages("one")...), rm.ErrForeignTx)
 	for name, tt := range map[string]struct {
 		before   string
 		messages []target.Target
 		want     func(error) bool
 	}{
-		"a large payload": {"", []target.Target{box.messages("one")[0], box.messages(strings.Repeat("x", target.MaxPayload+1))[0]}, isTargetError},
-		"too much of it":  {"", box.messages(slices.Repeat([]string{strings.Repeat("x", target.MaxPayload)}, 4)...), isTargetError},
+		"a large payload": {"", []target.Target{box.Messages("one")[0], box.Messages(strings.Repeat("x", target.MaxPayload+1))[0]}, isTargetError},
+		"too much of it":  {"", box.Messages(slices.Repeat([]string{strings.Repeat("x", target.MaxPayload)}, 4)...), isTargetError},
 		"nowhere":         {"", []target.Target{{}}, isTargetError},
-		"too many":        {"", box.messages(slices.Repeat([]string{"x"}, 5000)...), func(error) bool { return true }},
-		"armed": {"SELECT handfast.arm('" + xidOf(w) + "', gen_random_uuid(), now(), 0)", box.messages("one"),
+		"too many":        {"", box.Messages(slices.Repeat([]string{"x"}, 5000)...), func(error) bool { return true }},
+		"armed": {"SELECT handfast.arm('" + xidOf(w) + "', gen_random_uuid(), now(), 0)", box.Messages("one"),
 			func(err error) bool { return strings.Contains(err.Error(), "armed") }},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -4,14 +4,12 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"io"
-	"net/http"
-	"net/http/httptest"
 	"slices"
 	"testing"
 
 	_ "github.com/jackc/pgx/v5/stdlib" // a driver that is not ours
 
+	"github.com/handfast/handfast/internal/hftest"
 	"github.com/handfast/handfast/message"
 	"github.com/handfast/handfast/rm"
 	"github.com/handfast/handfast/rm/rmsql"
@@ -19,40 +17,6 @@ import (
 	"github.com/handfast/handfast/tm"
 	"github.com/handfast/handfast/xid"
 )
-
-// inbox is where messages go.
-type inbox struct {
-	*httptest.Server
-	got chan string
-}
-
-func newInbox(tb testing.TB) *inbox {
-	tb.Helper()
-	i := &inbox{got: make(chan string, 100)}
-	i.Server = httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		b, _ := io.ReadAll(r.Body)
-		i.got <- string(b)
-	}))
-	tb.Cleanup(i.Close)
-	return i
-}
-
-func (i *inbox) to(text string) target.Target {
-	return target.HTTP(i.URL, target.Payload([]byte(text)))
-}
-
-// want compares what has come; nothing may be under way.
-func (i *inbox) want(tb testing.TB, texts ...string) {
-	tb.Helper()
-	var got []string
-	for len(i.got) > 0 {
-		got = append(got, <-i.got)
-	}
-	slices.Sort(got)
-	if !slices.Equal(got, texts) {
-		tb.Errorf("delivered %q, want %q", got, texts)
-	}
-}
 
 // prepared is a library that prepares every statement, as GORM can.
 type prepared struct{ *sql.Tx }
@@ -93,14 +57,14 @@ func TestMessagesFollowASQLTransaction(t *testing.T) {
 			t.Run(map[bool]string{true: "commit ", false: "roll back "}[commits]+name, func(t *testing.T) {
 				t.Parallel()
 				w := newWorld(t)
-				box, m := newInbox(t), tm.New(w.Client)
+				box, m := hftest.NewInbox(t), tm.New(w.Client)
 				ctx := w.Limited()
 				in, tx, done, err := begin(ctx, w.db)
 				w.Check(err)
 				_, err = tx.ExecContext(ctx, move, 1, 1)
 				w.Check(err)
-				w.Check(rmsql.Publish(ctx, in, box.to("one"), box.to("two")))
-				id, err := rmsql.PublishMessage(ctx, in, message.New("three").To(box.to("three")))
+				w.Check(rmsql.Publish(ctx, in, box.To("one"), box.To("two")))
+				id, err := rmsql.PublishMessage(ctx, in, message.New("three").To(box.To("three")))
 				w.Check(err)
 				if commits {
 					w.Check(tx.Commit())
@@ -112,13 +76,13 @@ func TestMessagesFollowASQLTransaction(t *testing.T) {
 				if !commits {
 					wantError(t, err, tm.ErrRolledBack)
 					w.Settled()
-					box.want(t)
+					box.Want(t)
 					return
 				}
 				w.Check(err)
 				var got []string
 				for range 3 {
-					got = append(got, <-box.got)
+					got = append(got, <-box.Got)
 				}
 				slices.Sort(got)
 				if !slices.Equal(got, []string{"one", "three", "two"}) || w.balance(1) != 99 {
@@ -135,15 +99,15 @@ func TestMessagesOfAGlobalTransactionFollowThat(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
-			box := newInbox(t)
+			box := hftest.NewInbox(t)
 			ctx, x := w.Begin()
 			tx, err := w.db.BeginTx(ctx, nil)
 			w.Check(err)
 			_, err = tx.ExecContext(ctx, move, 1, 1)
 			w.Check(err)
-			w.Check(rmsql.Publish(ctx, tx, box.to("one")))
+			w.Check(rmsql.Publish(ctx, tx, box.To("one")))
 			// Methods without the XID belong to the transaction all the same.
-			id, err := rmsql.PublishMessage(w.Limited(), tx, message.New("m").To(box.to("two")))
+			id, err := rmsql.PublishMessage(w.Limited(), tx, message.New("m").To(box.To("two")))
 			w.Check(err)
 			if id != x {
 				t.Errorf("published under %v, want %v", id, x)
@@ -151,10 +115,10 @@ func TestMessagesOfAGlobalTransactionFollowThat(t *testing.T) {
 			w.Check(tx.Commit())
 			if commits {
 				w.Commit(x)
-				box.want(t, "one", "two")
+				box.Want(t, "one", "two")
 			} else {
 				w.Rollback(x)
-				box.want(t)
+				box.Want(t)
 			}
 		})
 	}
@@ -163,7 +127,7 @@ func TestMessagesOfAGlobalTransactionFollowThat(t *testing.T) {
 func TestMessagesGoWithTheirSavepoint(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	box, ctx := newInbox(t), w.Limited()
+	box, ctx := hftest.NewInbox(t), w.Limited()
 	tx, err := w.db.BeginTx(ctx, nil)
 	w.Check(err)
 	var ids []xid.ID
@@ -173,7 +137,7 @@ func TestMessagesGoWithTheirSavepoint(t *testing.T) {
 			w.Check(err)
 			continue
 		}
-		id, err := rmsql.PublishMessage(ctx, tx, message.New(step).To(box.to(step)))
+		id, err := rmsql.PublishMessage(ctx, tx, message.New(step).To(box.To(step)))
 		w.Check(err)
 		ids = append(ids, id)
 	}
@@ -181,14 +145,14 @@ func TestMessagesGoWithTheirSavepoint(t *testing.T) {
 	m := tm.New(w.Client)
 	wantError(t, m.Wait(ctx, ids[0], tm.WithWaitSettled()), tm.ErrRolledBack)
 	w.Check(m.Wait(ctx, ids[1], tm.WithWaitSettled()))
-	box.want(t, "kept")
+	box.Want(t, "kept")
 }
 
 // What can't be published says so, and the local transaction goes on.
 func TestWhatCanNotBePublished(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	box := newInbox(t)
+	box := hftest.NewInbox(t)
 	under, _ := w.Begin()
 	other, err := sql.Open("pgx", w.DSN)
 	w.Check(err)
@@ -214,8 +178,8 @@ func TestWhatCanNotBePublished(t *testing.T) {
 		"a Tx that is over":           {w.Limited(), ended, sql.ErrTxDone},
 		"an XID that came afterwards": {under, ours, rm.ErrOtherTransaction},
 	} {
-		err := rmsql.Publish(tt.ctx, tt.tx, box.to("one"))
-		id, merr := rmsql.PublishMessage(tt.ctx, tt.tx, message.New("m").To(box.to("one")))
+		err := rmsql.Publish(tt.ctx, tt.tx, box.To("one"))
+		id, merr := rmsql.PublishMessage(tt.ctx, tt.tx, message.New("m").To(box.To("one")))
 		if !errors.Is(err, tt.want) || !errors.Is(merr, tt.want) || id != (xid.ID{}) {
 			t.Errorf("%s: got %v and %v", name, err, merr)
 		}
@@ -229,5 +193,5 @@ func TestWhatCanNotBePublished(t *testing.T) {
 		w.Check(tx.Commit())
 	}
 	w.Settled()
-	box.want(t)
+	box.Want(t)
 }
