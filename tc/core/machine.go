@@ -160,6 +160,8 @@ func (m *Machine) Step(now time.Time, in Input) Output {
 		m.detached(in)
 	case RetryNow:
 		m.retryNow(in)
+	case Abandon:
+		m.abandon(in)
 	case Horizon:
 		m.cfg.Horizon = later(m.cfg.Horizon, in.Time)
 	case Quarantine:
