@@ -114,14 +114,14 @@ func hasBranchIn(t *core.Transaction, r xid.ResourceID) bool {
 
 // Show implements the service.
 func (a *admin) Show(ctx context.Context, r *pb.GetRequest) (*pb.GetResponse, error) {
-	got, err := a.call(ctx, r.GetXid, func(ref core.Ref) (core.Input, error) {
+	got, err := a.call(ctx, func(ref core.Ref) (core.Input, error) {
 		id, err := parseXID("xid", r.GetXid())
 		return core.Get{Ref: ref, XID: id, Operator: true}, err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &pb.GetResponse{Transaction: wireTransaction(&got.reply.Tx)}, nil
+	return &pb.GetResponse{Transaction: wireTransaction(&got.Tx)}, nil
 }
 
 func checkOperator(s string) error {
@@ -133,7 +133,7 @@ func checkOperator(s string) error {
 
 // Commit implements the service.
 func (a *admin) Commit(ctx context.Context, r *pb.AdminCommitRequest) (*pb.CommitResponse, error) {
-	got, err := a.call(ctx, r.GetXid, func(ref core.Ref) (core.Input, error) {
+	got, err := a.call(ctx, func(ref core.Ref) (core.Input, error) {
 		id, err := parseXID("xid", r.GetXid())
 		if err != nil {
 			return nil, err
@@ -144,13 +144,13 @@ func (a *admin) Commit(ctx context.Context, r *pb.AdminCommitRequest) (*pb.Commi
 		return nil, err
 	}
 	a.log.Info("an operator asked to commit", "xid", r.GetXid(), "operator", r.GetOperator(),
-		"outcome", wireOutcome(got.reply.Tx.Outcome).String())
-	return committed(&got.reply), nil
+		"outcome", wireOutcome(got.Tx.Outcome).String())
+	return committed(&got.Reply), nil
 }
 
 // Rollback implements the service.
 func (a *admin) Rollback(ctx context.Context, r *pb.AdminRollbackRequest) (*pb.RollbackResponse, error) {
-	got, err := a.call(ctx, r.GetXid, func(ref core.Ref) (core.Input, error) {
+	got, err := a.call(ctx, func(ref core.Ref) (core.Input, error) {
 		id, err := parseXID("xid", r.GetXid())
 		if err != nil {
 			return nil, err
@@ -161,20 +161,20 @@ func (a *admin) Rollback(ctx context.Context, r *pb.AdminRollbackRequest) (*pb.R
 		return nil, err
 	}
 	a.log.Info("an operator asked to roll back", "xid", r.GetXid(), "operator", r.GetOperator(),
-		"outcome", wireOutcome(got.reply.Tx.Outcome).String())
-	return rolledBack(&got.reply), nil
+		"outcome", wireOutcome(got.Tx.Outcome).String())
+	return rolledBack(&got.Reply), nil
 }
 
 // RetryNow implements the service.
 func (a *admin) RetryNow(ctx context.Context, r *pb.RetryNowRequest) (*pb.RetryNowResponse, error) {
-	got, err := a.call(ctx, r.GetXid, func(ref core.Ref) (core.Input, error) {
+	got, err := a.call(ctx, func(ref core.Ref) (core.Input, error) {
 		id, err := parseXID("xid", r.GetXid())
 		return core.RetryNow{Ref: ref, XID: id}, err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &pb.RetryNowResponse{Resources: int32(got.reply.Count)}, nil
+	return &pb.RetryNowResponse{Resources: int32(got.Count)}, nil
 }
 
 // Watch implements the service.
