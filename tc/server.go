@@ -150,6 +150,9 @@ func (s *Server) newGRPC() *grpc.Server {
 // Addr is where the server listens.
 func (s *Server) Addr() net.Addr { return s.lis.Addr() }
 
+// DTM is what serves DTM's clients; nil where they are not served.
+func (s *Server) DTM() *dtm.Server { return s.dtm }
+
 // Engine gives the engine, for tests and benchmarks in the same process.
 func (s *Server) Engine() *engine.Engine { return s.eng }
 

@@ -141,7 +141,7 @@ func (g *global) view() *transactionView {
 	if p := nextCall(&g.Transaction); p != nil {
 		v.NextCronTime = p.Next
 		if !p.Last.IsZero() {
-			v.NextCronInterval = int64((p.Next.Sub(p.Last) + time.Second - 1) / time.Second)
+			v.NextCronInterval = max(1, int64(p.Next.Sub(p.Last).Round(time.Second)/time.Second))
 		}
 	}
 	return v
