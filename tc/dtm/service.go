@@ -455,7 +455,9 @@ func (s *service) registerBranch(ctx context.Context, gid string, t transType, d
 	}
 	p := newPlanner(g.XID, g.note.Protocol, &g.note.Options)
 	var b core.Register
-	before := g.named(d["branch_id"]) // never that of a step of a workflow, whose names have an op
+	if len(payload) == 0 {
+		payload = nil // as it is read back
+	}
 	switch t { //nolint:exhaustive // the others were refused
 	case tcc:
 		b, err = p.confirm(d, payload, g.last())
@@ -467,7 +469,8 @@ func (s *service) registerBranch(ctx context.Context, gid string, t transType, d
 	if err != nil {
 		return err
 	}
-	if before != nil && reflect.DeepEqual(before.Plan.Commit, b.Plan.Commit) && reflect.DeepEqual(before.Plan.Rollback, b.Plan.Rollback) {
+	if before := g.named(b.Name); t != workflow && before != nil && reflect.DeepEqual(before.Plan.Commit, b.Plan.Commit) &&
+		reflect.DeepEqual(before.Plan.Rollback, b.Plan.Rollback) {
 		return s.told(ctx, &g, nil) // clients send again what broke off before the answer
 	}
 	_, err = s.ask(ctx, func(ref core.Ref) core.Input { b.Ref, b.XID = ref, g.XID; return b })

@@ -69,7 +69,7 @@ func (t *topics) put(k *kv, subs []subscriber) error {
 	if err != nil {
 		return err
 	}
-	k.V, k.UpdateTime = string(v), t.now()
+	k.V, k.UpdateTime = string(v), t.now().UTC()
 	k.Version++
 	b, err := json.Marshal(k)
 	if err != nil {
@@ -131,7 +131,7 @@ func (t *topics) subscribe(topic, url, remark string) error {
 		return err
 	}
 	if k == nil {
-		k = &kv{Cat: topicsCat, K: topic, V: "[]", base: base{ID: number(topicsCat, topic), CreateTime: t.now()}}
+		k = &kv{Cat: topicsCat, K: topic, V: "[]", base: base{ID: number(topicsCat, topic), CreateTime: t.now().UTC()}}
 	}
 	subs, err := k.subscribers()
 	switch {

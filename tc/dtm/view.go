@@ -69,7 +69,7 @@ func (g *global) timeout() time.Duration {
 	return g.note.Options.timeout()
 }
 
-// base is what DTM's objects begin with.
+// base is what DTM's objects begin with. All times are in UTC.
 type base struct {
 	ID         uint64    `json:"id"`
 	CreateTime time.Time `json:"create_time,omitzero"`
@@ -119,7 +119,7 @@ func number(parts ...string) uint64 {
 
 func (g *global) view() *transactionView {
 	v := &transactionView{
-		base:      base{ID: number(g.Key), CreateTime: g.XID.Begin()},
+		base:      base{ID: number(g.Key), CreateTime: g.XID.Begin().UTC()},
 		Gid:       g.Key,
 		TransType: g.note.Type, Status: g.status(), QueryPrepared: g.note.Query, Protocol: g.note.Protocol,
 		Result: g.result(), CustomData: g.note.Custom, XID: g.XID.String(), options: g.note.Options,
@@ -127,19 +127,19 @@ func (g *global) view() *transactionView {
 	if g.Outcome == core.RolledBack {
 		v.RollbackReason = g.reason()
 	}
-	v.UpdateTime = cmp.Or(g.Finished, g.Decided, v.CreateTime)
+	v.UpdateTime = cmp.Or(g.Finished, g.Decided, v.CreateTime).UTC()
 	switch v.Status {
 	case succeed:
-		v.FinishTime = g.Finished
+		v.FinishTime = g.Finished.UTC()
 	case failed:
-		v.RollbackTime = g.Finished
+		v.RollbackTime = g.Finished.UTC()
 	case prepared, submitted, aborting:
 	}
 	if b, err := json.Marshal(g.note.Options); err == nil {
 		v.Options = string(b)
 	}
 	if p := nextCall(&g.Transaction); p != nil {
-		v.NextCronTime = p.Next
+		v.NextCronTime = p.Next.UTC()
 		if !p.Last.IsZero() {
 			v.NextCronInterval = max(1, int64(p.Next.Sub(p.Last).Round(time.Second)/time.Second))
 		}
@@ -216,11 +216,11 @@ func (g *global) rows() []branchView {
 
 func (g *global) row(b *core.Branch, op string, a *core.Action, st status) branchView {
 	v := branchView{
-		base: base{ID: number(g.Key, b.Name, op), CreateTime: b.Registered, UpdateTime: b.Registered},
+		base: base{ID: number(g.Key, b.Name, op), CreateTime: b.Registered.UTC(), UpdateTime: b.Registered.UTC()},
 		Gid:  g.Key, URL: a.Address, BinData: a.Payload, BranchID: b.Name, Op: op, Status: st,
 	}
 	if st != prepared && !g.Finished.IsZero() {
-		v.FinishTime, v.UpdateTime = g.Finished, g.Finished
+		v.FinishTime, v.UpdateTime = g.Finished.UTC(), g.Finished.UTC()
 	}
 	return v
 }
@@ -255,7 +255,7 @@ func (g *global) step(b *core.Branch) branchView {
 		id, op = b.Name[:i], b.Name[i+1:]
 	}
 	v := g.row(b, op, &core.Action{}, succeed)
-	v.BranchID, v.FinishTime = id, b.Registered
+	v.BranchID, v.FinishTime = id, v.CreateTime
 	if len(b.Result) > 0 {
 		v.BinData = b.Result[1:]
 		if b.Result[0] == stepFailed {
