@@ -171,12 +171,20 @@ func (s *Server) registerHTTP(r *http.Request) (any, error) {
 
 // registerJSON takes a flat object of texts.
 func (s *Server) registerJSON(ctx context.Context, b []byte) error {
-	var d map[string]string
-	if err := unmarshal(b, &d); err != nil {
+	var in map[string]json.RawMessage
+	if err := unmarshal(b, &in); err != nil {
 		if r := refusalOf(err); r.kind == other {
 			r.kind = invalid // as DTM answers this one
 		}
 		return err
+	}
+	d := make(map[string]string, len(in))
+	for name, v := range in {
+		var text string
+		if err := json.Unmarshal(v, &text); err != nil {
+			return wrong(name, "is no text")
+		}
+		d[name] = text
 	}
 	return s.svc.registerBranch(ctx, d["gid"], transType(d["trans_type"]), d, []byte(d["data"]))
 }

@@ -1,0 +1,269 @@
+package dtm_test
+
+import (
+	"encoding/base64"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/handfast/handfast/proto/dtmgimp"
+)
+
+// register registers the same branch over one of the protocols.
+var register = map[string]func(t *testing.T, o object) error{
+	"http": func(t *testing.T, o object) error {
+		t.Helper()
+		if a := shared.post(t, "registerBranch", o); a.status != 200 || a.body != success {
+			return fmt.Errorf("%d %s", a.status, a.body)
+		}
+		return nil
+	},
+	"json-rpc": func(t *testing.T, o object) error {
+		t.Helper()
+		if r := read[rpcAnswer](t, shared.jsonRPC(t, "registerBranch", o)); r.Error != nil {
+			return fmt.Errorf("%d %s", r.Error.Code, r.Error.Message)
+		}
+		return nil
+	},
+	"grpc": func(t *testing.T, o object) error {
+		t.Helper()
+		in := &dtmgimp.DtmBranchRequest{Data: map[string]string{}}
+		for k, v := range o {
+			switch s := v.(string); k {
+			case "gid":
+				in.Gid = s
+			case "trans_type":
+				in.TransType = s
+			case "branch_id":
+				in.BranchID = s
+			case "data":
+				in.BusiPayload = []byte(s)
+			default:
+				in.Data[k] = s
+			}
+		}
+		_, err := shared.rpc.RegisterBranch(limited(t), in)
+		return err
+	},
+}
+
+func TestTheRowsOfABranch(t *testing.T) {
+	t.Parallel()
+	for protocol, f := range register {
+		t.Run(protocol, func(t *testing.T) {
+			t.Parallel()
+			must := func(o object) {
+				t.Helper()
+				if err := f(t, o); err != nil {
+					t.Fatal(err)
+				}
+			}
+			rows := func(gid, statuses string, want ...string) {
+				t.Helper()
+				q := shared.query(t, gid)
+				if got := q.statuses(); got != statuses {
+					t.Errorf("got %s, want %s", got, statuses)
+				}
+				for i, w := range want {
+					data, _ := base64.StdEncoding.DecodeString(fmt.Sprint(q.Branches[i]["bin_data"]))
+					if got := fmt.Sprintf("%v %s", q.Branches[i]["url"], data); got != w {
+						t.Errorf("row %d: got %s, want %s", i, got, w)
+					}
+				}
+			}
+			gid := shared.gid(t)
+			shared.post(t, "prepare", trans(gid, "tcc")).ok(t)
+			must(tccBranch(gid, "01", "http://h/confirm", "http://h/cancel"))
+			must(tccBranch(gid, "0101", "http://h/confirm2", ""))
+			rows(gid, "prepared 01-cancel:prepared 01-confirm:prepared 0101-cancel:prepared 0101-confirm:prepared",
+				`http://h/cancel {"n":1}`, `http://h/confirm {"n":1}`, "<nil> ", `http://h/confirm2 {"n":1}`)
+
+			gid = shared.gid(t)
+			shared.post(t, "prepare", trans(gid, "xa")).ok(t)
+			must(object{"gid": gid, "trans_type": "xa", "branch_id": "01", "url": "http://h/xa"})
+			must(object{"gid": gid, "trans_type": "xa", "branch_id": "02", "url": "http://h/xa"})
+			rows(gid, "prepared 01-rollback:prepared 01-commit:prepared 02-rollback:prepared 02-commit:prepared")
+			for _, r := range shared.query(t, gid).Branches {
+				if r["url"] != "http://h/xa" || r["bin_data"] != nil {
+					t.Errorf("row %v", r)
+				}
+			}
+
+			gid = shared.gid(t)
+			shared.post(t, "prepareWorkflow", workflow(gid, "http://127.0.0.1:1/")).want(t, 200)
+			must(progress(gid, "01", "succeed", "R1"))
+			must(with(progress(gid, "02", "failed", "text"), "sync", "true"))
+			must(with(progress(gid, "02", "succeed", ""), "op", "rollback"))
+			rows(gid, "prepared 01-action:succeed 02-action:failed 02-rollback:succeed", "<nil> R1", "<nil> text")
+		})
+	}
+}
+
+// After the decision a branch comes too late, and is told so for good.
+func TestLateBranches(t *testing.T) {
+	t.Parallel()
+	for protocol, f := range register {
+		t.Run(protocol, func(t *testing.T) {
+			t.Parallel()
+			tell := map[string]string{"http": "409 ", "json-rpc": "-32901 ", "grpc": codes.Aborted.String()}[protocol]
+			b := newBranches(t)
+			for name, before := range map[string]func(gid string){
+				"unknown": func(string) {},
+				"submitted": func(gid string) {
+					shared.post(t, "prepare", trans(gid, "tcc")).ok(t)
+					shared.post(t, "registerBranch", tccBranch(gid, "01", b.at("/a", "status", "425"), "")).ok(t)
+					shared.post(t, "submit", trans(gid, "tcc")).ok(t)
+				},
+				"succeed": func(gid string) { shared.post(t, "submit", trans(gid, "tcc")).ok(t) },
+				"aborting": func(gid string) {
+					shared.post(t, "prepare", trans(gid, "tcc")).ok(t)
+					shared.post(t, "registerBranch", tccBranch(gid, "01", "", b.at("/a", "status", "425"))).ok(t)
+					shared.post(t, "abort", trans(gid, "tcc")).ok(t)
+				},
+				"failed": func(gid string) {
+					shared.post(t, "prepare", trans(gid, "tcc")).ok(t)
+					shared.post(t, "abort", trans(gid, "tcc")).ok(t)
+				},
+			} {
+				gid := shared.gid(t)
+				before(gid)
+				was := shared.query(t, gid).statuses()
+				err := f(t, tccBranch(gid, "02", "", ""))
+				if want := "no trans with gid: " + gid + " status: prepared found FAILURE"; err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), tell) {
+					t.Errorf("%s: got %v, want %s %s", name, err, tell, want)
+				}
+				if got := shared.query(t, gid).statuses(); got != was {
+					t.Errorf("%s: it is %s, and was %s", name, got, was)
+				}
+			}
+			gid := shared.gid(t)
+			shared.post(t, "prepareWorkflow", workflow(gid, "http://127.0.0.1:1/")).want(t, 200)
+			shared.post(t, "submit", ended(gid, "succeed", "", "")).ok(t)
+			if err := f(t, progress(gid, "01", "succeed", "R")); err == nil || !strings.Contains(err.Error(), "FAILURE") || !strings.Contains(err.Error(), tell) {
+				t.Errorf("workflow: got %v", err)
+			}
+		})
+	}
+}
+
+// Who registers again as it was, has not heard the answer. All else is refused, and for
+// workflows that too: it is what keeps two executions of one apart.
+func TestDoubledBranches(t *testing.T) {
+	t.Parallel()
+	for protocol, f := range register {
+		t.Run(protocol, func(t *testing.T) {
+			t.Parallel()
+			tell := map[string]string{"http": "500 ", "json-rpc": "-32603 ", "grpc": codes.Unknown.String()}[protocol]
+			refused := func(o object) {
+				t.Helper()
+				if err := f(t, o); err == nil || !strings.Contains(err.Error(), tell) || !strings.Contains(err.Error(), "is registered already") {
+					t.Errorf("%v: got %v", o, err)
+				}
+			}
+			gid := shared.gid(t)
+			shared.post(t, "prepare", trans(gid, "tcc")).ok(t)
+			one := tccBranch(gid, "01", "http://h/confirm", "http://h/cancel")
+			for range 2 {
+				if err := f(t, one); err != nil {
+					t.Fatal(err)
+				}
+			}
+			refused(with(one, "confirm", "http://h/other"))
+			refused(with(one, "data", "other"))
+			if got := shared.query(t, gid).statuses(); got != "prepared 01-cancel:prepared 01-confirm:prepared" {
+				t.Errorf("it is %s", got)
+			}
+
+			gid = shared.gid(t)
+			shared.post(t, "prepareWorkflow", workflow(gid, "http://127.0.0.1:1/")).want(t, 200)
+			if err := f(t, progress(gid, "01", "succeed", "R1")); err != nil {
+				t.Fatal(err)
+			}
+			refused(progress(gid, "01", "succeed", "R1"))
+			refused(progress(gid, "01", "failed", "R2"))
+			// The names of others do not stand in the way.
+			for _, o := range []object{
+				progress(gid, "00", "succeed", ""), progress(gid, "01-action", "succeed", ""), with(progress(gid, "01", "succeed", ""), "op", "commit"),
+			} {
+				if err := f(t, o); err != nil {
+					t.Error(err)
+				}
+			}
+			if got := shared.query(t, gid).statuses(); got != "prepared 01-action:succeed 00-action:succeed 01-action-action:succeed 01-commit:succeed" {
+				t.Errorf("it is %s", got)
+			}
+		})
+	}
+}
+
+// Of two executions of a workflow only one registers a step.
+func TestStepsOfAWorkflowRace(t *testing.T) {
+	t.Parallel()
+	gid := shared.gid(t)
+	shared.post(t, "prepareWorkflow", workflow(gid, "http://127.0.0.1:1/")).want(t, 200)
+	answers := make(chan int, 20)
+	var all sync.WaitGroup
+	for n := range cap(answers) {
+		all.Go(func() {
+			a, err := shared.try(t.Context(), "POST", "/api/dtmsvr/registerBranch", marshal(t, progress(gid, "01", "succeed", fmt.Sprint(n))))
+			if err != nil {
+				t.Error(err)
+			}
+			answers <- a.status
+		})
+	}
+	all.Wait()
+	count := map[int]int{}
+	for range cap(answers) {
+		count[<-answers]++
+	}
+	if count[200] != 1 || count[500] != cap(answers)-1 {
+		t.Errorf("the answers are %v", count)
+	}
+}
+
+func TestBranchesThatAreNone(t *testing.T) {
+	t.Parallel()
+	gid := shared.gid(t)
+	shared.post(t, "prepare", trans(gid, "tcc")).ok(t)
+	wf := shared.gid(t)
+	shared.post(t, "prepareWorkflow", workflow(wf, "http://127.0.0.1:1/")).want(t, 200)
+	for _, tt := range []struct {
+		o      object
+		status int
+		text   string
+	}{
+		{tccBranch(gid, "", "", ""), 400, "branch_id"},
+		{tccBranch(gid, "a b", "", ""), 400, "branch_id"},
+		{tccBranch(gid, strings.Repeat("0", 65), "", ""), 400, "branch_id"},
+		{tccBranch("", "01", "", ""), 400, "gid"},
+		{with(tccBranch(gid, "01", "", ""), "trans_type", "zz"), 500, "unknow trans type: zz"},
+		{with(tccBranch(gid, "01", "", ""), "trans_type", "saga"), 400, "trans_type"},
+		{with(tccBranch(gid, "01", "", ""), "trans_type", "xa"), 409, "FAILURE"},
+		{tccBranch(gid, "01", "ftp://h/", ""), 400, "confirm"},
+		{tccBranch(gid, "01", "http://h/", "http://u:secret@h/"), 400, "cancel"},
+		{with(progress(wf, "01", "succeed", ""), "status", "prepared"), 400, "status"},
+		{with(progress(wf, "01", "succeed", ""), "op", ""), 400, "op"},
+		{with(progress(wf, "01", "succeed", ""), "op", "a-b"), 400, "op"},
+		{with(tccBranch(gid, "01", "", ""), "data", object{}), 400, "data"},
+	} {
+		a := shared.post(t, "registerBranch", tt.o).want(t, tt.status, tt.text)
+		if strings.Contains(a.body, "secret") || a.kind != jsonType {
+			t.Errorf("%v: got %+v", tt.o, a)
+		}
+	}
+	shared.do(t, "POST", "/api/dtmsvr/registerBranch", `{"gid":`).want(t, 400, `{"message":"`)
+	for _, gid := range []string{gid, wf} {
+		if got := shared.query(t, gid).statuses(); got != "prepared" {
+			t.Errorf("it is %s", got)
+		}
+	}
+	_, err := shared.rpc.RegisterBranch(limited(t), &dtmgimp.DtmBranchRequest{Gid: gid, TransType: "tcc"})
+	if status.Code(err) != codes.InvalidArgument {
+		t.Errorf("got %v", err)
+	}
+}
