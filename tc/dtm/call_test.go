@@ -357,4 +357,3 @@ func TestTopicsChangeAtOnce(t *testing.T) {
 		shared.post(t, "submit", msg(shared.gid(t), "", "topic://"+topic)).want(t, 500, "topic not found")
 	}
 }
-
