@@ -2,6 +2,7 @@ package dtm_test
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"testing"
@@ -17,6 +18,11 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(asCoordinator); dir != "" {
 		fmt.Fprintln(os.Stderr, "coordinator:", beCoordinator(dir))
 		os.Exit(1)
+	}
+	// Most tests wait for something most of the time.
+	flag.Parse()
+	if err := flag.Set("test.parallel", "32"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 	}
 	os.Exit(run(m))
 }

@@ -133,7 +133,7 @@ const maxAddress = 8 << 10
 
 func jsonObject(payload []byte) bool {
 	var o map[string]json.RawMessage
-	return len(payload) == 0 || json.Unmarshal(payload, &o) == nil
+	return len(payload) == 0 || json.Unmarshal(payload, &o) == nil && o != nil
 }
 
 // saga makes the branches of a saga, each behind those that it comes after.
@@ -182,6 +182,9 @@ func (p *planner) deliveries(r *request, delay time.Duration, topic func(string)
 			if to, err = topic(name); err != nil {
 				return nil, err
 			}
+		}
+		if n := len(out) + len(to); n > maxDeliveries {
+			return nil, wrong("steps", "they go to %d subscribers and more, at most %d", n, maxDeliveries)
 		}
 		for j, addr := range to {
 			a, err := p.action(field, addr, r.Payloads[i])

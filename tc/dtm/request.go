@@ -22,6 +22,8 @@ const (
 	maxSteps   = 256
 	maxHeaders = 64
 	maxSeconds = 10 * 365 * 24 * 3600 // of every time that an option names
+	// maxDeliveries are those of a message: there is one call more, which asks its sender.
+	maxDeliveries = maxSteps - 1
 )
 
 // transType is a mode of DTM.
