@@ -153,7 +153,7 @@ func TestWhatBranchesAnswer(t *testing.T) {
 				shared.await(t, gid, "failed 01-compensate:succeed 01-action:failed")
 			case ongoing, unknown:
 				a.want(t, 425, "ONGOING")
-				if (tt.want == ongoing) != (every == 10) {
+				if (tt.want == ongoing) != (every >= 10) { // what the call took counts, too
 					t.Errorf("it is asked again after %v s: %s", every, a.body)
 				}
 				if s := f.statuses(); s != "submitted 01-compensate:prepared 01-action:prepared" {

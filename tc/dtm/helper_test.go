@@ -30,6 +30,9 @@ import (
 // patience is how long a test waits for what has to happen.
 const patience = 20 * time.Second
 
+// slack is how many seconds a call may take beside the pause that follows it.
+const slack = 5
+
 // object is JSON.
 type object = map[string]any
 

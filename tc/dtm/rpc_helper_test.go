@@ -45,7 +45,9 @@ func newRPCBranches(t *testing.T) *rpcBranches {
 	go func() { served <- s.Serve(lis) }()
 	t.Cleanup(func() {
 		s.Stop()
-		<-served
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
 	})
 	return b
 }
