@@ -473,8 +473,9 @@ func TestForceStopStops(t *testing.T) {
 	flow := add(shared.gid(t))
 	shared.post(t, "prepareWorkflow", with(workflow(flow, b.at("/back")), "retry_interval", 1)).want(t, 200)
 	tcc := add(shared.gid(t))
-	shared.post(t, "prepare", with(trans(tcc, "tcc"), "timeout_to_fail", 1)).ok(t)
+	shared.post(t, "prepare", with(trans(tcc, "tcc"), "retry_interval", 1)).ok(t)
 	shared.post(t, "registerBranch", tccBranch(tcc, "01", later, later)).ok(t)
+	shared.post(t, "abort", trans(tcc, "tcc")).ok(t)
 	for i, gid := range all {
 		b.called(t, gid, []int{1, 2, 1, 1, 1, 1, 1}[i])
 		shared.post(t, "forceStop", object{"gid": gid}).ok(t)

@@ -129,9 +129,9 @@ func TestTCC(t *testing.T) {
 	t.Run("forgotten", func(t *testing.T) {
 		t.Parallel()
 		gid := shared.gid(t)
-		begin(t, gid, "timeout_to_fail", 1)
+		begin(t, gid, "timeout_to_fail", 3) // its branches have to come before
 		f := shared.await(t, gid, "failed "+fmt.Sprintf(rows, "succeed", "prepared"))
-		if f.Transaction["rollback_reason"] != "Timeout after 1 seconds" {
+		if f.Transaction["rollback_reason"] != "Timeout after 3 seconds" {
 			t.Errorf("the reason is %v", f.Transaction["rollback_reason"])
 		}
 	})
