@@ -191,7 +191,9 @@ func (s *Server) serve() error {
 	other := make(chan error, 1)
 	go func() {
 		err := s.dtm.Serve()
-		s.grpc.Stop()
+		if err != nil {
+			s.grpc.Stop()
+		}
 		other <- err
 	}()
 	err := s.grpc.Serve(s.lis)

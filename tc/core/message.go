@@ -200,7 +200,8 @@ type (
 	// with Finished, only. For
 	// Wait, Settled tells that the resource asked for is settled, Ahead who
 	// was let go for the same row just before, and Count how many were. For
-	// RetryNow, Count tells how many were made due.
+	// RetryNow, Count tells how many were made due, and for Abandon, how many calls
+	// were given up.
 	Reply struct {
 		Ref     Ref
 		Tx      Transaction

@@ -359,13 +359,23 @@ func (m *Machine) abandon(in Abandon) {
 	if tx == nil {
 		return
 	}
+	before := tx.t.abandoned()
 	switch {
 	case tx.t.Outcome == Undecided:
 		m.decideAs(tx, Record{Outcome: RolledBack, Reason: ReasonOperator, Text: in.Cause, Operator: in.Operator, Abandoned: true})
 	case tx.t.Phase == Settling:
 		m.abandonLegs(tx)
 	}
-	m.send(tx.lsn, Reply{Ref: in.Ref, Tx: tx.summary()})
+	m.send(tx.lsn, Reply{Ref: in.Ref, Tx: tx.summary(), Count: tx.t.abandoned() - before})
+}
+
+func (t *Transaction) abandoned() (n int) {
+	for i := range t.Settlements {
+		if t.Settlements[i].Abandoned {
+			n++
+		}
+	}
+	return n
 }
 
 // abandonLegs ends all calls of phase two first, and then lets others go in their

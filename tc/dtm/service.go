@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"reflect"
 	"strings"
 	"sync"
 	"time"
@@ -454,6 +455,7 @@ func (s *service) registerBranch(ctx context.Context, gid string, t transType, d
 	}
 	p := newPlanner(g.XID, g.note.Protocol, &g.note.Options)
 	var b core.Register
+	before := g.named(d["branch_id"]) // never that of a step of a workflow, whose names have an op
 	switch t { //nolint:exhaustive // the others were refused
 	case tcc:
 		b, err = p.confirm(d, payload, g.last())
@@ -464,6 +466,9 @@ func (s *service) registerBranch(ctx context.Context, gid string, t transType, d
 	}
 	if err != nil {
 		return err
+	}
+	if before != nil && reflect.DeepEqual(before.Plan.Commit, b.Plan.Commit) && reflect.DeepEqual(before.Plan.Rollback, b.Plan.Rollback) {
+		return s.told(ctx, &g, nil) // clients send again what broke off before the answer
 	}
 	_, err = s.ask(ctx, func(ref core.Ref) core.Input { b.Ref, b.XID = ref, g.XID; return b })
 	var e *core.Error
