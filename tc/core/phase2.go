@@ -356,7 +356,6 @@ func (m *Machine) pause(r *resource, l *leg, d time.Duration) {
 	l.state = legPausing
 	l.elem = r.busy.PushBack(l)
 	l.progress().Next = m.now.Add(d)
-	m.answerStalled(l.tx)
 }
 
 func orElse[T uint32 | time.Duration](v, def T) T {
@@ -423,6 +422,9 @@ func (m *Machine) detached(in Detached) {
 	}
 	m.readyAll(r, legInFlight)
 	m.readyAll(r, legPausing)
+	for e := r.ready.Front(); e != nil; e = e.Next() {
+		m.mayStall(e.Value.(*leg).tx)
+	}
 }
 
 // settleAgain sends again what is under way to resource managers, which is no

@@ -28,7 +28,7 @@ type Plan struct {
 	// Forward waits for their votes, Commit for theirs to be done, and Rollback for
 	// that of all branches that name this one.
 	After []xid.BranchID
-	// LastFirst: Commit goes from the last to the first as well.
+	// LastFirst: Commit comes before those of After instead, as Rollback does.
 	LastFirst bool
 	// UndoRefused: Rollback is called after a Forward that was refused, too: its no
 	// does not say that nothing happened.
@@ -167,12 +167,17 @@ func (t *Transaction) callable(b *Branch) bool {
 // resource managers settle goes before every call: a call may well write to rows
 // that the transaction itself still holds.
 func (t *Transaction) before(a, b *Settlement) bool {
-	switch {
-	case a.Branch == (xid.BranchID{}):
+	if a.Branch == (xid.BranchID{}) {
 		return true
-	case t.Outcome == Committed && !t.branch(b.Branch).Plan.LastFirst:
-		return slices.Contains(t.branch(b.Branch).Plan.After, a.Branch)
-	default:
-		return slices.Contains(t.branch(a.Branch).Plan.After, b.Branch)
 	}
+	if b.Branch == (xid.BranchID{}) {
+		return false
+	}
+	// Only of the two that names the other says how: were the other asked, each
+	// could have to wait for the other.
+	pa, pb := t.branch(a.Branch).Plan, t.branch(b.Branch).Plan
+	if slices.Contains(pa.After, b.Branch) {
+		return t.Outcome == RolledBack || pa.LastFirst
+	}
+	return t.Outcome == Committed && !pb.LastFirst && slices.Contains(pb.After, a.Branch)
 }
