@@ -308,3 +308,10 @@ func TestNoRecordGivesUpWhatIsNoCall(t *testing.T) {
 		t.Errorf("a database given up: %v", err)
 	}
 }
+
+// ended is nothingLeft where resource managers are still attached.
+func (s *shell) ended(t *testing.T) {
+	t.Helper()
+	s.do(core.Detached{Resource: resourceID(1)})
+	s.nothingLeft(t)
+}
