@@ -107,7 +107,7 @@ func newPlanWorld(t *testing.T, seed uint64, ops map[string]int) *planWorld {
 		parts: map[xid.BranchID]*participant{}, waits: map[int]bool{}, ops: ops,
 	}
 	w.s.do(core.Attached{Resource: resourceID(1)})
-	w.id = w.s.beginFor(time.Hour)
+	w.id, _ = w.s.beginAs([]string{"", "order"}[w.rng.IntN(2)], strings.Repeat("n", w.rng.IntN(50)))
 	if w.database = w.rng.IntN(4) == 0; w.database {
 		w.ops["database"]++
 		w.s.register(w.id, 99, 1)
