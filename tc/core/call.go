@@ -84,7 +84,7 @@ func (m *Machine) endCall(l *leg) {
 	l.progress().Next = time.Time{}
 	for _, o := range l.tx.behind(l.branch()) {
 		if o.state == legBlocked {
-			o.before--
+			o.behind--
 			m.unblock(o)
 		}
 	}

@@ -163,21 +163,20 @@ func (t *Transaction) callable(b *Branch) bool {
 	return true
 }
 
-// before tells whether settlement a has to be done before b is called. What
+// before tells whether leg a of phase two has to be done before b is called. What
 // resource managers settle goes before every call: a call may well write to rows
 // that the transaction itself still holds.
-func (t *Transaction) before(a, b *Settlement) bool {
-	if a.Branch == (xid.BranchID{}) {
+func (a *leg) before(b *leg) bool {
+	switch {
+	case a.plan == nil:
 		return true
-	}
-	if b.Branch == (xid.BranchID{}) {
+	case b.plan == nil:
 		return false
-	}
 	// Only of the two that names the other says how: were the other asked, each
 	// could have to wait for the other.
-	pa, pb := t.branch(a.Branch).Plan, t.branch(b.Branch).Plan
-	if slices.Contains(pa.After, b.Branch) {
-		return t.Outcome == RolledBack || pa.LastFirst
+	case slices.Contains(a.plan.After, b.settlement().Branch):
+		return a.tx.t.Outcome == RolledBack || a.plan.LastFirst
+	default:
+		return a.tx.t.Outcome == Committed && !b.plan.LastFirst && slices.Contains(b.plan.After, a.settlement().Branch)
 	}
-	return t.Outcome == Committed && !pb.LastFirst && slices.Contains(pb.After, a.Branch)
 }

@@ -236,7 +236,7 @@ func (w *planWorld) mayBeCalled(c core.Call) {
 		if o.Plan.LastFirst {
 			w.ops["last first"]++
 		}
-		if p.kept == 0 && !(o.Mode == core.ModeMessage && p.done == 1) {
+		if p.kept == 0 && (o.Mode != core.ModeMessage || p.done == 0) {
 			w.fail("branch %d is committed before branch %d", b.Branch[15], o.Branch[15])
 		}
 	}

@@ -46,8 +46,8 @@ func appendExpiryKey(b []byte, at time.Time, id xid.ID) []byte {
 // appendKey is where the XID is that a key of a caller's stands for.
 func appendKey(b []byte, key string) []byte { return append(append(b, prefixKey), key...) }
 
-func appendValueKey(b []byte, space, name string) []byte {
-	b = append(append(b, prefixValue), space...)
+func valueKey(space, name string) []byte {
+	b := append([]byte{prefixValue}, space...)
 	return append(append(b, 0), name...)
 }
 

@@ -32,7 +32,7 @@ func (s *Store) Value(space, name string) ([]byte, error) {
 	if err := checkSpace(space); err != nil {
 		return nil, err
 	}
-	return s.get(appendValueKey(nil, space, name))
+	return s.get(valueKey(space, name))
 }
 
 // get gives a copy of a value; nil where there is none.
@@ -64,7 +64,7 @@ func (s *Store) SetValue(space, name string, v []byte) error {
 	}
 	defer done()
 	b := s.db.NewBatch()
-	key := appendValueKey(nil, space, name)
+	key := valueKey(space, name)
 	if v == nil {
 		err = b.Delete(key, nil)
 	} else {
@@ -88,9 +88,9 @@ func (s *Store) ListValues(ctx context.Context, space, from string, fn func(name
 		return err
 	}
 	defer done()
-	begin := appendValueKey(nil, space, "")
+	begin := valueKey(space, "")
 	end := append(bytes.Clone(begin[:len(begin)-1]), 1) // behind every name
-	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: appendValueKey(nil, space, from), UpperBound: end})
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: valueKey(space, from), UpperBound: end})
 	if err != nil {
 		return err
 	}
