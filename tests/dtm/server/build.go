@@ -38,9 +38,13 @@ var built struct {
 	err  error
 }
 
-// Run runs the tests and removes what was built for them. Its result is for os.Exit.
+// Run runs the tests, ends the shared server, and removes what was built. Its result is for os.Exit.
 func Run(m *testing.M) int {
 	code := m.Run()
+	if shared.server != nil {
+		shared.server.Kill()
+		_ = shared.server.log.Close()
+	}
 	if built.dir != "" {
 		if err := os.RemoveAll(built.dir); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -64,16 +68,16 @@ func build() (string, error) {
 	if *kind != handfast && *kind != dtm {
 		return "", fmt.Errorf("-server=%s: want %s or %s", *kind, handfast, dtm)
 	}
-	if *from != "" {
-		return filepath.Abs(*from)
-	}
-	_, here, _, _ := runtime.Caller(0)
-	suite := filepath.Dir(filepath.Dir(here))
 	child.Sweep("", prefix)
 	var err error
 	if built.dir, err = child.MakeDir("", prefix); err != nil {
 		return "", err
 	}
+	if *from != "" {
+		return filepath.Abs(*from)
+	}
+	_, here, _, _ := runtime.Caller(0)
+	suite := filepath.Dir(filepath.Dir(here))
 	bin := filepath.Join(built.dir, *kind)
 	cmd := exec.Command("go", "build", "-o", bin) //nolint:noctx // go test has a deadline
 	if Reference() {

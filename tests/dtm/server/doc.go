@@ -3,7 +3,10 @@
 //
 //	go test ./...              ─► go build ./cmd/handfast ──────┐
 //	go test ./... -server=dtm  ─► go build in ../reference ─────┤ once per test process
-//	Start(t) ─► free ports, store in t.TempDir() ─► process ◄───┘
-//	              │ Kill: SIGKILL   Stop: SIGINT   Restart: same store, same ports
-//	test ends ─► killed; its log goes to the test's where the test failed
+//	                                                            ▼
+//	Start(t): one for a test ─────────► free ports, store on disk ─► process
+//	Shared(t): one for many, until Run ends        │
+//	                Kill: SIGKILL   Stop: SIGINT   Restart: same store, same ports
+//
+// Where a test fails, the server's log goes to the test's.
 package server

@@ -39,8 +39,13 @@ type Server struct {
 	Native  string // Handfast's own API: 127.0.0.1:PORT
 	Dir     string // of the store
 
-	tb      testing.TB
-	opts    options
+	tb   testing.TB
+	opts options
+	*running
+}
+
+// running is what servers of several tests share.
+type running struct {
 	log     *os.File
 	mu      sync.Mutex
 	process *child.Process // nil: not running
@@ -73,21 +78,62 @@ func StoreDir(dir string) Option {
 // Start starts a server and waits until it answers. It ends with the test.
 func Start(tb testing.TB, opts ...Option) *Server {
 	tb.Helper()
-	s := &Server{tb: tb}
+	s := describe(tb, tb.TempDir(), opts...)
+	tb.Cleanup(func() {
+		s.Kill()
+		s.explain(0)
+		_ = s.log.Close()
+	})
+	s.start()
+	return s
+}
+
+var shared struct {
+	mu     sync.Mutex
+	server *Server
+}
+
+// Shared gives the server that tests of this process use together, started now if
+// need be. Run ends it. It is not to be stopped by a test.
+func Shared(tb testing.TB) *Server {
+	tb.Helper()
+	shared.mu.Lock()
+	defer shared.mu.Unlock()
+	if shared.server == nil {
+		binary(tb) // makes the directory of this process
+		s := describe(tb, filepath.Join(built.dir, "shared"))
+		s.start()
+		shared.server = s
+	}
+	s := *shared.server
+	s.tb = tb
+	from, err := s.log.Seek(0, io.SeekEnd)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { s.explain(from) })
+	return &s
+}
+
+// describe makes a server that does not run yet, with its files in dir.
+func describe(tb testing.TB, dir string, opts ...Option) *Server {
+	tb.Helper()
+	s := &Server{tb: tb, running: &running{}}
 	for _, o := range opts {
 		o(&s.opts)
 	}
 	if s.Dir = s.opts.dir; s.Dir == "" {
-		s.Dir = tb.TempDir()
+		s.Dir = filepath.Join(dir, "store")
 	}
-	h, g, n := address(tb), address(tb), address(tb)
-	s.HTTP, s.JSONRPC, s.GRPC, s.Native = "http://"+h+"/api/dtmsvr", "http://"+h+"/api/json-rpc", g, n
-	var err error
-	if s.log, err = os.Create(filepath.Join(tb.TempDir(), "log")); err != nil {
+	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
 		tb.Fatal(err)
 	}
-	tb.Cleanup(s.end)
-	s.start()
+	h, g, n := Address(tb), Address(tb), Address(tb)
+	s.HTTP, s.JSONRPC, s.GRPC, s.Native = "http://"+h+"/api/dtmsvr", "http://"+h+"/api/json-rpc", g, n
+	var err error
+	if s.log, err = os.OpenFile(filepath.Join(dir, "log"), os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600); err != nil {
+		tb.Fatal(err)
+	}
 	return s
 }
 
@@ -102,7 +148,8 @@ func (s *Server) start() {
 		cmd.Args = cmd.Args[:1]
 		cmd.Dir = s.Dir // it makes its store where it runs
 		cmd.Env = append(cmd.Env, "STORE_DRIVER=boltdb", "HTTP_PORT="+port(s.HTTP), "GRPC_PORT="+port(s.GRPC),
-			"TRANS_CRON_INTERVAL=1", "CONFIG_UPDATE_INTERVAL=1", "LOG_LEVEL=info")
+			"TRANS_CRON_INTERVAL=1", "CONFIG_UPDATE_INTERVAL=1",
+			"UPDATE_BRANCH_SYNC=1") // or it forgets the steps of workflows
 	}
 	cmd.Env = append(cmd.Env, s.opts.env...)
 	cmd.Stdout, cmd.Stderr = s.log, s.log
@@ -222,22 +269,23 @@ func (s *Server) Restart() {
 }
 
 // Log is what the server has logged last.
-func (s *Server) Log() string {
+func (s *Server) Log() string { return s.logged(0) }
+
+// logged is the last part of what the server has logged after an offset.
+func (s *Server) logged(from int64) string {
 	const most = 32 << 10
 	text, err := os.ReadFile(s.log.Name())
 	if err != nil {
 		return err.Error()
 	}
-	return string(text[max(0, len(text)-most):])
+	return string(text[max(0, int(from), len(text)-most):])
 }
 
-// end is for the end of the test.
-func (s *Server) end() {
-	s.Kill()
+// explain adds the server's log to that of a test that failed.
+func (s *Server) explain(from int64) {
 	if s.tb.Failed() {
-		s.tb.Logf("log of the server:\n%s", s.Log())
+		s.tb.Logf("log of the server:\n%s", s.logged(from))
 	}
-	_ = s.log.Close()
 }
 
 var (
@@ -245,9 +293,9 @@ var (
 	given   []int
 )
 
-// address gives one of loopback that is free. Its port is below those that the
-// kernel hands out, so nobody gets it by chance between a Kill and a Restart.
-func address(tb testing.TB) string {
+// Address gives one of loopback that is free. Its port is below those that the
+// kernel hands out, so nobody gets it by chance while who has it is restarted.
+func Address(tb testing.TB) string {
 	tb.Helper()
 	portsMu.Lock()
 	defer portsMu.Unlock()
