@@ -38,8 +38,9 @@ var built struct {
 	err  error
 }
 
-// Run runs the tests, ends the shared server, and removes what was built. Its result is for os.Exit.
-func Run(m *testing.M) int {
+// Run runs the tests, ends the shared server, and removes what was built. m is a
+// testing.M, or what runs one. The result is for os.Exit.
+func Run(m interface{ Run() int }) int {
 	code := m.Run()
 	if shared.server != nil {
 		shared.server.Kill()
