@@ -47,7 +47,7 @@ func (w *world) msg(p protocol, gid string, change func(*dtmcli.Msg), names ...s
 		return w.url(p, name)
 	}
 	if p == overGRPC {
-		m := dtmgrpc.NewMsgGrpc(w.Server.GRPC, gid)
+		m := dtmgrpc.NewMsgGrpc(w.GRPC, gid)
 		for _, name := range names {
 			m.Add(to(name), wrapperspb.String(payload))
 		}
@@ -56,7 +56,7 @@ func (w *world) msg(p protocol, gid string, change func(*dtmcli.Msg), names ...s
 		}
 		return grpcMsg{m}
 	}
-	m := dtmcli.NewMsg(w.Server.HTTP, gid)
+	m := dtmcli.NewMsg(w.HTTP, gid)
 	if p == overJSONRPC {
 		m.Dtm, m.Protocol = w.JSONRPC, string(p)
 	}
@@ -71,8 +71,8 @@ func (w *world) msg(p protocol, gid string, change func(*dtmcli.Msg), names ...s
 
 func TestMessageIsDeliveredToEachInOrder(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, p protocol) {
-		w := newWorld(t)
+	each(t, func(w *world, p protocol) {
+		t := w.t
 		gid := w.gid(p)
 		check(t, w.msg(p, gid, nil, "in", "tell").Submit())
 		r := w.ends(gid, "succeed", "01 action succeed", "02 action succeed")
@@ -88,8 +88,8 @@ func TestMessageIsDeliveredToEachInOrder(t *testing.T) {
 
 func TestMessageIsDeliveredOnlyAfterItsSubmit(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, p protocol) {
-		w := newWorld(t)
+	each(t, func(w *world, p protocol) {
+		t := w.t
 		gid := w.gid(p)
 		m := w.msg(p, gid, nil, "in", "tell")
 		check(t, m.Prepare(w.url(overHTTP, "sent")))
@@ -106,8 +106,8 @@ func TestMessageIsDeliveredOnlyAfterItsSubmit(t *testing.T) {
 
 func TestMessageIsDroppedByAbort(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, p protocol) {
-		w := newWorld(t)
+	each(t, func(w *world, p protocol) {
+		t := w.t
 		gid := w.gid(p)
 		m := w.msg(p, gid, nil, "in")
 		check(t, m.Prepare(w.url(overHTTP, "sent")))
@@ -122,8 +122,8 @@ func TestMessageIsDroppedByAbort(t *testing.T) {
 
 func TestMessageWaitsForItsResult(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, p protocol) {
-		w := newWorld(t)
+	each(t, func(w *world, p protocol) {
+		t := w.t
 		gid := w.gid(p)
 		check(t, w.msg(p, gid, func(m *dtmcli.Msg) { m.WaitResult = true }, "in", "tell").Submit())
 		equal(t, "status after the answer", w.query(gid).status(), "succeed")
@@ -132,8 +132,8 @@ func TestMessageWaitsForItsResult(t *testing.T) {
 
 func TestMessageIsDeliveredUntilItSucceeds(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, p protocol) {
-		w := newWorld(t)
+	each(t, func(w *world, p protocol) {
+		t := w.t
 		w.on("in action", answer(dtmcli.ErrFailure, dtmcli.ErrOngoing))
 		gid := w.gid(p)
 		check(t, w.msg(p, gid, func(m *dtmcli.Msg) { m.RetryInterval = 1 }, "in", "tell").Submit())
@@ -144,8 +144,8 @@ func TestMessageIsDeliveredUntilItSucceeds(t *testing.T) {
 
 func TestConcurrentMessageIsDeliveredToAllAtOnce(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, p protocol) {
-		w := newWorld(t)
+	each(t, func(w *world, p protocol) {
+		t := w.t
 		a, b := newSignal(), newSignal()
 		w.on("a action", func(call) error { a.give(); return b.wait() })
 		w.on("b action", func(call) error { b.give(); return a.wait() })
@@ -157,8 +157,8 @@ func TestConcurrentMessageIsDeliveredToAllAtOnce(t *testing.T) {
 
 func TestMessageIsDelayed(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, p protocol) {
-		w := newWorld(t)
+	each(t, func(w *world, p protocol) {
+		t := w.t
 		gid := w.gid(p)
 		begin := time.Now()
 		check(t, w.msg(p, gid, func(m *dtmcli.Msg) { m.SetDelay(3) }, "in").Submit())
@@ -193,8 +193,8 @@ func TestMessageWhoseSenderDiedIsDecidedByAskingBack(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			each(t, func(t *testing.T, p protocol) {
-				w := newWorld(t)
+			each(t, func(w *world, p protocol) {
+				t := w.t
 				w.on("sent msg", answer(c.answers...))
 				gid := w.gid(p)
 				m := w.msg(p, gid, func(m *dtmcli.Msg) { m.TimeoutToFail, m.RetryInterval = 2, 1 }, "in", "tell")
@@ -230,8 +230,8 @@ func TestDoAndSubmitFollowsItsFunction(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			each(t, func(t *testing.T, p protocol) {
-				w := newWorld(t)
+			each(t, func(w *world, p protocol) {
+				t := w.t
 				w.on("sent msg", answer(c.sent...))
 				gid := w.gid(p)
 				m := w.msg(p, gid, func(m *dtmcli.Msg) { m.TimeoutToFail, m.RetryInterval = 2, 1 }, "in")
@@ -248,7 +248,7 @@ func TestDoAndSubmitFollowsItsFunction(t *testing.T) {
 // subscribe adds a subscriber, over HTTP as by hand or over gRPC.
 func (w *world) subscribe(p protocol, topic, to string) error {
 	if p == overGRPC {
-		_, err := dtmgimp.MustGetDtmClient(w.Server.GRPC).Subscribe(w.t.Context(), &dtmgpb.DtmTopicRequest{Topic: topic, URL: to, Remark: "test"})
+		_, err := dtmgimp.MustGetDtmClient(w.GRPC).Subscribe(w.t.Context(), &dtmgpb.DtmTopicRequest{Topic: topic, URL: to, Remark: "test"})
 		return err
 	}
 	return w.get("/subscribe?topic=" + url.QueryEscape(topic) + "&remark=test&url=" + url.QueryEscape(to))
@@ -256,14 +256,14 @@ func (w *world) subscribe(p protocol, topic, to string) error {
 
 func (w *world) unsubscribe(p protocol, topic, to string) error {
 	if p == overGRPC {
-		_, err := dtmgimp.MustGetDtmClient(w.Server.GRPC).Unsubscribe(w.t.Context(), &dtmgpb.DtmTopicRequest{Topic: topic, URL: to})
+		_, err := dtmgimp.MustGetDtmClient(w.GRPC).Unsubscribe(w.t.Context(), &dtmgpb.DtmTopicRequest{Topic: topic, URL: to})
 		return err
 	}
 	return w.get("/unsubscribe?topic=" + url.QueryEscape(topic) + "&url=" + url.QueryEscape(to))
 }
 
 func (w *world) get(path string) error {
-	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, w.Server.HTTP+path, http.NoBody)
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, w.HTTP+path, http.NoBody)
 	if err != nil {
 		return err
 	}
@@ -296,8 +296,8 @@ func (w *world) knows(p protocol, topic string, n int) {
 
 func TestMessageGoesToTheSubscribersOfItsTopic(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, p protocol) {
-		w := newWorld(t)
+	each(t, func(w *world, p protocol) {
+		t := w.t
 		topic := "news-" + w.gid(p)
 		if err := w.msg(p, w.gid(p), nil, "topic://"+topic).Submit(); err == nil {
 			t.Fatal("a topic that nobody made is none")

@@ -27,7 +27,7 @@ func (w *world) saga(p protocol, gid string, change func(*dtmcli.Saga), names ..
 		return w.url(p, name), w.url(p, name)
 	}
 	if p == overGRPC {
-		s := dtmgrpc.NewSagaGrpc(w.Server.GRPC, gid)
+		s := dtmgrpc.NewSagaGrpc(w.GRPC, gid)
 		for _, name := range names {
 			a, c := undo(name)
 			s.Add(a, c, wrapperspb.String(payload))
@@ -37,7 +37,7 @@ func (w *world) saga(p protocol, gid string, change func(*dtmcli.Saga), names ..
 		}
 		return s.Submit()
 	}
-	s := dtmcli.NewSaga(w.Server.HTTP, gid)
+	s := dtmcli.NewSaga(w.HTTP, gid)
 	if p == overJSONRPC {
 		s.Dtm, s.Protocol = w.JSONRPC, string(p)
 	}
@@ -53,8 +53,8 @@ func (w *world) saga(p protocol, gid string, change func(*dtmcli.Saga), names ..
 
 func TestSagaRunsItsActionsInOrder(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, p protocol) {
-		w := newWorld(t)
+	each(t, func(w *world, p protocol) {
+		t := w.t
 		gid := w.gid(p)
 		check(t, w.saga(p, gid, nil, "out", "in", "tell"))
 		r := w.ends(gid, "succeed", "01 compensate prepared", "01 action succeed", "02 compensate prepared", "02 action succeed",
@@ -75,8 +75,8 @@ func TestSagaRunsItsActionsInOrder(t *testing.T) {
 
 func TestSagaIsRolledBackInReverseWhereAnActionFails(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, p protocol) {
-		w := newWorld(t)
+	each(t, func(w *world, p protocol) {
+		t := w.t
 		w.on("in action", always(dtmcli.ErrFailure))
 		gid := w.gid(p)
 		check(t, w.saga(p, gid, nil, "out", "in", "tell"))
@@ -93,8 +93,8 @@ func TestSagaIsRolledBackInReverseWhereAnActionFails(t *testing.T) {
 
 func TestSagaStepNeedsNoCompensation(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, p protocol) {
-		w := newWorld(t)
+	each(t, func(w *world, p protocol) {
+		t := w.t
 		w.on("in action", always(dtmcli.ErrFailure))
 		gid := w.gid(p)
 		check(t, w.saga(p, gid, nil, "out", "look!", "in!"))
@@ -108,8 +108,8 @@ func waiting(s *dtmcli.Saga) { s.WaitResult = true }
 
 func TestSagaWaitsForItsResult(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, p protocol) {
-		w := newWorld(t)
+	each(t, func(w *world, p protocol) {
+		t := w.t
 		gid := w.gid(p)
 		check(t, w.saga(p, gid, waiting, "out", "in"))
 		equal(t, "status after the answer", w.query(gid).status(), "succeed")
@@ -119,8 +119,8 @@ func TestSagaWaitsForItsResult(t *testing.T) {
 
 func TestSagaThatIsRolledBackAnswersItsWaitingCallerWithAnError(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, p protocol) {
-		w := newWorld(t)
+	each(t, func(w *world, p protocol) {
+		t := w.t
 		w.on("in action", always(dtmcli.ErrFailure))
 		gid := w.gid(p)
 		err := w.saga(p, gid, waiting, "out", "in")
@@ -139,8 +139,8 @@ func TestSagaThatIsRolledBackAnswersItsWaitingCallerWithAnError(t *testing.T) {
 
 func TestSagaThatIsNotFinishedAnswersItsWaitingCallerWithAnError(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, p protocol) {
-		w := newWorld(t)
+	each(t, func(w *world, p protocol) {
+		t := w.t
 		let := newSignal()
 		w.on("in action", func(call) error {
 			select {
@@ -182,8 +182,8 @@ func TestSagaThatIsNotFinishedHasNotFailed(t *testing.T) {
 
 func TestConcurrentSagaRunsActionsTogether(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, p protocol) {
-		w := newWorld(t)
+	each(t, func(w *world, p protocol) {
+		t := w.t
 		a, b := newSignal(), newSignal()
 		w.on("a action", func(call) error { a.give(); return b.wait() })
 		w.on("b action", func(call) error { b.give(); return a.wait() })
@@ -195,8 +195,8 @@ func TestConcurrentSagaRunsActionsTogether(t *testing.T) {
 
 func TestConcurrentSagaKeepsToItsOrders(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, p protocol) {
-		w := newWorld(t)
+	each(t, func(w *world, p protocol) {
+		t := w.t
 		gid := w.gid(p)
 		check(t, w.saga(p, gid, func(s *dtmcli.Saga) { s.SetConcurrent().AddBranchOrder(0, []int{2, 3}).AddBranchOrder(1, []int{0}) },
 			"c", "d", "a", "b"))
@@ -210,8 +210,8 @@ func TestConcurrentSagaKeepsToItsOrders(t *testing.T) {
 
 func TestConcurrentSagaIsRolledBackAgainstItsOrders(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, p protocol) {
-		w := newWorld(t)
+	each(t, func(w *world, p protocol) {
+		t := w.t
 		w.on("c action", always(dtmcli.ErrFailure))
 		gid := w.gid(p)
 		check(t, w.saga(p, gid, func(s *dtmcli.Saga) { s.SetConcurrent().AddBranchOrder(1, []int{0}).AddBranchOrder(2, []int{1}) },
@@ -227,8 +227,8 @@ func TestConcurrentSagaIsRolledBackAgainstItsOrders(t *testing.T) {
 func TestConcurrentSagaCompensatesNoActionThatStillRuns(t *testing.T) {
 	t.Parallel()
 	betterThanDTM(t, "compensations start while actions run")
-	each(t, func(t *testing.T, p protocol) {
-		w := newWorld(t)
+	each(t, func(w *world, p protocol) {
+		t := w.t
 		slow := newSignal()
 		w.on("slow action", func(call) error {
 			select {
@@ -251,8 +251,8 @@ func TestConcurrentSagaCompensatesNoActionThatStillRuns(t *testing.T) {
 
 func TestSagaTriesAnActionUntilItHasAnAnswer(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, p protocol) {
-		w := newWorld(t)
+	each(t, func(w *world, p protocol) {
+		t := w.t
 		w.on("out action", answer(errDown, dtmcli.ErrOngoing))
 		gid := w.gid(p)
 		check(t, w.saga(p, gid, func(s *dtmcli.Saga) { s.RetryInterval = 1 }, "out", "in"))
@@ -263,8 +263,8 @@ func TestSagaTriesAnActionUntilItHasAnAnswer(t *testing.T) {
 
 func TestSagaTriesACompensationUntilItSucceeds(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, p protocol) {
-		w := newWorld(t)
+	each(t, func(w *world, p protocol) {
+		t := w.t
 		w.on("in action", always(dtmcli.ErrFailure))
 		w.on("out compensate", answer(dtmcli.ErrFailure, dtmcli.ErrOngoing))
 		gid := w.gid(p)
@@ -276,8 +276,8 @@ func TestSagaTriesACompensationUntilItSucceeds(t *testing.T) {
 
 func TestSagaRetryIntervalIsKept(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, p protocol) {
-		w := newWorld(t)
+	each(t, func(w *world, p protocol) {
+		t := w.t
 		var times []time.Time // calls of one action do not overlap
 		ongoing := answer(dtmcli.ErrOngoing)
 		w.on("out action", func(c call) error {
@@ -295,8 +295,8 @@ func TestSagaRetryIntervalIsKept(t *testing.T) {
 
 func TestSagaRequestTimeoutBoundsACall(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, p protocol) {
-		w := newWorld(t)
+	each(t, func(w *world, p protocol) {
+		t := w.t
 		let := newSignal()
 		defer let.give()
 		slow := true // calls of one action do not overlap, but for this one
@@ -320,8 +320,8 @@ func TestSagaRequestTimeoutBoundsACall(t *testing.T) {
 
 func TestSagaRequestTimeoutMayBeLong(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, p protocol) {
-		w := newWorld(t)
+	each(t, func(w *world, p protocol) {
+		t := w.t
 		w.on("out action", func(call) error {
 			<-time.After(3500 * time.Millisecond) // longer than a call may take by default
 			return nil
@@ -336,8 +336,8 @@ func TestSagaRequestTimeoutMayBeLong(t *testing.T) {
 func TestSagaCallsNobodyAgainWhoIsStillAtIt(t *testing.T) {
 	t.Parallel()
 	betterThanDTM(t, "retry_interval is also the lease of the first attempt")
-	each(t, func(t *testing.T, p protocol) {
-		w := newWorld(t)
+	each(t, func(w *world, p protocol) {
+		t := w.t
 		w.on("out action", func(call) error {
 			<-time.After(2500 * time.Millisecond)
 			return nil
@@ -362,8 +362,8 @@ func TestJSONRPCServiceRefusesByItsCode(t *testing.T) {
 
 func TestSagaIsRolledBackAtItsTimeout(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, p protocol) {
-		w := newWorld(t)
+	each(t, func(w *world, p protocol) {
+		t := w.t
 		w.on("in action", always(dtmcli.ErrOngoing))
 		gid := w.gid(p)
 		check(t, w.saga(p, gid, func(s *dtmcli.Saga) { s.RetryInterval, s.TimeoutToFail = 1, 3 }, "out", "in"))
@@ -376,8 +376,8 @@ func TestSagaIsRolledBackAtItsTimeout(t *testing.T) {
 
 func TestSagaIsRolledBackAtItsRetryLimit(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, p protocol) {
-		w := newWorld(t)
+	each(t, func(w *world, p protocol) {
+		t := w.t
 		w.on("in action", always(errDown))
 		gid := w.gid(p)
 		check(t, w.saga(p, gid, func(s *dtmcli.Saga) { s.RetryInterval = 1; s.WithRetryLimit(2) }, "out", "in"))
@@ -388,8 +388,8 @@ func TestSagaIsRolledBackAtItsRetryLimit(t *testing.T) {
 
 func TestSagaBranchHeadersReachEachService(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, p protocol) {
-		w := newWorld(t)
+	each(t, func(w *world, p protocol) {
+		t := w.t
 		w.on("in action", always(dtmcli.ErrFailure))
 		gid := w.gid(p)
 		check(t, w.saga(p, gid, func(s *dtmcli.Saga) { s.BranchHeaders = map[string]string{"x-who": "test", "x-what": "trip"} }, "out", "in"))
@@ -403,8 +403,8 @@ func TestSagaBranchHeadersReachEachService(t *testing.T) {
 
 func TestSagaKeepsItsCustomData(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, p protocol) {
-		w := newWorld(t)
+	each(t, func(w *world, p protocol) {
+		t := w.t
 		gid := w.gid(p)
 		check(t, w.saga(p, gid, func(s *dtmcli.Saga) { s.CustomData = `{"mine":1}` }, "out"))
 		equal(t, "custom data", w.reaches(gid, "succeed").Transaction.CustomData, `{"mine":1}`)
@@ -416,7 +416,7 @@ func TestSagaMixesHTTPAndGRPC(t *testing.T) {
 	w := newWorld(t)
 	w.on("tell action", always(dtmcli.ErrFailure))
 	gid := w.gid(overGRPC)
-	s := dtmgrpc.NewSagaGrpc(w.Server.GRPC, gid).
+	s := dtmgrpc.NewSagaGrpc(w.GRPC, gid).
 		Add(w.url(overGRPC, "out"), w.url(overGRPC, "out"), wrapperspb.String(payload)).
 		Add(w.url(overHTTP, "in"), w.url(overHTTP, "in"), wrapperspb.String(payload)).
 		Add(w.url(overGRPC, "tell"), w.url(overGRPC, "tell"), wrapperspb.String(payload))
@@ -434,8 +434,8 @@ func TestSagaMixesHTTPAndGRPC(t *testing.T) {
 func TestSagaSubmittedAgainRunsOnce(t *testing.T) {
 	t.Parallel()
 	betterThanDTM(t, "processes it once per submit")
-	each(t, func(t *testing.T, p protocol) {
-		w := newWorld(t)
+	each(t, func(w *world, p protocol) {
+		t := w.t
 		let := newSignal()
 		w.on("out action", func(call) error { return let.wait() })
 		gid := w.gid(p)
@@ -451,8 +451,8 @@ func TestSagaSubmittedAgainRunsOnce(t *testing.T) {
 
 func TestSagaThatIsOverIsNotSubmittedAgain(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, p protocol) {
-		w := newWorld(t)
+	each(t, func(w *world, p protocol) {
+		t := w.t
 		gid := w.gid(p)
 		check(t, w.saga(p, gid, nil, "out"))
 		w.reaches(gid, "succeed")

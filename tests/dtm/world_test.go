@@ -40,8 +40,8 @@ const (
 	overGRPC    protocol = "grpc"
 )
 
-// each runs a test once per protocol.
-func each(t *testing.T, test func(*testing.T, protocol), protocols ...protocol) {
+// each runs a test once per protocol, or once per named one.
+func each(t *testing.T, test func(*world, protocol), protocols ...protocol) {
 	t.Helper()
 	if len(protocols) == 0 {
 		protocols = []protocol{overHTTP, overJSONRPC, overGRPC}
@@ -49,7 +49,7 @@ func each(t *testing.T, test func(*testing.T, protocol), protocols ...protocol) 
 	for _, p := range protocols {
 		t.Run(string(p), func(t *testing.T) {
 			t.Parallel()
-			test(t, p)
+			test(newWorld(t), p)
 		})
 	}
 }
@@ -76,9 +76,9 @@ func newWorldToKill(t *testing.T) *world {
 func (w *world) gid(p protocol) string {
 	w.t.Helper()
 	if p == overGRPC {
-		return dtmgrpc.MustGenGid(w.Server.GRPC)
+		return dtmgrpc.MustGenGid(w.GRPC)
 	}
-	return dtmcli.MustGenGid(w.Server.HTTP)
+	return dtmcli.MustGenGid(w.HTTP)
 }
 
 // call is one that a service got.
@@ -125,7 +125,7 @@ func serve(t *testing.T) *services {
 	go func() { done <- g.Serve(lis) }()
 	t.Cleanup(func() {
 		g.Stop()
-		if err := <-done; err != nil {
+		if err := <-done; err != nil && !errors.Is(err, grpc.ErrServerStopped) { // it may not have begun
 			t.Error(err)
 		}
 	})
@@ -352,7 +352,7 @@ func ask(ctx context.Context, api, gid string) (r report, err error) {
 // query says what the coordinator knows.
 func (w *world) query(gid string) report {
 	w.t.Helper()
-	r, err := ask(w.t.Context(), w.Server.HTTP, gid)
+	r, err := ask(w.t.Context(), w.HTTP, gid)
 	if err != nil {
 		w.t.Fatal(err)
 	}
