@@ -73,7 +73,7 @@ func work(text string) error {
 	} else {
 		workflow.InitHTTP(k.API, "http://"+k.HTTP+"/callback")
 	}
-	for name, flow := range map[string]workflow.WfFunc2{"saga": k.saga, "tcc": k.tcc, "xa": k.xa, "local": k.local} {
+	for name, flow := range map[string]workflow.WfFunc2{"saga": k.saga, "tcc": k.tcc, "xa": k.xa, "local": k.local, "transfer": k.transfer} {
 		if err := workflow.Register2(name, flow, func(wf *workflow.Workflow) { wf.RetryInterval = 1 }); err != nil {
 			return err
 		}
@@ -123,13 +123,13 @@ func (k *worker) point(name string) {
 }
 
 // call calls a service in the current branch.
-func (k *worker) call(wf *workflow.Workflow, name string) ([]byte, error) {
+func (k *worker) call(wf *workflow.Workflow, name, body string) ([]byte, error) {
 	if k.Protocol == overGRPC {
 		var out wrapperspb.StringValue
-		err := k.conn.Invoke(wf.Context, "/busi.Busi/"+name, wrapperspb.String(payload), &out)
+		err := k.conn.Invoke(wf.Context, "/busi.Busi/"+name, wrapperspb.String(body), &out)
 		return []byte(out.GetValue()), err
 	}
-	resp, err := wf.NewRequest().SetBody(amount).Post(k.Web + "/" + name)
+	resp, err := wf.NewRequest().SetBody(body).Post(k.Web + "/" + name)
 	if err != nil {
 		return nil, err
 	}
@@ -137,9 +137,9 @@ func (k *worker) call(wf *workflow.Workflow, name string) ([]byte, error) {
 }
 
 // phase2 calls a service when it is known how the workflow ends.
-func (k *worker) phase2(wf *workflow.Workflow, name, point string) workflow.WfPhase2Func {
+func (k *worker) phase2(wf *workflow.Workflow, name, body, point string) workflow.WfPhase2Func {
 	return func(*dtmcli.BranchBarrier) error {
-		_, err := k.call(wf, name)
+		_, err := k.call(wf, name, body)
 		k.point(point)
 		return err
 	}
@@ -147,19 +147,19 @@ func (k *worker) phase2(wf *workflow.Workflow, name, point string) workflow.WfPh
 
 func (k *worker) saga(wf *workflow.Workflow, _ []byte) ([]byte, error) {
 	k.point("before out")
-	if _, err := k.call(wf.NewBranch().OnRollback(k.phase2(wf, "out", "in rollback")), "out"); err != nil {
+	if _, err := k.call(wf.NewBranch().OnRollback(k.phase2(wf, "out", payload, "in rollback")), "out", payload); err != nil {
 		return nil, err
 	}
 	k.point("between")
-	result, err := k.call(wf.NewBranch().OnRollback(k.phase2(wf, "in", "")), "in")
+	result, err := k.call(wf.NewBranch().OnRollback(k.phase2(wf, "in", payload, "")), "in", payload)
 	k.point("at the end")
 	return result, err
 }
 
 func (k *worker) tcc(wf *workflow.Workflow, _ []byte) (result []byte, err error) {
 	for _, name := range []string{"out", "in"} {
-		wf.NewBranch().OnCommit(k.phase2(wf, name, "in commit")).OnRollback(k.phase2(wf, name, "in rollback"))
-		if result, err = k.call(wf, name); err != nil {
+		wf.NewBranch().OnCommit(k.phase2(wf, name, payload, "in commit")).OnRollback(k.phase2(wf, name, payload, "in rollback"))
+		if result, err = k.call(wf, name, payload); err != nil {
 			return nil, err
 		}
 	}
@@ -197,6 +197,16 @@ func (k *worker) local(wf *workflow.Workflow, data []byte) ([]byte, error) {
 		return nil, err
 	}
 	return wf.NewBranch().Do(move(take, "out", ""))
+}
+
+// transfer has the services move what the data says.
+func (k *worker) transfer(wf *workflow.Workflow, data []byte) ([]byte, error) {
+	for _, name := range []string{"out", "in"} {
+		if _, err := k.call(wf.NewBranch().OnRollback(k.phase2(wf, name, string(data), "")), name, string(data)); err != nil {
+			return nil, err
+		}
+	}
+	return data, nil
 }
 
 // process is a worker as its test sees it.
