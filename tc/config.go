@@ -9,6 +9,7 @@ import (
 
 	"github.com/handfast/handfast/tc/api"
 	"github.com/handfast/handfast/tc/caller"
+	"github.com/handfast/handfast/tc/dtm"
 	"github.com/handfast/handfast/tc/engine"
 	"github.com/handfast/handfast/tc/store"
 )
@@ -33,6 +34,10 @@ type Config struct {
 	API    api.Config
 	// Calls is about outgoing calls to URLs and gRPC methods.
 	Calls caller.Config
+
+	// DTM serves the clients of DTM as well; nil: they are not served. Its Log is
+	// set by the server.
+	DTM *dtm.Config
 
 	// DrainTimeout bounds a shutdown; 0: 30 s.
 	DrainTimeout time.Duration

@@ -23,6 +23,7 @@ import (
 	"github.com/handfast/handfast/tc/caller"
 	"github.com/handfast/handfast/tc/caller/refs"
 	"github.com/handfast/handfast/tc/core"
+	"github.com/handfast/handfast/tc/dtm"
 	"github.com/handfast/handfast/tc/engine"
 	"github.com/handfast/handfast/tc/store"
 	"github.com/handfast/handfast/tc/store/pebblestore"
@@ -42,6 +43,7 @@ type Server struct {
 	grpc   *grpc.Server
 	health *health.Server
 	lis    net.Listener
+	dtm    *dtm.Server // nil where DTM's clients are not served
 
 	down     sync.Once
 	downErr  error
@@ -60,6 +62,9 @@ func NewServer(ctx context.Context, cfg Config) (*Server, error) {
 	if err := s.open(ctx); err != nil {
 		if s.lis != nil {
 			err = errors.Join(err, s.lis.Close())
+		}
+		if s.dtm != nil {
+			err = errors.Join(err, s.dtm.Shutdown(ctx))
 		}
 		if s.st != nil {
 			err = errors.Join(err, s.st.Close())
@@ -81,6 +86,9 @@ func NewServer(ctx context.Context, cfg Config) (*Server, error) {
 	if !cfg.NoReflection {
 		reflection.Register(s.grpc)
 	}
+	if s.dtm != nil {
+		s.dtm.Use(s.eng, s.st, api.RecoverUnary(s.log))
+	}
 	return s, nil
 }
 
@@ -91,6 +99,13 @@ func (s *Server) open(ctx context.Context) error {
 	if s.lis = s.cfg.Listener; s.lis == nil {
 		if s.lis, err = new(net.ListenConfig).Listen(ctx, "tcp", s.cfg.Listen); err != nil {
 			return fmt.Errorf("listen on %s: %w", s.cfg.Listen, err)
+		}
+	}
+	if s.cfg.DTM != nil {
+		conf := *s.cfg.DTM
+		conf.Log = s.log
+		if s.dtm, err = dtm.New(ctx, conf); err != nil {
+			return err
 		}
 	}
 	if s.st = s.cfg.Store; s.st == nil {
@@ -144,7 +159,7 @@ func (s *Server) Engine() *engine.Engine { return s.eng }
 func (s *Server) Serve(ctx context.Context) error {
 	s.setHealth(healthpb.HealthCheckResponse_SERVING)
 	served := make(chan error, 1)
-	go func() { served <- s.grpc.Serve(s.lis) }()
+	go func() { served <- s.serve() }()
 	s.log.Info("serving", "address", s.lis.Addr().String())
 	var err error
 	select {
@@ -168,6 +183,25 @@ func (s *Server) Serve(ctx context.Context) error {
 	return errors.Join(err, end)
 }
 
+// serve serves every API until one of them ends, and then the others too.
+func (s *Server) serve() error {
+	if s.dtm == nil {
+		return s.grpc.Serve(s.lis)
+	}
+	other := make(chan error, 1)
+	go func() {
+		err := s.dtm.Serve()
+		if err != nil {
+			s.grpc.Stop()
+		}
+		other <- err
+	}()
+	err := s.grpc.Serve(s.lis)
+	down, cancel := context.WithTimeout(context.Background(), lastWords)
+	defer cancel()
+	return errors.Join(err, s.dtm.Shutdown(down), <-other)
+}
+
 // Shutdown stops the server in order: readiness goes off, clients are asked to
 // leave, what is in flight is finished, the log is forced. When ctx ends,
 // whatever is still in flight is cut off; nothing that anybody was told is lost
@@ -188,7 +222,12 @@ func (s *Server) shutdown(ctx context.Context) error {
 	s.api.Drain(ctx)
 	graceful := make(chan struct{})
 	go func() {
+		var others sync.WaitGroup
+		if s.dtm != nil {
+			others.Go(func() { _ = s.dtm.Shutdown(ctx) }) // what it could not finish is asked again
+		}
 		s.grpc.GracefulStop()
+		others.Wait()
 		close(graceful)
 	}()
 	select {

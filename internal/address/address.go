@@ -37,17 +37,32 @@ const wantURL = "want a URL such as http://host:port/path"
 
 // ParseHTTP reads a URL. References may stand behind its host.
 func ParseHTTP(s string) (Address, error) {
+	a, tail, err := parseURL(s)
+	if err == nil && strings.Contains(tail, "${") && climbs(tail) {
+		return Address{}, fmt.Errorf("%.80q has an element \".\" or \"..\" in its path, which can't be along with references", s)
+	}
+	return a, err
+}
+
+// ParsePlainHTTP reads a URL that is called as it is: it has no references.
+func ParsePlainHTTP(s string) (Address, error) {
+	a, _, err := parseURL(s)
+	return a, err
+}
+
+// parseURL gives what stands behind the host as well.
+func parseURL(s string) (a Address, tail string, err error) {
 	scheme, rest, _ := strings.Cut(s, "://")
 	scheme = strings.ToLower(scheme)
 	if scheme != "http" && scheme != "https" {
-		return Address{}, fmt.Errorf("%.80q; %s", s, wantURL)
+		return Address{}, "", fmt.Errorf("%.80q; %s", s, wantURL)
 	}
-	authority, tail := rest, ""
+	authority := rest
 	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
 		authority, tail = rest[:i], rest[i:]
 	}
 	if strings.Contains(authority, "@") {
-		return Address{}, errors.New("it holds credentials; send them in a header")
+		return Address{}, "", errors.New("it holds credentials; send them in a header")
 	}
 	u, err := url.Parse(s)
 	switch {
@@ -56,11 +71,9 @@ func ParseHTTP(s string) (Address, error) {
 		if errors.As(err, &e) {
 			err = e.Err
 		}
-		return Address{}, fmt.Errorf("%.80q: %w; %s", s, err, wantURL)
+		return Address{}, "", fmt.Errorf("%.80q: %w; %s", s, err, wantURL)
 	case u.Hostname() == "":
-		return Address{}, fmt.Errorf("%.80q has no host; %s", s, wantURL)
-	case strings.Contains(tail, "${") && climbs(tail):
-		return Address{}, fmt.Errorf("%.80q has an element \".\" or \"..\" in its path, which can't be along with references", s)
+		return Address{}, "", fmt.Errorf("%.80q has no host; %s", s, wantURL)
 	}
 	port := u.Port()
 	if port == "" {
@@ -68,9 +81,9 @@ func ParseHTTP(s string) (Address, error) {
 	}
 	host, err := hostPort(u.Hostname(), port)
 	if err != nil {
-		return Address{}, fmt.Errorf("%.80q: %w", s, err)
+		return Address{}, "", fmt.Errorf("%.80q: %w", s, err)
 	}
-	return Address{Kind: HTTP, Host: host, TLS: scheme == "https"}, nil
+	return Address{Kind: HTTP, Host: host, TLS: scheme == "https"}, tail, nil
 }
 
 // climbs tells whether a path has an element "." or "..".

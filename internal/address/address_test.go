@@ -32,6 +32,23 @@ func TestAddresses(t *testing.T) {
 	}
 }
 
+// What is called as it is may hold what would be a reference, anywhere behind the host.
+func TestPlainURLs(t *testing.T) {
+	t.Parallel()
+	for s, want := range map[string]string{
+		"https://Hotel/../${own}?q=${steps.a}": "hotel:443",
+		"http://h/x?q=${":                      "h:80",
+		"http://h/a":                           "h:80",
+		"http://${own}/":                       "",
+		"http://user:secret@h/":                "",
+		"ftp://h/":                             "",
+	} {
+		if got, err := address.ParsePlainHTTP(s); (err == nil) != (want != "") || got.Host != want {
+			t.Errorf("%s: got %+v, %v, want %q", s, got, err, want)
+		}
+	}
+}
+
 func TestWhatIsNoAddress(t *testing.T) {
 	t.Parallel()
 	for s, want := range map[string]string{

@@ -2,9 +2,11 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"strings"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 
 	pb "github.com/handfast/handfast/proto/handfast/v1"
@@ -114,14 +116,50 @@ func hasBranchIn(t *core.Transaction, r xid.ResourceID) bool {
 
 // Show implements the service.
 func (a *admin) Show(ctx context.Context, r *pb.GetRequest) (*pb.GetResponse, error) {
-	got, err := a.call(ctx, r.GetXid, func(ref core.Ref) (core.Input, error) {
-		id, err := parseXID("xid", r.GetXid())
+	got, err := a.call(ctx, func(ref core.Ref) (core.Input, error) {
+		id, err := a.shown(r)
 		return core.Get{Ref: ref, XID: id, Operator: true}, err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &pb.GetResponse{Transaction: wireTransaction(&got.reply.Tx)}, nil
+	return &pb.GetResponse{Transaction: wireTransaction(&got.Tx)}, nil
+}
+
+// shown is the transaction that a request is about, by its XID or its key.
+func (a *admin) shown(r *pb.GetRequest) (xid.ID, error) {
+	if r.GetKey() == "" {
+		return parseXID("xid", r.GetXid())
+	}
+	if r.GetXid() != "" {
+		return xid.ID{}, invalid("key", "is set, and so is xid; want one of them")
+	}
+	id, found, err := a.eng.Lookup(r.GetKey())
+	switch {
+	case err != nil:
+		return id, engineError(err)
+	case !found:
+		return id, refusal(codes.NotFound, pb.ErrorReason_ERROR_REASON_UNKNOWN_XID,
+			fmt.Sprintf("no transaction that is kept has the key %.200q", r.GetKey())).Err()
+	}
+	return id, nil
+}
+
+// Abandon implements the service.
+func (a *admin) Abandon(ctx context.Context, r *pb.AbandonRequest) (*pb.AbandonResponse, error) {
+	got, err := a.call(ctx, func(ref core.Ref) (core.Input, error) {
+		id, err := parseXID("xid", r.GetXid())
+		if err != nil {
+			return nil, err
+		}
+		return core.Abandon{Ref: ref, XID: id, Cause: cut(r.GetCause()), Operator: r.GetOperator()}, checkOperator(r.GetOperator())
+	})
+	if err != nil {
+		return nil, err
+	}
+	a.log.Info("an operator gave calls up", "xid", r.GetXid(), "operator", r.GetOperator(),
+		"outcome", wireOutcome(got.Tx.Outcome).String(), "calls", got.Count)
+	return &pb.AbandonResponse{Outcome: wireOutcome(got.Tx.Outcome), Calls: int32(got.Count)}, nil
 }
 
 func checkOperator(s string) error {
@@ -133,7 +171,7 @@ func checkOperator(s string) error {
 
 // Commit implements the service.
 func (a *admin) Commit(ctx context.Context, r *pb.AdminCommitRequest) (*pb.CommitResponse, error) {
-	got, err := a.call(ctx, r.GetXid, func(ref core.Ref) (core.Input, error) {
+	got, err := a.call(ctx, func(ref core.Ref) (core.Input, error) {
 		id, err := parseXID("xid", r.GetXid())
 		if err != nil {
 			return nil, err
@@ -144,13 +182,13 @@ func (a *admin) Commit(ctx context.Context, r *pb.AdminCommitRequest) (*pb.Commi
 		return nil, err
 	}
 	a.log.Info("an operator asked to commit", "xid", r.GetXid(), "operator", r.GetOperator(),
-		"outcome", wireOutcome(got.reply.Tx.Outcome).String())
-	return committed(&got.reply), nil
+		"outcome", wireOutcome(got.Tx.Outcome).String())
+	return committed(&got.Reply), nil
 }
 
 // Rollback implements the service.
 func (a *admin) Rollback(ctx context.Context, r *pb.AdminRollbackRequest) (*pb.RollbackResponse, error) {
-	got, err := a.call(ctx, r.GetXid, func(ref core.Ref) (core.Input, error) {
+	got, err := a.call(ctx, func(ref core.Ref) (core.Input, error) {
 		id, err := parseXID("xid", r.GetXid())
 		if err != nil {
 			return nil, err
@@ -161,20 +199,20 @@ func (a *admin) Rollback(ctx context.Context, r *pb.AdminRollbackRequest) (*pb.R
 		return nil, err
 	}
 	a.log.Info("an operator asked to roll back", "xid", r.GetXid(), "operator", r.GetOperator(),
-		"outcome", wireOutcome(got.reply.Tx.Outcome).String())
-	return rolledBack(&got.reply), nil
+		"outcome", wireOutcome(got.Tx.Outcome).String())
+	return rolledBack(&got.Reply), nil
 }
 
 // RetryNow implements the service.
 func (a *admin) RetryNow(ctx context.Context, r *pb.RetryNowRequest) (*pb.RetryNowResponse, error) {
-	got, err := a.call(ctx, r.GetXid, func(ref core.Ref) (core.Input, error) {
+	got, err := a.call(ctx, func(ref core.Ref) (core.Input, error) {
 		id, err := parseXID("xid", r.GetXid())
 		return core.RetryNow{Ref: ref, XID: id}, err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &pb.RetryNowResponse{Resources: int32(got.reply.Count)}, nil
+	return &pb.RetryNowResponse{Resources: int32(got.Count)}, nil
 }
 
 // Watch implements the service.

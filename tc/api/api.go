@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"log/slog"
-	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -11,7 +10,6 @@ import (
 	pb "github.com/handfast/handfast/proto/handfast/v1"
 	"github.com/handfast/handfast/tc/core"
 	"github.com/handfast/handfast/tc/engine"
-	"github.com/handfast/handfast/xid"
 )
 
 // Config of an API. The zero value is ready to use.
@@ -127,56 +125,22 @@ func (d delivery) Settle(c core.Settle)        { d.a.hub.settle(c) }
 func (d delivery) AskVote(c core.AskVote)      { d.a.hub.askVote(c) }
 func (d delivery) Changed(tx core.Transaction) { d.a.watch.changed(&tx) }
 
-// answer is a reply on its way to a unary call.
-type answer struct {
-	reply   core.Reply
-	durable uint64
-}
-
-// unary waits for the reply to one request.
-type unary struct {
-	ch   chan answer
-	quit atomic.Bool
-}
-
-var _ engine.Quitter = (*unary)(nil)
-
-// Quit implements engine.Quitter.
-func (u *unary) Quit() bool { return u.quit.Load() }
-
-// Reply implements engine.Waiter.
-func (u *unary) Reply(r core.Reply, durable uint64) { u.ch <- answer{r, durable} }
-
 // call runs one request of a unary call.
-func (a *API) call(ctx context.Context, id func() string, build func(core.Ref) (core.Input, error)) (answer, error) {
-	u := &unary{ch: make(chan answer, 1)}
-	in, err := build(u)
-	if err != nil {
-		return answer{}, err
+func (a *API) call(ctx context.Context, build func(core.Ref) (core.Input, error)) (engine.Answer, error) {
+	var wrong error
+	r, err := a.eng.Ask(ctx, func(ref core.Ref) (in core.Input, err error) {
+		in, wrong = build(ref)
+		return in, wrong
+	})
+	switch {
+	case wrong != nil:
+		return r, wrong
+	case err != nil:
+		return r, engineError(err)
+	case r.Err != nil:
+		return r, coreError(r.Err)
 	}
-	if err := a.eng.Submit(in); err != nil {
-		return answer{}, engineError(err)
-	}
-	select {
-	case r := <-u.ch:
-		if r.reply.Err != nil {
-			return answer{}, coreError(r.reply.Err)
-		}
-		return r, nil
-	case <-a.eng.Dead():
-		return answer{}, engineError(a.eng.Err())
-	case <-ctx.Done():
-		a.cancel(u, id())
-		return answer{}, engineError(context.Cause(ctx))
-	}
-}
-
-// cancel takes a request back that nobody waits for any more.
-func (a *API) cancel(u *unary, text string) {
-	u.quit.Store(true)
-	if id, err := xid.Parse(text); err == nil {
-		a.eng.Post(core.Cancel{Ref: u, XID: id})
-	}
+	return r, nil
 }
 
 func (a *API) registered(durable uint64) *pb.RegisterBranchResponse {

@@ -44,6 +44,7 @@ func wireTransaction(t *core.Transaction) *pb.Transaction {
 		ParentXid:      t.Parent.String(),
 		Attention:      t.Attention(),
 		Submitted:      t.Submitted,
+		Key:            t.Key,
 	}
 	for i := range t.Branches {
 		b := &t.Branches[i]
@@ -57,7 +58,7 @@ func wireTransaction(t *core.Transaction) *pb.Transaction {
 		s := &t.Settlements[i]
 		w := &pb.Settlement{
 			ResourceId: wireResource(s.Resource), Done: s.Done, Attempts: s.Attempts, LastError: s.LastError,
-			LastAttemptTime: wireTime(s.Last), NextAttemptTime: wireTime(s.Next), Attention: s.Attention,
+			LastAttemptTime: wireTime(s.Last), NextAttemptTime: wireTime(s.Next), Attention: s.Attention, Abandoned: s.Abandoned,
 		}
 		if s.Branch != (xid.BranchID{}) {
 			w.ResourceId, w.BranchId, w.Op = "", s.Branch.String(), pb.Op_OP_ROLLBACK

@@ -215,14 +215,14 @@ func fit(rows *pb.RowsToSettle, room int) int {
 // unsettled gives a transaction and the resources where it may have rows to roll
 // back, or the one that is named, if it is one of them.
 func (a *admin) unsettled(ctx context.Context, text, only string, operator bool) (*core.Transaction, []xid.ResourceID, error) {
-	got, err := a.call(ctx, func() string { return text }, func(ref core.Ref) (core.Input, error) {
+	got, err := a.call(ctx, func(ref core.Ref) (core.Input, error) {
 		id, err := parseXID("xid", text)
 		return core.Get{Ref: ref, XID: id, Operator: operator}, err
 	})
 	if err != nil {
 		return nil, nil, err
 	}
-	tx := &got.reply.Tx
+	tx := &got.Tx
 	var open []xid.ResourceID
 	add := func(r xid.ResourceID) {
 		if !slices.Contains(open, r) {

@@ -2,7 +2,6 @@ package api
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"fmt"
 	"time"
 
@@ -236,25 +235,11 @@ func parseAddress(field, s string, parse func(string) (address.Address, error), 
 	if err != nil {
 		return invalid(field, "%v", err)
 	}
-	out.Kind, out.Address, out.Lane = core.TargetHTTP, s, lane(to)
+	out.Kind, out.Address, out.Lane = core.TargetHTTP, s, to.Lane()
 	if to.Kind == address.GRPC {
 		out.Kind = core.TargetGRPC
 	}
 	return nil
-}
-
-// lane is the queue of all calls to one host.
-func lane(to address.Address) (r xid.ResourceID) {
-	scheme := "http"
-	if to.Kind == address.GRPC {
-		scheme = "grpc"
-	}
-	if to.TLS {
-		scheme += "s"
-	}
-	sum := sha256.Sum256([]byte(scheme + "\x00" + to.Host))
-	copy(r[:], sum[:])
-	return r
 }
 
 func parseHeaders(field string, kind address.Kind, hs []*pb.Header, out *core.Action) error {

@@ -115,6 +115,10 @@ func New(cfg Config, answer func(core.Called)) *Caller {
 // comes within the timeout of the action, which begins now: a call may wait for its turn
 // for half of it. The action and what it holds must not be changed afterwards.
 func (c *Caller) Call(in core.Call) {
+	if r, nothing := withoutCall(&in); nothing {
+		c.tell(in, r)
+		return
+	}
 	to, err := parseTarget(in.Action)
 	if err != nil {
 		c.tell(in, mistake("%v", err))
@@ -168,15 +172,11 @@ func (c *Caller) expire(j *job) {
 func (c *Caller) make(j *job) result {
 	ctx, cancel := context.WithDeadline(c.ctx, j.deadline)
 	defer cancel()
-	a, err := expand(j)
-	if err != nil {
-		return mistake("%v", err)
-	}
 	var r result
-	if j.to.Kind == address.GRPC {
-		r = c.grpc.call(ctx, j, a)
+	if j.call.Action.Dialect == core.DialectHandfast {
+		r = c.attempt(ctx, j)
 	} else {
-		r = c.http.call(ctx, j, a)
+		r = c.attemptDTM(ctx, j)
 	}
 	if r.interrupted {
 		switch {
@@ -187,6 +187,18 @@ func (c *Caller) make(j *job) result {
 		}
 	}
 	return r
+}
+
+// attempt calls in Handfast's own dialect.
+func (c *Caller) attempt(ctx context.Context, j *job) result {
+	a, err := expand(j)
+	if err != nil {
+		return mistake("%v", err)
+	}
+	if j.to.Kind == address.GRPC {
+		return c.grpc.call(ctx, j, a)
+	}
+	return c.http.call(ctx, j, a)
 }
 
 // Close answers every call that is not answered as Unsure, those under way too, and

@@ -11,6 +11,8 @@
 //
 // # Answers
 //
+// In Handfast's own dialect:
+//
 //	HTTP                      gRPC                  verdict
 //	2xx, and all of its body  OK                    Done; what came is the result
 //	409                       ABORTED               Failed: for good, and nothing was done
@@ -45,6 +47,39 @@
 //
 // A call takes its timeout at most, from Call to the last byte of the answer. The same
 // attempt goes out twice when a kept connection turns out to be closed.
+//
+// # DTM's dialect
+//
+// An action may say that it is to be called as DTM's server would (core.DialectDTM, and
+// core.DialectDTMRPC for JSON-RPC), for branches that have DTM's barrier behind them.
+//
+//	                HTTP                         gRPC              JSON-RPC
+//	who and what    query: gid, trans_type,      metadata dtm-gid  params: gid ...,
+//	                branch_id, op, added to      ..., and dtm-dtm  in the payload, which
+//	                what is there                without a value   has to be an object
+//	request         POST, and GET where there    the payload       POST to the URL, whose
+//	                is no payload; XA and        as it is          query names the method
+//	                workflow always POST
+//	Done            200                          OK                no error
+//	Failed          409, or FAILURE in the body  ABORTED           -32901
+//	NotYet          425, or ONGOING in the body  FAILED_PRECOND.,  -32902
+//	                                             ABORTED: ONGOING
+//	Unsure          all else                     all else          all else, and no JSON
+//
+// The gid is the name that the transaction's caller gave it, or else its XID; the branch is
+// its name where the caller gave one, or else its ID. trans_type is saga, msg, tcc, xa or
+// workflow. op is Action.Verb, or else: action and compensate of a saga; action of a
+// message; try, confirm and cancel of TCC; commit and rollback of XA.
+//
+// None of Handfast's headers goes along. References are none here, and stay as they are.
+// No address is a call that is done. There is never a result. Redirects of HTTP are
+// followed, up to 10, each to where calls may go; they count as calls to the first host.
+// The words go before the status, and ONGOING before FAILURE; over JSON-RPC the rules of
+// HTTP go first. A body is read up to 4 MiB and not kept, but for JSON-RPC. One that is
+// longer or breaks off is Unsure, with 409 and 425 excepted.
+//
+// Of a workflow nobody but its client knows how it ends: when its service is called back,
+// 200 and OK are NotYet, and all else is Unsure.
 //
 // # Limits
 //

@@ -44,18 +44,25 @@ func (rawCodec) Unmarshal(data mem.BufferSlice, v any) error {
 }
 
 func (g *grpcCalls) call(ctx context.Context, j *job, out outgoing) result {
-	conn, err := g.get(j.to)
-	if err != nil {
-		return mistake("%s: %v", j.to.Host, err)
-	}
 	md := make(metadata.MD, 6+len(j.call.Action.Header))
 	for _, h := range j.call.Action.Header {
 		md.Append(h.Name, h.Value)
 	}
 	headers(j, func(name, value string) { md.Set(name, value) })
+	return g.invoke(metadata.NewOutgoingContext(ctx, md), j, out.payload, judgeStatus)
+}
+
+// invoke sends a payload. judge says what a status other than OK means.
+func (g *grpcCalls) invoke(
+	ctx context.Context, j *job, payload []byte, judge func(*job, *status.Status) result, opts ...grpc.CallOption,
+) result {
+	conn, err := g.get(j.to)
+	if err != nil {
+		return mistake("%s: %v", j.to.Host, err)
+	}
 	began := conn.answers.Load()
 	var answer frame
-	err = conn.cc.Invoke(metadata.NewOutgoingContext(ctx, md), j.to.Method, &frame{out.payload}, &answer)
+	err = conn.cc.Invoke(ctx, j.to.Method, &frame{payload}, &answer, opts...)
 	timedOut := ctx.Err() != nil
 	if !timedOut {
 		conn.answers.Add(1)
@@ -63,7 +70,7 @@ func (g *grpcCalls) call(ctx context.Context, j *job, out outgoing) result {
 	// A connection that has told nobody anything while this call waited may be dead.
 	g.put(conn, timedOut && conn.answers.Load() == began)
 	if err != nil {
-		r := judgeStatus(j, status.Convert(err))
+		r := judge(j, status.Convert(err))
 		r.interrupted = r.verdict == core.Unsure && timedOut
 		if r.verdict == core.Unsure && conn.refused.Load() {
 			r.attention = true
@@ -90,7 +97,7 @@ func judgeStatus(j *job, st *status.Status) result {
 		}
 		return r
 	case codes.ResourceExhausted:
-		if strings.HasPrefix(st.Message(), "grpc: received message larger than max") {
+		if isTooLong(st) {
 			return tooLong(j)
 		}
 		return unsure("%s", text)
@@ -102,6 +109,11 @@ func judgeStatus(j *job, st *status.Status) result {
 	default:
 		return unsure("%s", text)
 	}
+}
+
+// isTooLong tells whether a status is gRPC's own, of an answer that is longer than allowed.
+func isTooLong(st *status.Status) bool {
+	return st.Code() == codes.ResourceExhausted && strings.HasPrefix(st.Message(), "grpc: received message larger than max")
 }
 
 // ours tells whether a status is an error of Handfast itself, such as a row that is

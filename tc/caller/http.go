@@ -123,19 +123,29 @@ func fillHeader(req *http.Request, j *job, payload []byte) {
 		}
 		req.Header.Set("Content-Type", contentType)
 	}
-	for i, h := range j.call.Action.Header {
-		if first(j.call.Action.Header[:i], h.Name) {
-			req.Header.Set(h.Name, h.Value) // in place of ours
+	setGiven(req.Header, j.call.Action.Header)
+	headers(j, req.Header.Set)
+	markReplayable(req.Header)
+}
+
+// setGiven sets the headers of an action, in place of ours.
+func setGiven(to http.Header, given []core.Header) {
+	for i, h := range given {
+		if first(given[:i], h.Name) {
+			to.Set(h.Name, h.Value)
 		} else {
-			req.Header.Add(h.Name, h.Value)
+			to.Add(h.Name, h.Value)
 		}
 	}
-	headers(j, req.Header.Set)
+}
+
+// markReplayable lets a call go out again on a new connection.
+func markReplayable(h http.Header) {
 	// Not sent, but http.Transport then sends again at once what went out on a kept
 	// connection that turns out to be closed. Whoever is called knows the attempts of
 	// an action by their key, so that is no news to it.
-	if req.Header["Idempotency-Key"] == nil {
-		req.Header["Idempotency-Key"] = []string{}
+	if h["Idempotency-Key"] == nil {
+		h["Idempotency-Key"] = []string{}
 	}
 }
 
@@ -173,20 +183,30 @@ func judge(j *job, status int, body []byte, err error) result {
 		}
 		return r
 	case status < 200 || status > 299:
-		r := unsure("%s answered %s: %s", j.to.Host, statusText(status), body)
-		if len(body) == 0 {
-			r.text = strings.TrimSuffix(r.text, ": ")
-		}
-		r.attention = wrongStatus(status)
-		return r
+		return otherStatus(j, status, body)
 	case len(body) > MaxResult:
 		return tooLong(j)
 	case err != nil:
-		r := unsure("%s answered %s, and then failed: %v", j.to.Host, statusText(status), err)
-		r.interrupted = true
-		return r
+		return brokenOff(j, status, err)
 	}
 	return result{verdict: core.Done, body: body}
+}
+
+// otherStatus is about an answer that says neither yes nor no.
+func otherStatus(j *job, status int, body []byte) result {
+	r := unsure("%s answered %s: %s", j.to.Host, statusText(status), body)
+	if len(body) == 0 {
+		r.text = strings.TrimSuffix(r.text, ": ")
+	}
+	r.attention = wrongStatus(status)
+	return r
+}
+
+// brokenOff is about an answer that has no end.
+func brokenOff(j *job, status int, err error) result {
+	r := unsure("%s answered %s, and then failed: %v", j.to.Host, statusText(status), err)
+	r.interrupted = true
+	return r
 }
 
 func tooLong(j *job) result {

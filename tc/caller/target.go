@@ -19,7 +19,11 @@ func parseTarget(a *core.Action) (address.Address, error) {
 	var err error
 	switch a.Kind {
 	case core.TargetHTTP:
-		if to, err = address.ParseHTTP(a.Address); err != nil {
+		parse := address.ParseHTTP
+		if a.Dialect != core.DialectHandfast {
+			parse = address.ParsePlainHTTP
+		}
+		if to, err = parse(a.Address); err != nil {
 			err = fmt.Errorf("url %w", err)
 		}
 	case core.TargetGRPC:

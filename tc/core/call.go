@@ -17,7 +17,7 @@ func (m *Machine) call(l *leg, b *Branch) {
 	p := l.progress()
 	p.Next = m.now.Add(orElse(a.Timeout, m.cfg.AnswerTimeout) + callMargin)
 	c := Call{
-		XID: l.tx.t.XID, Branch: b.ID, Name: b.Name, Mode: b.Mode,
+		XID: l.tx.t.XID, Key: l.tx.t.Key, Branch: b.ID, Name: b.Name, Mode: b.Mode,
 		Op: b.told(l.op()), Attempt: p.Attempts, Action: a, Own: b.Result,
 	}
 	for _, id := range b.Plan.After {
@@ -189,13 +189,18 @@ func (m *Machine) calledToSettle(r *resource, l *leg, in Called) {
 // notYet asks again later, which is no failed attempt.
 func (m *Machine) notYet(r *resource, l *leg, in Called) {
 	p := l.progress()
-	p.LastError = "not yet: " + in.Text
+	p.LastError, p.NotYet = "not yet: "+in.Text, true
 	since := l.tx.t.Decided
 	if l.forward {
 		since = l.branch().Registered
 	}
 	p.Attention = p.Attention || m.now.Sub(since) >= notYetPatience
-	m.pause(r, l, m.backoff(in.XID, max(p.Attempts-min(p.Failures, p.Attempts), 1), l.branch().Plan.Retry))
+	retry := l.branch().Plan.Retry
+	pause := retry.Poll
+	if pause == 0 {
+		pause = m.backoff(in.XID, max(p.Attempts-min(p.Failures, p.Attempts), 1), retry)
+	}
+	m.pause(r, l, pause)
 }
 
 // notYetPatience is how long somebody may answer "not yet" before a person should

@@ -22,7 +22,7 @@ func Fold(tx *Transaction, r Record) error {
 		if r.Seq != 0 || r.XID.IsZero() {
 			return impossible(r, "begin has sequence number %d", r.Seq)
 		}
-		*tx = Transaction{XID: r.XID, Name: r.Name, Parent: r.Parent, Deadline: r.Deadline, Records: 1}
+		*tx = Transaction{XID: r.XID, Name: r.Name, Parent: r.Parent, Deadline: r.Deadline, Key: r.Key, Note: r.Note, Records: 1}
 		return nil
 	}
 	if r.Seq == 0 || r.XID != tx.XID {
@@ -97,6 +97,9 @@ func foldVote(tx *Transaction, r Record) error {
 	if r.Result != nil {
 		b.Result = r.Result
 	}
+	if !r.NotBefore.IsZero() {
+		tx.NotBefore = r.NotBefore
+	}
 	return nil
 }
 
@@ -117,7 +120,9 @@ func foldDecide(tx *Transaction, r Record) error {
 		b := &tx.Branches[i]
 		if b.Plan != nil {
 			if tx.owes(b, r.Outcome) {
-				tx.Settlements = append(tx.Settlements, Settlement{Resource: b.action(opOf(r.Outcome)).Lane, Branch: b.ID})
+				tx.Settlements = append(tx.Settlements, Settlement{
+					Resource: b.action(opOf(r.Outcome)).Lane, Branch: b.ID, Done: r.Abandoned, Abandoned: r.Abandoned,
+				})
 			}
 			continue
 		}
@@ -148,7 +153,7 @@ func foldDone(tx *Transaction, r Record) error {
 	case s.Done:
 		return impossible(r, "resource %s or branch %s settled twice", r.Resource, r.Branch)
 	}
-	s.Done, s.Attention, s.LastError = true, false, ""
+	s.Done, s.Abandoned, s.Attention, s.LastError = true, r.Abandoned, false, ""
 	if r.Result != nil {
 		tx.branch(r.Branch).Result = r.Result
 	}

@@ -14,12 +14,17 @@ const plannedWeight = 1 << 10
 // Held is how many bytes the branches of a transaction hold: what their callers
 // chose the length of, and a constant for each that has a plan.
 func (t *Transaction) Held() int64 {
-	sum := int64(0)
+	sum := noted(t.Key, t.Note)
 	for i := range t.Branches {
 		sum += t.Branches[i].weight()
 	}
 	return sum
 }
+
+// noted is what the words of whoever began a transaction weigh.
+func noted(key string, note []byte) int64 { return int64(len(key) + len(note)) }
+
+func (in *Begin) weight() int64 { return noted(in.Key, in.Note) }
 
 // weight is what a branch adds to Held.
 func (b *Branch) weight() int64 {
@@ -33,7 +38,7 @@ func (b *Branch) weight() int64 {
 
 func (a *Action) weight() int {
 	const header = 32 // two strings without their bytes
-	n := len(a.Address) + len(a.Payload)
+	n := len(a.Address) + len(a.Payload) + len(a.Verb)
 	for _, h := range a.Header {
 		n += header + len(h.Name) + len(h.Value)
 	}
@@ -53,6 +58,8 @@ func (in *Register) weight() int64 {
 // refused for want of room.
 func Weight(in Input) int64 {
 	switch in := in.(type) {
+	case Begin:
+		return in.weight()
 	case Register:
 		return in.weight()
 	case Submit:
@@ -93,6 +100,10 @@ func (m *Machine) roomFor(tx *txn, news ...Register) *Error {
 	for i := range news {
 		need += news[i].weight()
 	}
+	return m.room(tx, need)
+}
+
+func (m *Machine) room(tx *txn, need int64) *Error {
 	room := m.cfg.MaxHeld - m.held - m.elsewhere
 	if tx.held == 0 {
 		room -= m.cfg.MaxHeld / 8

@@ -75,6 +75,14 @@ func (m *Machine) SetElsewhere(bytes int64) { m.elsewhere = bytes }
 // be looked up in the archive and given to Load before a step about it.
 func (m *Machine) Known(id xid.ID) bool { return m.txs[id] != nil }
 
+// Look gives a copy of a transaction that the machine holds, as it is now.
+func (m *Machine) Look(id xid.ID) (tx Transaction, found bool) {
+	if t := m.txs[id]; t != nil {
+		return m.snapshot(t), true
+	}
+	return tx, false
+}
+
 // SetWatch switches Changed messages on and off.
 func (m *Machine) SetWatch(on bool) { m.watch = on }
 
@@ -160,6 +168,8 @@ func (m *Machine) Step(now time.Time, in Input) Output {
 		m.detached(in)
 	case RetryNow:
 		m.retryNow(in)
+	case Abandon:
+		m.abandon(in)
 	case Horizon:
 		m.cfg.Horizon = later(m.cfg.Horizon, in.Time)
 	case Quarantine:

@@ -16,16 +16,20 @@ type Input interface{ input() }
 // The inputs.
 type (
 	// Begin makes a new transaction. The caller made the XID, with the
-	// machine's store and incarnation, and never used it before.
+	// machine's store and incarnation, and never used it before; nor is there
+	// another transaction with the same Key, if it has one.
 	Begin struct {
 		Ref      Ref
 		XID      xid.ID
 		Name     string
 		Parent   xid.ID
 		Deadline time.Time
+		Key      string
+		Note     []byte // must not be changed afterwards
 	}
 	// Register adds a branch: Resource, or Plan, or both. Vote may be VoteYes
-	// where phase one is over already, or there is none.
+	// where phase one is over already, or there is none. With Fresh it is refused
+	// where there is such a branch already.
 	Register struct {
 		Ref      Ref
 		XID      xid.ID
@@ -36,6 +40,7 @@ type (
 		Plan     *Plan // must not be changed afterwards
 		Vote     Vote
 		Result   []byte
+		Fresh    bool
 	}
 	// Submit adds branches, all or none, and asks to commit for good: it is
 	// answered when that is durable, and nobody needs to ask again. Without a
@@ -47,7 +52,8 @@ type (
 		Deadline time.Time
 		Branches []Register // Ref and XID are not looked at
 	}
-	// CastVote reports the end of phase one of a branch.
+	// CastVote reports the end of phase one of a branch. With Fresh it is refused
+	// where the branch has voted, or the transaction is decided.
 	CastVote struct {
 		Ref    Ref
 		XID    xid.ID
@@ -55,6 +61,8 @@ type (
 		Vote   Vote
 		Reason string
 		Result []byte
+		Delay  time.Duration // with VoteYes: nothing is committed by a call before
+		Fresh  bool
 	}
 	// Commit asks for the decision to commit.
 	Commit struct {
@@ -71,6 +79,15 @@ type (
 		WaitSettled bool
 		Operator    string
 	}
+	// Abandon gives up the calls that are left: they are not made any more. An
+	// undecided transaction is rolled back. What resource managers settle is
+	// settled all the same.
+	Abandon struct {
+		Ref      Ref
+		XID      xid.ID
+		Cause    string
+		Operator string
+	}
 	// Get asks for the state. An operator may look into a quarantined store;
 	// anybody else is refused, for what it says must not be acted on.
 	Get struct {
@@ -79,8 +96,9 @@ type (
 		Operator bool
 	}
 	// Wait asks to be told when the transaction is decided and, if Resource is
-	// not zero, settled there; at Until at the latest. Those who wait are told
-	// in the order of Since.
+	// not zero, settled there, or, with Finished, everywhere; at Until at the latest.
+	// OrStalled answers also when calls were tried, and all there is to do is to
+	// wait for the next attempt. Those who wait are told in the order of Since.
 	Wait struct {
 		Ref      Ref
 		XID      xid.ID
@@ -89,6 +107,9 @@ type (
 		Waiter   xid.ID // on whose behalf; zero: nobody's
 		Since    time.Time
 		Until    time.Time
+
+		Finished  bool
+		OrStalled bool
 	}
 	// EndWait refuses a Wait that is still unanswered.
 	EndWait struct {
@@ -175,10 +196,12 @@ type Body interface{ body() }
 // The messages.
 type (
 	// Reply answers the request that carried Ref: with Err, or with the
-	// transaction's state; Branches and Settlements are there for Get only. For
+	// transaction's state; Branches and Settlements are there for Get, and for Wait
+	// with Finished, only. For
 	// Wait, Settled tells that the resource asked for is settled, Ahead who
 	// was let go for the same row just before, and Count how many were. For
-	// RetryNow, Count tells how many were made due.
+	// RetryNow, Count tells how many were made due, and for Abandon, how many calls
+	// were given up.
 	Reply struct {
 		Ref     Ref
 		Tx      Transaction
@@ -198,6 +221,7 @@ type (
 	// branches that it comes after, or of its own Forward in phase two.
 	Call struct {
 		XID     xid.ID
+		Key     string // of the transaction
 		Branch  xid.BranchID
 		Name    string
 		Mode    Mode
@@ -281,6 +305,7 @@ func (Answered) input()   {}
 func (Attached) input()   {}
 func (Detached) input()   {}
 func (RetryNow) input()   {}
+func (Abandon) input()    {}
 func (Horizon) input()    {}
 func (Quarantine) input() {}
 func (Tick) input()       {}

@@ -20,7 +20,14 @@ func (m *Machine) begin(in Begin) {
 		return
 	}
 	tx := &txn{t: Transaction{XID: in.XID}}
-	m.append(tx, Record{Kind: RecordBegin, Name: in.Name, Parent: in.Parent, Deadline: in.Deadline.Truncate(time.Millisecond)})
+	if e := m.room(tx, in.weight()); e != nil {
+		m.refuse(in.Ref, 0, e)
+		return
+	}
+	m.append(tx, Record{
+		Kind: RecordBegin, Name: in.Name, Parent: in.Parent, Deadline: in.Deadline.Truncate(time.Millisecond), Key: in.Key, Note: in.Note,
+	})
+	m.hold(tx, in.weight())
 	m.txs[in.XID] = tx
 	tx.deadline = tx.t.Deadline
 	m.open++
@@ -70,6 +77,9 @@ func (m *Machine) admit(tx *txn, in Register) (news bool, e *Error) {
 		return false, &Error{Kind: k, XID: tx.t.XID, Message: fmt.Sprintf(format, args...)}
 	}
 	if b := tx.t.branch(in.Branch); b != nil {
+		if in.Fresh {
+			return fail(ErrBranchConflict, "%s of %s is registered already", b.title(), tx.t.XID)
+		}
 		if b.Resource != in.Resource || b.Mode != in.Mode {
 			return fail(ErrBranchConflict, "branch %s of %s is registered for resource %s in mode %d, not for %s in mode %d",
 				in.Branch, tx.t.XID, b.Resource, b.Mode, in.Resource, in.Mode)
@@ -189,11 +199,19 @@ func (m *Machine) castVote(in CastVote) {
 		m.refuse(in.Ref, 0, &Error{Kind: ErrWrongState, XID: in.XID, Message: "a vote is yes, no or withdrawn"})
 		return
 	}
+	if in.Fresh && (b.Vote != VoteNone || tx.t.Outcome != Undecided) {
+		m.refuse(in.Ref, tx.lsn, &Error{Kind: ErrWrongState, XID: in.XID, Message: fmt.Sprintf("%s of %s has voted, or it is decided without it", b.title(), in.XID)})
+		return
+	}
 	if e := tx.otherVote(b, in.Vote, in.Result); e != nil {
 		m.refuse(in.Ref, tx.lsn, e)
 		return
 	}
-	m.takeVote(tx, b, Record{Vote: in.Vote, Text: in.Reason, Result: in.Result})
+	vote := Record{Vote: in.Vote, Text: in.Reason, Result: in.Result}
+	if in.Delay > 0 && in.Vote == VoteYes {
+		vote.NotBefore = m.now.Add(in.Delay).Truncate(time.Millisecond)
+	}
+	m.takeVote(tx, b, vote)
 	need := tx.lsn
 	if tx.t.Outcome == Undecided && !onlyTold(b) {
 		// Not forced: a lost vote is asked for again and answered from the database.
@@ -335,6 +353,59 @@ func (m *Machine) rollback(in Rollback) {
 	m.replyWhenDecided(tx, waiter{ref: in.Ref, settled: in.WaitSettled})
 }
 
+// abandon gives up every call that is left.
+func (m *Machine) abandon(in Abandon) {
+	tx := m.find(in.Ref, in.XID)
+	if tx == nil {
+		return
+	}
+	before := tx.t.abandoned()
+	switch {
+	case tx.t.Outcome == Undecided:
+		m.decideAs(tx, Record{Outcome: RolledBack, Reason: ReasonOperator, Text: in.Cause, Operator: in.Operator, Abandoned: true})
+	case tx.t.Phase == Settling:
+		m.abandonLegs(tx)
+	}
+	m.send(tx.lsn, Reply{Ref: in.Ref, Tx: tx.summary(), Count: tx.t.abandoned() - before})
+}
+
+func (t *Transaction) abandoned() (n int) {
+	for i := range t.Settlements {
+		if t.Settlements[i].Abandoned {
+			n++
+		}
+	}
+	return n
+}
+
+// abandonLegs ends all calls of phase two first, and then lets others go in their
+// place: no call of this transaction is let go by the end of another.
+func (m *Machine) abandonLegs(tx *txn) {
+	var lanes []xid.ResourceID
+	for _, l := range tx.legs {
+		b := l.branch()
+		if b == nil || l.state == legDone {
+			continue
+		}
+		if l.elem != nil {
+			lanes = append(lanes, l.lane())
+		}
+		m.release(l)
+		l.state = legDone
+		m.append(tx, Record{Kind: RecordDone, Branch: b.ID, Abandoned: true})
+		l.settlement().Next = time.Time{}
+	}
+	m.answerWaiters(tx)
+	if tx.t.Phase == Finished {
+		m.finish(tx)
+	} else {
+		m.schedule(tx)
+	}
+	for _, id := range lanes {
+		m.pump(m.resource(id))
+	}
+}
+
 // breakCycle rolls a waiting transaction back, unless it got away meanwhile.
 func (m *Machine) breakCycle(in Break) {
 	tx := m.txs[in.XID]
@@ -350,7 +421,12 @@ func (m *Machine) decideTimeout(tx *txn) {
 // decide makes the one decision. Whatever it releases waits until the decision
 // is durable, rollback too: the absence of a record means "undecided".
 func (m *Machine) decide(tx *txn, o Outcome, why Reason, cause, operator string) {
-	m.append(tx, Record{Kind: RecordDecide, Outcome: o, Reason: why, Text: cause, Operator: operator})
+	m.decideAs(tx, Record{Outcome: o, Reason: why, Text: cause, Operator: operator})
+}
+
+func (m *Machine) decideAs(tx *txn, decision Record) {
+	decision.Kind = RecordDecide
+	m.append(tx, decision)
 	tx.ask = time.Time{}
 	m.endCalls(tx)
 	if tx.waits || !tx.t.Parent.IsZero() {

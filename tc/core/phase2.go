@@ -179,7 +179,11 @@ func (m *Machine) unblock(l *leg) {
 		case len(b.Plan.After) == 0:
 			from = b.Registered // a restart does not begin it anew
 		}
-		if at := from.Add(a.Delay); a.Delay > 0 && m.now.Before(at) {
+		at := from.Add(a.Delay)
+		if l.op() == OpCommit {
+			at = later(at, l.tx.t.NotBefore)
+		}
+		if m.now.Before(at) {
 			l.state, l.delayed = legPausing, true
 			l.progress().Next = at
 			l.elem = r.busy.PushBack(l)
@@ -325,7 +329,7 @@ func (m *Machine) failed(r *resource, l *leg, why string, attention bool) {
 		retry = b.Plan.Retry
 	}
 	p := l.progress()
-	p.LastError = why
+	p.LastError, p.NotYet = why, false
 	p.Failures++
 	p.Attention = p.Attention || attention || p.Failures >= orElse(retry.Attention, m.cfg.AttentionAfter)
 	if l.forward && retry.Attempts > 0 && p.Failures >= retry.Attempts {
@@ -352,6 +356,7 @@ func (m *Machine) pause(r *resource, l *leg, d time.Duration) {
 	l.state = legPausing
 	l.elem = r.busy.PushBack(l)
 	l.progress().Next = m.now.Add(d)
+	m.answerStalled(l.tx)
 }
 
 func orElse[T uint32 | time.Duration](v, def T) T {

@@ -16,6 +16,7 @@ import (
 //	message     -                delivery      -
 //	check-back  ask the sender   -             -
 //	workflow    run it           -             -
+//	XA of DTM   -                commit        rollback
 //
 // A machine calls Forward once commit was asked for, and takes the answer as the
 // branch's vote.
@@ -27,7 +28,12 @@ type Plan struct {
 	// Forward waits for their votes, Commit for theirs to be done, and Rollback for
 	// that of all branches that name this one.
 	After []xid.BranchID
-	Retry Retry
+	// LastFirst: Commit goes from the last to the first as well.
+	LastFirst bool
+	// UndoRefused: Rollback is called after a Forward that was refused, too: its no
+	// does not say that nothing happened.
+	UndoRefused bool
+	Retry       Retry
 }
 
 // Action is one call. The zero Action is none: nothing has to be done.
@@ -42,7 +48,19 @@ type Action struct {
 	Header  []Header
 	Delay   time.Duration // before the first call, from the moment that it may be made
 	Timeout time.Duration // of one call; 0: Config.AnswerTimeout
+	Dialect Dialect
+	Verb    string // what a dialect calls it, where that is not clear from mode and op
 }
+
+// Dialect is how whoever is called is told what for, and how its answer is read.
+type Dialect uint8
+
+// The dialects.
+const (
+	DialectHandfast Dialect = iota
+	DialectDTM              // as DTM calls branches, over HTTP or gRPC
+	DialectDTMRPC           // as DTM calls them over JSON-RPC
+)
 
 // Header goes along with a call.
 type Header struct{ Name, Value string }
@@ -62,6 +80,7 @@ const (
 type Retry struct {
 	First     time.Duration // pause after the first failure
 	Max       time.Duration // the longest
+	Poll      time.Duration // pause after "not yet"; 0: it grows as after failures
 	Percent   uint32        // each pause in percent of the one before; 0: 200
 	Attempts  uint32        // of Forward, then it is rolled back; 0: no limit
 	Attention uint32        // failed attempts until a person should look
@@ -126,7 +145,7 @@ func (t *Transaction) owes(b *Branch, o Outcome) bool {
 	}
 	switch {
 	case b.Vote == VoteNo:
-		return !b.Clean && b.Plan.Forward.Kind != TargetNone
+		return (!b.Clean || b.Plan.UndoRefused) && b.Plan.Forward.Kind != TargetNone
 	case b.Vote == VoteYes || b.Plan.Forward.Kind == TargetNone:
 		return true
 	default:
@@ -151,7 +170,7 @@ func (t *Transaction) before(a, b *Settlement) bool {
 	switch {
 	case a.Branch == (xid.BranchID{}):
 		return true
-	case t.Outcome == Committed:
+	case t.Outcome == Committed && !t.branch(b.Branch).Plan.LastFirst:
 		return slices.Contains(t.branch(b.Branch).Plan.After, a.Branch)
 	default:
 		return slices.Contains(t.branch(a.Branch).Plan.After, b.Branch)

@@ -74,6 +74,10 @@ type Transaction struct {
 	Name     string
 	Parent   xid.ID
 	Deadline time.Time
+	// Key is what whoever began it calls it; empty: nothing. At most one transaction
+	// that is kept has it. Note is what that one has to remember; never changed.
+	Key  string
+	Note []byte
 
 	Phase    Phase
 	Outcome  Outcome
@@ -86,6 +90,8 @@ type Transaction struct {
 
 	// Submitted: commit was asked for, durably. Whoever asked may be gone.
 	Submitted bool
+	// NotBefore: no Commit action is called before; zero: no limit.
+	NotBefore time.Time
 
 	// Records is how many records made this state; the Seq of the next one.
 	Records uint32
@@ -131,17 +137,19 @@ type Progress struct {
 	Attempts  uint32
 	Failures  uint32 // attempts that failed; to be told "not yet" is no failure
 	LastError string
+	NotYet    bool      // the last answer was "not yet"
 	Last      time.Time // of the last attempt
 	Next      time.Time // of the next attempt
 	Attention bool
 }
 
 // Settlement is phase two in one resource or, where Branch is set, the call that
-// is owed to one branch. Only Done is durable.
+// is owed to one branch. Only Done and Abandoned are durable.
 type Settlement struct {
-	Resource xid.ResourceID // or the lane of the call
-	Branch   xid.BranchID
-	Done     bool
+	Resource  xid.ResourceID // or the lane of the call
+	Branch    xid.BranchID
+	Done      bool
+	Abandoned bool // with Done: an operator gave the call up
 	Progress
 }
 
@@ -150,11 +158,11 @@ type RecordKind uint8
 
 // The record kinds.
 const (
-	RecordBegin    RecordKind = iota + 1 // XID, Name, Parent, Deadline
+	RecordBegin    RecordKind = iota + 1 // XID, Name, Parent, Deadline, Key, Note
 	RecordRegister                       // Branch, Resource, Mode, Name, Plan, Vote (none or yes), Result
-	RecordVote                           // Branch, Vote, Text (why no), Result
-	RecordDecide                         // Outcome, Reason, Text (cause), Operator
-	RecordDone                           // Resource, or Branch and Result
+	RecordVote                           // Branch, Vote, Text (why no), Result, NotBefore
+	RecordDecide                         // Outcome, Reason, Text (cause), Operator, Abandoned
+	RecordDone                           // Resource, or Branch and Result, or Abandoned
 	RecordSubmit                         // Deadline (zero: none any more)
 )
 
@@ -180,4 +188,9 @@ type Record struct {
 	Reason   Reason
 	Text     string
 	Operator string
+
+	Key       string
+	Note      []byte
+	NotBefore time.Time // millisecond precision
+	Abandoned bool      // of Decide: every call that is owed; of Done: this one
 }

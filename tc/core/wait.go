@@ -12,6 +12,8 @@ import (
 type waiter struct {
 	ref      Ref
 	settled  bool           // wait until all resources are settled
+	stalled  bool           // or until all that is left is to wait for the next attempt
+	whole    bool           // the answer has branches and settlements
 	resource xid.ResourceID // or until this one is; zero: decided is enough
 	row      string         // what is waited for in the resource
 	who      xid.ID         // on whose behalf; zero: nobody's
@@ -38,6 +40,7 @@ func (m *Machine) wait(in Wait) {
 	}
 	m.replyWhenDecided(tx, waiter{
 		ref: in.Ref, resource: in.Resource, row: in.Row, who: in.Waiter, since: in.Since, until: in.Until,
+		settled: in.Finished, stalled: in.OrStalled, whole: in.Finished,
 	})
 }
 
@@ -78,12 +81,39 @@ const maxWaiters = 10_000
 
 func (m *Machine) satisfied(tx *txn, w waiter) bool {
 	switch {
+	case w.stalled && tx.stalled():
+		return true
 	case tx.t.Outcome == Undecided:
 		return false
 	case w.settled:
 		return tx.t.Phase == Finished
 	default:
 		return m.settledIn(tx, w.resource)
+	}
+}
+
+// stalled tells whether calls were tried, and all that is left is to wait for the
+// next attempt.
+func (tx *txn) stalled() bool {
+	pausing := false
+	for _, legs := range [][]*leg{tx.calls, tx.legs} {
+		for _, l := range legs {
+			switch {
+			case l == nil, l.state == legDone, l.state == legBlocked:
+			case l.state == legPausing && !l.delayed:
+				pausing = true
+			default:
+				return false
+			}
+		}
+	}
+	return pausing
+}
+
+// answerStalled answers those who wait for that, too.
+func (m *Machine) answerStalled(tx *txn) {
+	if slices.ContainsFunc(tx.waiters, func(w waiter) bool { return w.stalled }) && tx.stalled() {
+		m.dropWaiters(tx, func(w waiter) bool { return w.stalled }, func(w waiter) { m.replyTo(tx, w, place{}) })
 	}
 }
 
@@ -98,8 +128,12 @@ func (m *Machine) settledIn(tx *txn, r xid.ResourceID) bool {
 }
 
 func (m *Machine) replyTo(tx *txn, w waiter, p place) {
+	state := tx.summary()
+	if w.whole {
+		state = m.snapshot(tx)
+	}
 	m.send(tx.lsn, Reply{
-		Ref: w.ref, Tx: tx.summary(), Settled: m.settledIn(tx, w.resource), Ahead: p.ahead, Count: p.count,
+		Ref: w.ref, Tx: state, Settled: m.settledIn(tx, w.resource), Ahead: p.ahead, Count: p.count,
 	})
 }
 

@@ -3,6 +3,7 @@ package engine_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"sync"
@@ -126,6 +127,29 @@ func (m *memory) ListFinished(_ context.Context, before xid.ID, fn func(core.Tra
 		}
 	}
 	return nil
+}
+
+func (m *memory) Lookup(key string) (id xid.ID, found bool, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i := range m.log {
+		if m.log[i].Kind == core.RecordBegin && m.log[i].Key == key {
+			return m.log[i].XID, true, nil
+		}
+	}
+	for _, tx := range m.finished {
+		if tx.Key == key {
+			return tx.XID, true, nil
+		}
+	}
+	return id, false, nil
+}
+
+// What front-ends keep is none of the engine's business.
+func (m *memory) Value(string, string) ([]byte, error)  { return nil, errors.ErrUnsupported }
+func (m *memory) SetValue(string, string, []byte) error { return errors.ErrUnsupported }
+func (m *memory) ListValues(context.Context, string, string, func(string, []byte) bool) error {
+	return errors.ErrUnsupported
 }
 
 func (m *memory) Expire(_ context.Context, cutoff time.Time, limit int) (int, error) {

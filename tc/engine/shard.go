@@ -264,6 +264,8 @@ func target(in core.Input) (id xid.ID, asks bool) {
 		return in.XID, true
 	case core.RetryNow:
 		return in.XID, true
+	case core.Abandon:
+		return in.XID, true
 	case core.Waiting:
 		return in.XID, true
 	case core.EndWait:

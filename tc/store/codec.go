@@ -26,6 +26,10 @@ const (
 	recordPlan
 	recordResult
 	recordClean
+	recordKey
+	recordNote
+	recordNotBefore
+	recordAbandoned
 )
 
 // Field numbers of store.v1.Finished.
@@ -44,6 +48,10 @@ const (
 	finishedResources
 	finishedCalled
 	finishedSubmitted
+	finishedKey
+	finishedNote
+	finishedNotBefore
+	finishedAbandoned
 )
 
 // Field numbers of store.v1.Branch.
@@ -83,9 +91,11 @@ func AppendRecord(b []byte, r core.Record) ([]byte, error) {
 	e.text(recordOperator, r.Operator)
 	e.plan(recordPlan, r.Plan, true)
 	e.blob(recordResult, r.Result)
-	if r.Clean {
-		e.uint(recordClean, 1)
-	}
+	e.flag(recordClean, r.Clean)
+	e.text(recordKey, r.Key)
+	e.blob(recordNote, r.Note)
+	e.time(recordNotBefore, r.NotBefore)
+	e.flag(recordAbandoned, r.Abandoned)
 	if e.err != nil {
 		return b, fmt.Errorf("record %d of %s can't be stored: %w", r.Seq, r.XID, e.err)
 	}
@@ -130,6 +140,14 @@ func DecodeRecord(id xid.ID, seq uint32, b []byte) (core.Record, error) {
 			r.Result = d.blob("result")
 		case recordClean:
 			r.Clean = d.enum("clean", 1) == 1
+		case recordKey:
+			r.Key = d.text("key")
+		case recordNote:
+			r.Note = d.blob("note")
+		case recordNotBefore:
+			r.NotBefore = d.time("moment before which nothing is committed")
+		case recordAbandoned:
+			r.Abandoned = d.enum("abandoned", 1) == 1
 		default:
 			d.unknown()
 		}
@@ -179,9 +197,9 @@ func checkRecord(r *core.Record) error {
 // whole tells whether a branch has what its mode needs.
 func whole(r xid.ResourceID, m core.Mode, p *core.Plan) bool {
 	switch {
-	case m == core.ModeAT || m == core.ModeXA:
+	case m == core.ModeAT, m == core.ModeXA && r != xid.ResourceID{}:
 		return r != xid.ResourceID{} && p == nil
-	case m > core.ModeXA && m <= core.ModeWorkflow:
+	case m >= core.ModeXA && m <= core.ModeWorkflow:
 		return p != nil
 	default:
 		return false
@@ -227,8 +245,14 @@ func AppendFinished(b []byte, tx core.Transaction) ([]byte, error) {
 	for i := range tx.Settlements {
 		e.id(finishedCalled, tx.Settlements[i].Branch)
 	}
-	if tx.Submitted {
-		e.uint(finishedSubmitted, 1)
+	e.flag(finishedSubmitted, tx.Submitted)
+	e.text(finishedKey, tx.Key)
+	e.blob(finishedNote, tx.Note)
+	e.time(finishedNotBefore, tx.NotBefore)
+	for i := range tx.Settlements {
+		if s := &tx.Settlements[i]; s.Abandoned {
+			e.id(finishedAbandoned, s.Branch)
+		}
 	}
 	if e.err != nil {
 		return b, fmt.Errorf("transaction %s can't be stored: %w", tx.XID, e.err)
@@ -239,7 +263,7 @@ func AppendFinished(b []byte, tx core.Transaction) ([]byte, error) {
 // DecodeFinished reads what AppendFinished wrote. Anything else is ErrCorrupt.
 func DecodeFinished(id xid.ID, b []byte) (core.Transaction, error) {
 	tx := core.Transaction{XID: id, Phase: core.Finished}
-	d := decoder{b: b, repeated: 1<<finishedBranches | 1<<finishedResources | 1<<finishedCalled}
+	d := decoder{b: b, repeated: 1<<finishedBranches | 1<<finishedResources | 1<<finishedCalled | 1<<finishedAbandoned}
 	for d.next() {
 		switch d.field {
 		case finishedName:
@@ -270,6 +294,14 @@ func DecodeFinished(id xid.ID, b []byte) (core.Transaction, error) {
 			tx.Settlements = append(tx.Settlements, core.Settlement{Branch: d.id("branch that was called"), Done: true})
 		case finishedSubmitted:
 			tx.Submitted = d.uint("submitted", 1) == 1
+		case finishedKey:
+			tx.Key = d.text("key")
+		case finishedNote:
+			tx.Note = d.blob("note")
+		case finishedNotBefore:
+			tx.NotBefore = d.time("moment before which nothing was committed")
+		case finishedAbandoned:
+			d.abandoned(&tx)
 		default:
 			d.unknown()
 		}
@@ -282,6 +314,17 @@ func DecodeFinished(id xid.ID, b []byte) (core.Transaction, error) {
 		return core.Transaction{}, fmt.Errorf("%w: transaction %s: %w", ErrCorrupt, id, err)
 	}
 	return tx, nil
+}
+
+func (d *decoder) abandoned(tx *core.Transaction) {
+	id := xid.BranchID(d.id("branch whose call was given up"))
+	for i := range tx.Settlements {
+		if s := &tx.Settlements[i]; d.err == nil && s.Branch == id {
+			s.Abandoned = true
+			return
+		}
+	}
+	d.fail("branch %s was given up, but not called", id)
 }
 
 func (d *decoder) branch() (br core.Branch) {

@@ -21,6 +21,9 @@ const (
 	planRetryPercent
 	planRetryAttempts
 	planRetryAttention
+	planRetryPoll
+	planLastFirst
+	planUndoRefused
 )
 
 // Field numbers of store.v1.Action.
@@ -33,6 +36,8 @@ const (
 	actionDelay
 	actionTimeout
 	actionGroup
+	actionDialect
+	actionVerb
 )
 
 // Field numbers of store.v1.Header.
@@ -62,6 +67,9 @@ func (e *encoder) plan(field protowire.Number, p *core.Plan, payloads bool) {
 		e.uint(planRetryPercent, uint64(p.Retry.Percent))
 		e.uint(planRetryAttempts, uint64(p.Retry.Attempts))
 		e.uint(planRetryAttention, uint64(p.Retry.Attention))
+		e.duration(planRetryPoll, p.Retry.Poll)
+		e.flag(planLastFirst, p.LastFirst)
+		e.flag(planUndoRefused, p.UndoRefused)
 	})
 }
 
@@ -88,6 +96,11 @@ func (e *encoder) action(field protowire.Number, a *core.Action, payloads bool) 
 		e.duration(actionDelay, a.Delay)
 		e.duration(actionTimeout, a.Timeout)
 		e.text(actionGroup, a.Group)
+		if a.Dialect > core.DialectDTMRPC {
+			e.err = fmt.Errorf("dialect %d", a.Dialect)
+		}
+		e.uint(actionDialect, uint64(a.Dialect))
+		e.text(actionVerb, a.Verb)
 	})
 }
 
@@ -137,6 +150,12 @@ func (d *decoder) plan() *core.Plan {
 			p.Retry.Attempts = uint32(in.uint("attempts", 1<<32-1))
 		case planRetryAttention:
 			p.Retry.Attention = uint32(in.uint("attempts until attention", 1<<32-1))
+		case planRetryPoll:
+			p.Retry.Poll = in.duration("pause after not yet")
+		case planLastFirst:
+			p.LastFirst = in.uint("last first", 1) == 1
+		case planUndoRefused:
+			p.UndoRefused = in.uint("undo refused", 1) == 1
 		default:
 			in.unknown()
 		}
@@ -167,6 +186,10 @@ func (d *decoder) action() (a core.Action) {
 			a.Timeout = in.duration("timeout")
 		case actionGroup:
 			a.Group = in.text("group")
+		case actionDialect:
+			a.Dialect = core.Dialect(in.enum("dialect", uint64(core.DialectDTMRPC)))
+		case actionVerb:
+			a.Verb = in.text("verb")
 		default:
 			in.unknown()
 		}

@@ -37,6 +37,24 @@ type Store interface {
 	// until fn returns false.
 	ListFinished(ctx context.Context, before xid.ID, fn func(core.Transaction) bool) error
 
+	// Lookup gives the XID of the transaction that was begun with a key, open or
+	// finished. A key is forgotten with its transaction.
+	Lookup(key string) (id xid.ID, found bool, err error)
+
+	// Value gives what SetValue has kept under a name in a space; nil where there
+	// is nothing. It is for the little that front-ends have to remember beside
+	// transactions.
+	Value(space, name string) ([]byte, error)
+
+	// SetValue keeps a value, durably when it returns; nil drops it. A space is
+	// not empty and holds no zero byte.
+	SetValue(space, name string, v []byte) error
+
+	// ListValues hands the values of a space to fn, ordered by name, beginning
+	// with the first name from the given one on, until fn returns false. fn must
+	// not keep v.
+	ListValues(ctx context.Context, space, from string, fn func(name string, v []byte) bool) error
+
 	// Expire drops finished transactions that finished before cutoff, at most
 	// limit of them, and raises the horizon to the begin time of the newest it
 	// drops. The horizon is durable before anything is dropped. It returns how

@@ -31,6 +31,12 @@ func (e *encoder) uint(field protowire.Number, v uint64) {
 	}
 }
 
+func (e *encoder) flag(field protowire.Number, v bool) {
+	if v {
+		e.uint(field, 1)
+	}
+}
+
 // time writes milliseconds since 1970. The zero time is 0; nothing here happens in 1970.
 func (e *encoder) time(field protowire.Number, t time.Time) {
 	if t.IsZero() {

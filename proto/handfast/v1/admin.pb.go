@@ -305,6 +305,121 @@ func (x *AdminRollbackRequest) GetCause() string {
 	return ""
 }
 
+type AbandonRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Xid   string                 `protobuf:"bytes,1,opt,name=xid,proto3" json:"xid,omitempty"`
+	// Who acts; kept with the decision, if there is one. At most 256 bytes.
+	Operator string `protobuf:"bytes,2,opt,name=operator,proto3" json:"operator,omitempty"`
+	// Why, in words. At most 1,024 bytes, cut if longer.
+	Cause         string `protobuf:"bytes,3,opt,name=cause,proto3" json:"cause,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AbandonRequest) Reset() {
+	*x = AbandonRequest{}
+	mi := &file_handfast_v1_admin_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AbandonRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AbandonRequest) ProtoMessage() {}
+
+func (x *AbandonRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_handfast_v1_admin_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AbandonRequest.ProtoReflect.Descriptor instead.
+func (*AbandonRequest) Descriptor() ([]byte, []int) {
+	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *AbandonRequest) GetXid() string {
+	if x != nil {
+		return x.Xid
+	}
+	return ""
+}
+
+func (x *AbandonRequest) GetOperator() string {
+	if x != nil {
+		return x.Operator
+	}
+	return ""
+}
+
+func (x *AbandonRequest) GetCause() string {
+	if x != nil {
+		return x.Cause
+	}
+	return ""
+}
+
+type AbandonResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Outcome Outcome                `protobuf:"varint,1,opt,name=outcome,proto3,enum=handfast.v1.Outcome" json:"outcome,omitempty"`
+	// How many calls were given up.
+	Calls         int32 `protobuf:"varint,2,opt,name=calls,proto3" json:"calls,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AbandonResponse) Reset() {
+	*x = AbandonResponse{}
+	mi := &file_handfast_v1_admin_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AbandonResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AbandonResponse) ProtoMessage() {}
+
+func (x *AbandonResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_handfast_v1_admin_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AbandonResponse.ProtoReflect.Descriptor instead.
+func (*AbandonResponse) Descriptor() ([]byte, []int) {
+	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *AbandonResponse) GetOutcome() Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return Outcome_OUTCOME_UNSPECIFIED
+}
+
+func (x *AbandonResponse) GetCalls() int32 {
+	if x != nil {
+		return x.Calls
+	}
+	return 0
+}
+
 type DiffRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Xid   string                 `protobuf:"bytes,1,opt,name=xid,proto3" json:"xid,omitempty"`
@@ -318,7 +433,7 @@ type DiffRequest struct {
 
 func (x *DiffRequest) Reset() {
 	*x = DiffRequest{}
-	mi := &file_handfast_v1_admin_proto_msgTypes[4]
+	mi := &file_handfast_v1_admin_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -330,7 +445,7 @@ func (x *DiffRequest) String() string {
 func (*DiffRequest) ProtoMessage() {}
 
 func (x *DiffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_admin_proto_msgTypes[4]
+	mi := &file_handfast_v1_admin_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -343,7 +458,7 @@ func (x *DiffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffRequest.ProtoReflect.Descriptor instead.
 func (*DiffRequest) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{4}
+	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *DiffRequest) GetXid() string {
@@ -378,7 +493,7 @@ type DiffResponse struct {
 
 func (x *DiffResponse) Reset() {
 	*x = DiffResponse{}
-	mi := &file_handfast_v1_admin_proto_msgTypes[5]
+	mi := &file_handfast_v1_admin_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -390,7 +505,7 @@ func (x *DiffResponse) String() string {
 func (*DiffResponse) ProtoMessage() {}
 
 func (x *DiffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_admin_proto_msgTypes[5]
+	mi := &file_handfast_v1_admin_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -403,7 +518,7 @@ func (x *DiffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse.ProtoReflect.Descriptor instead.
 func (*DiffResponse) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{5}
+	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *DiffResponse) GetResources() []*RowsToSettle {
@@ -425,7 +540,7 @@ type ResolveRequest struct {
 
 func (x *ResolveRequest) Reset() {
 	*x = ResolveRequest{}
-	mi := &file_handfast_v1_admin_proto_msgTypes[6]
+	mi := &file_handfast_v1_admin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -437,7 +552,7 @@ func (x *ResolveRequest) String() string {
 func (*ResolveRequest) ProtoMessage() {}
 
 func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_admin_proto_msgTypes[6]
+	mi := &file_handfast_v1_admin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -450,7 +565,7 @@ func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
 func (*ResolveRequest) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{6}
+	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ResolveRequest) GetXid() string {
@@ -486,7 +601,7 @@ type ResolveResponse struct {
 
 func (x *ResolveResponse) Reset() {
 	*x = ResolveResponse{}
-	mi := &file_handfast_v1_admin_proto_msgTypes[7]
+	mi := &file_handfast_v1_admin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -498,7 +613,7 @@ func (x *ResolveResponse) String() string {
 func (*ResolveResponse) ProtoMessage() {}
 
 func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_admin_proto_msgTypes[7]
+	mi := &file_handfast_v1_admin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -511,7 +626,7 @@ func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveResponse.ProtoReflect.Descriptor instead.
 func (*ResolveResponse) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{7}
+	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ResolveResponse) GetChosen() int64 {
@@ -537,7 +652,7 @@ type RetryNowRequest struct {
 
 func (x *RetryNowRequest) Reset() {
 	*x = RetryNowRequest{}
-	mi := &file_handfast_v1_admin_proto_msgTypes[8]
+	mi := &file_handfast_v1_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -549,7 +664,7 @@ func (x *RetryNowRequest) String() string {
 func (*RetryNowRequest) ProtoMessage() {}
 
 func (x *RetryNowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_admin_proto_msgTypes[8]
+	mi := &file_handfast_v1_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -562,7 +677,7 @@ func (x *RetryNowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryNowRequest.ProtoReflect.Descriptor instead.
 func (*RetryNowRequest) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{8}
+	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RetryNowRequest) GetXid() string {
@@ -582,7 +697,7 @@ type RetryNowResponse struct {
 
 func (x *RetryNowResponse) Reset() {
 	*x = RetryNowResponse{}
-	mi := &file_handfast_v1_admin_proto_msgTypes[9]
+	mi := &file_handfast_v1_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -594,7 +709,7 @@ func (x *RetryNowResponse) String() string {
 func (*RetryNowResponse) ProtoMessage() {}
 
 func (x *RetryNowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_admin_proto_msgTypes[9]
+	mi := &file_handfast_v1_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -607,7 +722,7 @@ func (x *RetryNowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryNowResponse.ProtoReflect.Descriptor instead.
 func (*RetryNowResponse) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{9}
+	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RetryNowResponse) GetResources() int32 {
@@ -627,7 +742,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_handfast_v1_admin_proto_msgTypes[10]
+	mi := &file_handfast_v1_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -639,7 +754,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_admin_proto_msgTypes[10]
+	mi := &file_handfast_v1_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -652,7 +767,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{10}
+	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *WatchRequest) GetXid() string {
@@ -675,7 +790,7 @@ type WatchEvent struct {
 
 func (x *WatchEvent) Reset() {
 	*x = WatchEvent{}
-	mi := &file_handfast_v1_admin_proto_msgTypes[11]
+	mi := &file_handfast_v1_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -687,7 +802,7 @@ func (x *WatchEvent) String() string {
 func (*WatchEvent) ProtoMessage() {}
 
 func (x *WatchEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_admin_proto_msgTypes[11]
+	mi := &file_handfast_v1_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -700,7 +815,7 @@ func (x *WatchEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEvent.ProtoReflect.Descriptor instead.
 func (*WatchEvent) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *WatchEvent) GetTime() *timestamppb.Timestamp {
@@ -732,7 +847,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_handfast_v1_admin_proto_msgTypes[12]
+	mi := &file_handfast_v1_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -744,7 +859,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_admin_proto_msgTypes[12]
+	mi := &file_handfast_v1_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -757,7 +872,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{12}
+	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{14}
 }
 
 type StatusResponse struct {
@@ -780,7 +895,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_handfast_v1_admin_proto_msgTypes[13]
+	mi := &file_handfast_v1_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -792,7 +907,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_admin_proto_msgTypes[13]
+	mi := &file_handfast_v1_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -805,7 +920,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{13}
+	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *StatusResponse) GetVersion() string {
@@ -882,7 +997,7 @@ type AttachedClient struct {
 
 func (x *AttachedClient) Reset() {
 	*x = AttachedClient{}
-	mi := &file_handfast_v1_admin_proto_msgTypes[14]
+	mi := &file_handfast_v1_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -894,7 +1009,7 @@ func (x *AttachedClient) String() string {
 func (*AttachedClient) ProtoMessage() {}
 
 func (x *AttachedClient) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_admin_proto_msgTypes[14]
+	mi := &file_handfast_v1_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -907,7 +1022,7 @@ func (x *AttachedClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachedClient.ProtoReflect.Descriptor instead.
 func (*AttachedClient) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *AttachedClient) GetName() string {
@@ -941,7 +1056,7 @@ type AdoptRequest struct {
 
 func (x *AdoptRequest) Reset() {
 	*x = AdoptRequest{}
-	mi := &file_handfast_v1_admin_proto_msgTypes[15]
+	mi := &file_handfast_v1_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -953,7 +1068,7 @@ func (x *AdoptRequest) String() string {
 func (*AdoptRequest) ProtoMessage() {}
 
 func (x *AdoptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_admin_proto_msgTypes[15]
+	mi := &file_handfast_v1_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -966,7 +1081,7 @@ func (x *AdoptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptRequest.ProtoReflect.Descriptor instead.
 func (*AdoptRequest) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *AdoptRequest) GetOperator() string {
@@ -984,7 +1099,7 @@ type AdoptResponse struct {
 
 func (x *AdoptResponse) Reset() {
 	*x = AdoptResponse{}
-	mi := &file_handfast_v1_admin_proto_msgTypes[16]
+	mi := &file_handfast_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -996,7 +1111,7 @@ func (x *AdoptResponse) String() string {
 func (*AdoptResponse) ProtoMessage() {}
 
 func (x *AdoptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_handfast_v1_admin_proto_msgTypes[16]
+	mi := &file_handfast_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1009,7 +1124,7 @@ func (x *AdoptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptResponse.ProtoReflect.Descriptor instead.
 func (*AdoptResponse) Descriptor() ([]byte, []int) {
-	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_handfast_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 var File_handfast_v1_admin_proto protoreflect.FileDescriptor
@@ -1040,7 +1155,14 @@ const file_handfast_v1_admin_proto_rawDesc = "" +
 	"\x14AdminRollbackRequest\x12\x10\n" +
 	"\x03xid\x18\x01 \x01(\tR\x03xid\x12\x1a\n" +
 	"\boperator\x18\x02 \x01(\tR\boperator\x12\x14\n" +
-	"\x05cause\x18\x03 \x01(\tR\x05cause\"[\n" +
+	"\x05cause\x18\x03 \x01(\tR\x05cause\"T\n" +
+	"\x0eAbandonRequest\x12\x10\n" +
+	"\x03xid\x18\x01 \x01(\tR\x03xid\x12\x1a\n" +
+	"\boperator\x18\x02 \x01(\tR\boperator\x12\x14\n" +
+	"\x05cause\x18\x03 \x01(\tR\x05cause\"W\n" +
+	"\x0fAbandonResponse\x12.\n" +
+	"\aoutcome\x18\x01 \x01(\x0e2\x14.handfast.v1.OutcomeR\aoutcome\x12\x14\n" +
+	"\x05calls\x18\x02 \x01(\x05R\x05calls\"[\n" +
 	"\vDiffRequest\x12\x10\n" +
 	"\x03xid\x18\x01 \x01(\tR\x03xid\x12\x1f\n" +
 	"\vresource_id\x18\x02 \x01(\tR\n" +
@@ -1085,12 +1207,13 @@ const file_handfast_v1_admin_proto_rawDesc = "" +
 	"\tresources\x18\x03 \x03(\v2\x1d.handfast.v1.AttachedResourceR\tresources\"*\n" +
 	"\fAdoptRequest\x12\x1a\n" +
 	"\boperator\x18\x01 \x01(\tR\boperator\"\x0f\n" +
-	"\rAdoptResponse2\xa3\x05\n" +
+	"\rAdoptResponse2\xe9\x05\n" +
 	"\x05Admin\x12;\n" +
 	"\x04List\x12\x18.handfast.v1.ListRequest\x1a\x19.handfast.v1.ListResponse\x129\n" +
 	"\x04Show\x12\x17.handfast.v1.GetRequest\x1a\x18.handfast.v1.GetResponse\x12F\n" +
 	"\x06Commit\x12\x1f.handfast.v1.AdminCommitRequest\x1a\x1b.handfast.v1.CommitResponse\x12L\n" +
-	"\bRollback\x12!.handfast.v1.AdminRollbackRequest\x1a\x1d.handfast.v1.RollbackResponse\x12;\n" +
+	"\bRollback\x12!.handfast.v1.AdminRollbackRequest\x1a\x1d.handfast.v1.RollbackResponse\x12D\n" +
+	"\aAbandon\x12\x1b.handfast.v1.AbandonRequest\x1a\x1c.handfast.v1.AbandonResponse\x12;\n" +
 	"\x04Diff\x12\x18.handfast.v1.DiffRequest\x1a\x19.handfast.v1.DiffResponse\x12D\n" +
 	"\aResolve\x12\x1b.handfast.v1.ResolveRequest\x1a\x1c.handfast.v1.ResolveResponse\x12G\n" +
 	"\bRetryNow\x12\x1c.handfast.v1.RetryNowRequest\x1a\x1d.handfast.v1.RetryNowResponse\x12=\n" +
@@ -1110,76 +1233,81 @@ func file_handfast_v1_admin_proto_rawDescGZIP() []byte {
 	return file_handfast_v1_admin_proto_rawDescData
 }
 
-var file_handfast_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_handfast_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_handfast_v1_admin_proto_goTypes = []any{
 	(*ListRequest)(nil),           // 0: handfast.v1.ListRequest
 	(*ListResponse)(nil),          // 1: handfast.v1.ListResponse
 	(*AdminCommitRequest)(nil),    // 2: handfast.v1.AdminCommitRequest
 	(*AdminRollbackRequest)(nil),  // 3: handfast.v1.AdminRollbackRequest
-	(*DiffRequest)(nil),           // 4: handfast.v1.DiffRequest
-	(*DiffResponse)(nil),          // 5: handfast.v1.DiffResponse
-	(*ResolveRequest)(nil),        // 6: handfast.v1.ResolveRequest
-	(*ResolveResponse)(nil),       // 7: handfast.v1.ResolveResponse
-	(*RetryNowRequest)(nil),       // 8: handfast.v1.RetryNowRequest
-	(*RetryNowResponse)(nil),      // 9: handfast.v1.RetryNowResponse
-	(*WatchRequest)(nil),          // 10: handfast.v1.WatchRequest
-	(*WatchEvent)(nil),            // 11: handfast.v1.WatchEvent
-	(*StatusRequest)(nil),         // 12: handfast.v1.StatusRequest
-	(*StatusResponse)(nil),        // 13: handfast.v1.StatusResponse
-	(*AttachedClient)(nil),        // 14: handfast.v1.AttachedClient
-	(*AdoptRequest)(nil),          // 15: handfast.v1.AdoptRequest
-	(*AdoptResponse)(nil),         // 16: handfast.v1.AdoptResponse
-	(Phase)(0),                    // 17: handfast.v1.Phase
-	(Outcome)(0),                  // 18: handfast.v1.Outcome
-	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
-	(*Transaction)(nil),           // 20: handfast.v1.Transaction
-	(*RowsToSettle)(nil),          // 21: handfast.v1.RowsToSettle
-	(*ChooseRows)(nil),            // 22: handfast.v1.ChooseRows
-	(*AttachedResource)(nil),      // 23: handfast.v1.AttachedResource
-	(*GetRequest)(nil),            // 24: handfast.v1.GetRequest
-	(*GetResponse)(nil),           // 25: handfast.v1.GetResponse
-	(*CommitResponse)(nil),        // 26: handfast.v1.CommitResponse
-	(*RollbackResponse)(nil),      // 27: handfast.v1.RollbackResponse
+	(*AbandonRequest)(nil),        // 4: handfast.v1.AbandonRequest
+	(*AbandonResponse)(nil),       // 5: handfast.v1.AbandonResponse
+	(*DiffRequest)(nil),           // 6: handfast.v1.DiffRequest
+	(*DiffResponse)(nil),          // 7: handfast.v1.DiffResponse
+	(*ResolveRequest)(nil),        // 8: handfast.v1.ResolveRequest
+	(*ResolveResponse)(nil),       // 9: handfast.v1.ResolveResponse
+	(*RetryNowRequest)(nil),       // 10: handfast.v1.RetryNowRequest
+	(*RetryNowResponse)(nil),      // 11: handfast.v1.RetryNowResponse
+	(*WatchRequest)(nil),          // 12: handfast.v1.WatchRequest
+	(*WatchEvent)(nil),            // 13: handfast.v1.WatchEvent
+	(*StatusRequest)(nil),         // 14: handfast.v1.StatusRequest
+	(*StatusResponse)(nil),        // 15: handfast.v1.StatusResponse
+	(*AttachedClient)(nil),        // 16: handfast.v1.AttachedClient
+	(*AdoptRequest)(nil),          // 17: handfast.v1.AdoptRequest
+	(*AdoptResponse)(nil),         // 18: handfast.v1.AdoptResponse
+	(Phase)(0),                    // 19: handfast.v1.Phase
+	(Outcome)(0),                  // 20: handfast.v1.Outcome
+	(*timestamppb.Timestamp)(nil), // 21: google.protobuf.Timestamp
+	(*Transaction)(nil),           // 22: handfast.v1.Transaction
+	(*RowsToSettle)(nil),          // 23: handfast.v1.RowsToSettle
+	(*ChooseRows)(nil),            // 24: handfast.v1.ChooseRows
+	(*AttachedResource)(nil),      // 25: handfast.v1.AttachedResource
+	(*GetRequest)(nil),            // 26: handfast.v1.GetRequest
+	(*GetResponse)(nil),           // 27: handfast.v1.GetResponse
+	(*CommitResponse)(nil),        // 28: handfast.v1.CommitResponse
+	(*RollbackResponse)(nil),      // 29: handfast.v1.RollbackResponse
 }
 var file_handfast_v1_admin_proto_depIdxs = []int32{
-	17, // 0: handfast.v1.ListRequest.phases:type_name -> handfast.v1.Phase
-	18, // 1: handfast.v1.ListRequest.outcome:type_name -> handfast.v1.Outcome
-	19, // 2: handfast.v1.ListRequest.begun_after:type_name -> google.protobuf.Timestamp
-	19, // 3: handfast.v1.ListRequest.begun_before:type_name -> google.protobuf.Timestamp
-	20, // 4: handfast.v1.ListResponse.transactions:type_name -> handfast.v1.Transaction
-	21, // 5: handfast.v1.DiffResponse.resources:type_name -> handfast.v1.RowsToSettle
-	22, // 6: handfast.v1.ResolveRequest.choose:type_name -> handfast.v1.ChooseRows
-	21, // 7: handfast.v1.ResolveResponse.rows:type_name -> handfast.v1.RowsToSettle
-	19, // 8: handfast.v1.WatchEvent.time:type_name -> google.protobuf.Timestamp
-	20, // 9: handfast.v1.WatchEvent.transaction:type_name -> handfast.v1.Transaction
-	14, // 10: handfast.v1.StatusResponse.clients:type_name -> handfast.v1.AttachedClient
-	19, // 11: handfast.v1.AttachedClient.since:type_name -> google.protobuf.Timestamp
-	23, // 12: handfast.v1.AttachedClient.resources:type_name -> handfast.v1.AttachedResource
-	0,  // 13: handfast.v1.Admin.List:input_type -> handfast.v1.ListRequest
-	24, // 14: handfast.v1.Admin.Show:input_type -> handfast.v1.GetRequest
-	2,  // 15: handfast.v1.Admin.Commit:input_type -> handfast.v1.AdminCommitRequest
-	3,  // 16: handfast.v1.Admin.Rollback:input_type -> handfast.v1.AdminRollbackRequest
-	4,  // 17: handfast.v1.Admin.Diff:input_type -> handfast.v1.DiffRequest
-	6,  // 18: handfast.v1.Admin.Resolve:input_type -> handfast.v1.ResolveRequest
-	8,  // 19: handfast.v1.Admin.RetryNow:input_type -> handfast.v1.RetryNowRequest
-	10, // 20: handfast.v1.Admin.Watch:input_type -> handfast.v1.WatchRequest
-	12, // 21: handfast.v1.Admin.Status:input_type -> handfast.v1.StatusRequest
-	15, // 22: handfast.v1.Admin.Adopt:input_type -> handfast.v1.AdoptRequest
-	1,  // 23: handfast.v1.Admin.List:output_type -> handfast.v1.ListResponse
-	25, // 24: handfast.v1.Admin.Show:output_type -> handfast.v1.GetResponse
-	26, // 25: handfast.v1.Admin.Commit:output_type -> handfast.v1.CommitResponse
-	27, // 26: handfast.v1.Admin.Rollback:output_type -> handfast.v1.RollbackResponse
-	5,  // 27: handfast.v1.Admin.Diff:output_type -> handfast.v1.DiffResponse
-	7,  // 28: handfast.v1.Admin.Resolve:output_type -> handfast.v1.ResolveResponse
-	9,  // 29: handfast.v1.Admin.RetryNow:output_type -> handfast.v1.RetryNowResponse
-	11, // 30: handfast.v1.Admin.Watch:output_type -> handfast.v1.WatchEvent
-	13, // 31: handfast.v1.Admin.Status:output_type -> handfast.v1.StatusResponse
-	16, // 32: handfast.v1.Admin.Adopt:output_type -> handfast.v1.AdoptResponse
-	23, // [23:33] is the sub-list for method output_type
-	13, // [13:23] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	19, // 0: handfast.v1.ListRequest.phases:type_name -> handfast.v1.Phase
+	20, // 1: handfast.v1.ListRequest.outcome:type_name -> handfast.v1.Outcome
+	21, // 2: handfast.v1.ListRequest.begun_after:type_name -> google.protobuf.Timestamp
+	21, // 3: handfast.v1.ListRequest.begun_before:type_name -> google.protobuf.Timestamp
+	22, // 4: handfast.v1.ListResponse.transactions:type_name -> handfast.v1.Transaction
+	20, // 5: handfast.v1.AbandonResponse.outcome:type_name -> handfast.v1.Outcome
+	23, // 6: handfast.v1.DiffResponse.resources:type_name -> handfast.v1.RowsToSettle
+	24, // 7: handfast.v1.ResolveRequest.choose:type_name -> handfast.v1.ChooseRows
+	23, // 8: handfast.v1.ResolveResponse.rows:type_name -> handfast.v1.RowsToSettle
+	21, // 9: handfast.v1.WatchEvent.time:type_name -> google.protobuf.Timestamp
+	22, // 10: handfast.v1.WatchEvent.transaction:type_name -> handfast.v1.Transaction
+	16, // 11: handfast.v1.StatusResponse.clients:type_name -> handfast.v1.AttachedClient
+	21, // 12: handfast.v1.AttachedClient.since:type_name -> google.protobuf.Timestamp
+	25, // 13: handfast.v1.AttachedClient.resources:type_name -> handfast.v1.AttachedResource
+	0,  // 14: handfast.v1.Admin.List:input_type -> handfast.v1.ListRequest
+	26, // 15: handfast.v1.Admin.Show:input_type -> handfast.v1.GetRequest
+	2,  // 16: handfast.v1.Admin.Commit:input_type -> handfast.v1.AdminCommitRequest
+	3,  // 17: handfast.v1.Admin.Rollback:input_type -> handfast.v1.AdminRollbackRequest
+	4,  // 18: handfast.v1.Admin.Abandon:input_type -> handfast.v1.AbandonRequest
+	6,  // 19: handfast.v1.Admin.Diff:input_type -> handfast.v1.DiffRequest
+	8,  // 20: handfast.v1.Admin.Resolve:input_type -> handfast.v1.ResolveRequest
+	10, // 21: handfast.v1.Admin.RetryNow:input_type -> handfast.v1.RetryNowRequest
+	12, // 22: handfast.v1.Admin.Watch:input_type -> handfast.v1.WatchRequest
+	14, // 23: handfast.v1.Admin.Status:input_type -> handfast.v1.StatusRequest
+	17, // 24: handfast.v1.Admin.Adopt:input_type -> handfast.v1.AdoptRequest
+	1,  // 25: handfast.v1.Admin.List:output_type -> handfast.v1.ListResponse
+	27, // 26: handfast.v1.Admin.Show:output_type -> handfast.v1.GetResponse
+	28, // 27: handfast.v1.Admin.Commit:output_type -> handfast.v1.CommitResponse
+	29, // 28: handfast.v1.Admin.Rollback:output_type -> handfast.v1.RollbackResponse
+	5,  // 29: handfast.v1.Admin.Abandon:output_type -> handfast.v1.AbandonResponse
+	7,  // 30: handfast.v1.Admin.Diff:output_type -> handfast.v1.DiffResponse
+	9,  // 31: handfast.v1.Admin.Resolve:output_type -> handfast.v1.ResolveResponse
+	11, // 32: handfast.v1.Admin.RetryNow:output_type -> handfast.v1.RetryNowResponse
+	13, // 33: handfast.v1.Admin.Watch:output_type -> handfast.v1.WatchEvent
+	15, // 34: handfast.v1.Admin.Status:output_type -> handfast.v1.StatusResponse
+	18, // 35: handfast.v1.Admin.Adopt:output_type -> handfast.v1.AdoptResponse
+	25, // [25:36] is the sub-list for method output_type
+	14, // [14:25] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_handfast_v1_admin_proto_init() }
@@ -1195,7 +1323,7 @@ func file_handfast_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_handfast_v1_admin_proto_rawDesc), len(file_handfast_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,6 +23,7 @@ const (
 	Admin_Show_FullMethodName     = "/handfast.v1.Admin/Show"
 	Admin_Commit_FullMethodName   = "/handfast.v1.Admin/Commit"
 	Admin_Rollback_FullMethodName = "/handfast.v1.Admin/Rollback"
+	Admin_Abandon_FullMethodName  = "/handfast.v1.Admin/Abandon"
 	Admin_Diff_FullMethodName     = "/handfast.v1.Admin/Diff"
 	Admin_Resolve_FullMethodName  = "/handfast.v1.Admin/Resolve"
 	Admin_RetryNow_FullMethodName = "/handfast.v1.Admin/RetryNow"
@@ -45,6 +46,9 @@ type AdminClient interface {
 	Commit(ctx context.Context, in *AdminCommitRequest, opts ...grpc.CallOption) (*CommitResponse, error)
 	// Rollback is Coordinator.Rollback on an operator's account.
 	Rollback(ctx context.Context, in *AdminRollbackRequest, opts ...grpc.CallOption) (*RollbackResponse, error)
+	// Abandon gives up the calls that a transaction still owes: they are not made any
+	// more. One that is undecided is rolled back. Databases are settled all the same.
+	Abandon(ctx context.Context, in *AbandonRequest, opts ...grpc.CallOption) (*AbandonResponse, error)
 	// Diff compares the rows that a transaction changed with what it left there, in
 	// every database where it is not settled: what a rollback would restore, and
 	// what it could not.
@@ -104,6 +108,16 @@ func (c *adminClient) Rollback(ctx context.Context, in *AdminRollbackRequest, op
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RollbackResponse)
 	err := c.cc.Invoke(ctx, Admin_Rollback_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) Abandon(ctx context.Context, in *AbandonRequest, opts ...grpc.CallOption) (*AbandonResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AbandonResponse)
+	err := c.cc.Invoke(ctx, Admin_Abandon_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -193,6 +207,9 @@ type AdminServer interface {
 	Commit(context.Context, *AdminCommitRequest) (*CommitResponse, error)
 	// Rollback is Coordinator.Rollback on an operator's account.
 	Rollback(context.Context, *AdminRollbackRequest) (*RollbackResponse, error)
+	// Abandon gives up the calls that a transaction still owes: they are not made any
+	// more. One that is undecided is rolled back. Databases are settled all the same.
+	Abandon(context.Context, *AbandonRequest) (*AbandonResponse, error)
 	// Diff compares the rows that a transaction changed with what it left there, in
 	// every database where it is not settled: what a rollback would restore, and
 	// what it could not.
@@ -229,6 +246,9 @@ func (UnimplementedAdminServer) Commit(context.Context, *AdminCommitRequest) (*C
 }
 func (UnimplementedAdminServer) Rollback(context.Context, *AdminRollbackRequest) (*RollbackResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Rollback not implemented")
+}
+func (UnimplementedAdminServer) Abandon(context.Context, *AbandonRequest) (*AbandonResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Abandon not implemented")
 }
 func (UnimplementedAdminServer) Diff(context.Context, *DiffRequest) (*DiffResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Diff not implemented")
@@ -337,6 +357,24 @@ func _Admin_Rollback_Handler(srv interface{}, ctx context.Context, dec func(inte
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(AdminServer).Rollback(ctx, req.(*AdminRollbackRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_Abandon_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AbandonRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).Abandon(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_Abandon_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).Abandon(ctx, req.(*AbandonRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -464,6 +502,10 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Rollback",
 			Handler:    _Admin_Rollback_Handler,
+		},
+		{
+			MethodName: "Abandon",
+			Handler:    _Admin_Abandon_Handler,
 		},
 		{
 			MethodName: "Diff",

@@ -876,7 +876,9 @@ type GetRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Xid   string                 `protobuf:"bytes,1,opt,name=xid,proto3" json:"xid,omitempty"`
 	// Tell also whom it waits for.
-	Waits         bool `protobuf:"varint,2,opt,name=waits,proto3" json:"waits,omitempty"`
+	Waits bool `protobuf:"varint,2,opt,name=waits,proto3" json:"waits,omitempty"`
+	// Only for Admin.Show, instead of xid: the key of a transaction.
+	Key           string `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -923,6 +925,13 @@ func (x *GetRequest) GetWaits() bool {
 		return x.Waits
 	}
 	return false
+}
+
+func (x *GetRequest) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
 }
 
 type GetResponse struct {
@@ -3484,11 +3493,12 @@ const file_handfast_v1_coordinator_proto_rawDesc = "" +
 	"\x10RollbackResponse\x12.\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2\x14.handfast.v1.OutcomeR\aoutcome\x12D\n" +
 	"\x0frollback_reason\x18\x02 \x01(\x0e2\x1b.handfast.v1.RollbackReasonR\x0erollbackReason\x12%\n" +
-	"\x0erollback_cause\x18\x03 \x01(\tR\rrollbackCause\"4\n" +
+	"\x0erollback_cause\x18\x03 \x01(\tR\rrollbackCause\"F\n" +
 	"\n" +
 	"GetRequest\x12\x10\n" +
 	"\x03xid\x18\x01 \x01(\tR\x03xid\x12\x14\n" +
-	"\x05waits\x18\x02 \x01(\bR\x05waits\"f\n" +
+	"\x05waits\x18\x02 \x01(\bR\x05waits\x12\x10\n" +
+	"\x03key\x18\x03 \x01(\tR\x03key\"f\n" +
 	"\vGetResponse\x12:\n" +
 	"\vtransaction\x18\x01 \x01(\v2\x18.handfast.v1.TransactionR\vtransaction\x12\x1b\n" +
 	"\twaits_for\x18\x02 \x03(\tR\bwaitsFor\"\xdc\x01\n" +

@@ -1013,7 +1013,10 @@ type Transaction struct {
 	// Set when delivery has failed so often that a person should look.
 	Attention bool `protobuf:"varint,14,opt,name=attention,proto3" json:"attention,omitempty"`
 	// Commit was asked for, for good.
-	Submitted     bool `protobuf:"varint,15,opt,name=submitted,proto3" json:"submitted,omitempty"`
+	Submitted bool `protobuf:"varint,15,opt,name=submitted,proto3" json:"submitted,omitempty"`
+	// What whoever began it calls it, such as the gid of DTM's API. At most one
+	// transaction that is kept has it. Empty: nothing.
+	Key           string `protobuf:"bytes,16,opt,name=key,proto3" json:"key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1151,6 +1154,13 @@ func (x *Transaction) GetSubmitted() bool {
 		return x.Submitted
 	}
 	return false
+}
+
+func (x *Transaction) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
 }
 
 // Branch is one local transaction that belongs to a global transaction.
@@ -1291,8 +1301,10 @@ type Settlement struct {
 	NextAttemptTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=next_attempt_time,json=nextAttemptTime,proto3" json:"next_attempt_time,omitempty"`
 	Attention       bool                   `protobuf:"varint,7,opt,name=attention,proto3" json:"attention,omitempty"`
 	// Set where this is the call that is owed to one branch.
-	BranchId      string `protobuf:"bytes,8,opt,name=branch_id,json=branchId,proto3" json:"branch_id,omitempty"`
-	Op            Op     `protobuf:"varint,9,opt,name=op,proto3,enum=handfast.v1.Op" json:"op,omitempty"`
+	BranchId string `protobuf:"bytes,8,opt,name=branch_id,json=branchId,proto3" json:"branch_id,omitempty"`
+	Op       Op     `protobuf:"varint,9,opt,name=op,proto3,enum=handfast.v1.Op" json:"op,omitempty"`
+	// With done: the call was given up.
+	Abandoned     bool `protobuf:"varint,10,opt,name=abandoned,proto3" json:"abandoned,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1388,6 +1400,13 @@ func (x *Settlement) GetOp() Op {
 		return x.Op
 	}
 	return Op_OP_UNSPECIFIED
+}
+
+func (x *Settlement) GetAbandoned() bool {
+	if x != nil {
+		return x.Abandoned
+	}
+	return false
 }
 
 // RowDiff is a row that a transaction changed: before it, as the transaction left
@@ -1937,7 +1956,7 @@ const file_handfast_v1_types_proto_rawDesc = "" +
 	"last_error\x18\x03 \x01(\tR\tlastError\x12F\n" +
 	"\x11last_attempt_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x0flastAttemptTime\x12F\n" +
 	"\x11next_attempt_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x0fnextAttemptTime\x12\x1c\n" +
-	"\tattention\x18\x06 \x01(\bR\tattention\"\xb2\x05\n" +
+	"\tattention\x18\x06 \x01(\bR\tattention\"\xc4\x05\n" +
 	"\vTransaction\x12\x10\n" +
 	"\x03xid\x18\x01 \x01(\tR\x03xid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12(\n" +
@@ -1957,7 +1976,8 @@ const file_handfast_v1_types_proto_rawDesc = "" +
 	"\bbranches\x18\f \x03(\v2\x13.handfast.v1.BranchR\bbranches\x129\n" +
 	"\vsettlements\x18\r \x03(\v2\x17.handfast.v1.SettlementR\vsettlements\x12\x1c\n" +
 	"\tattention\x18\x0e \x01(\bR\tattention\x12\x1c\n" +
-	"\tsubmitted\x18\x0f \x01(\bR\tsubmitted\"\xfa\x02\n" +
+	"\tsubmitted\x18\x0f \x01(\bR\tsubmitted\x12\x10\n" +
+	"\x03key\x18\x10 \x01(\tR\x03key\"\xfa\x02\n" +
 	"\x06Branch\x12\x1b\n" +
 	"\tbranch_id\x18\x01 \x01(\tR\bbranchId\x12\x1f\n" +
 	"\vresource_id\x18\x02 \x01(\tR\n" +
@@ -1971,7 +1991,7 @@ const file_handfast_v1_types_proto_rawDesc = "" +
 	"\x04plan\x18\b \x01(\v2\x11.handfast.v1.PlanR\x04plan\x12\x16\n" +
 	"\x06result\x18\t \x01(\fR\x06result\x12/\n" +
 	"\aforward\x18\n" +
-	" \x01(\v2\x15.handfast.v1.ProgressR\aforward\"\xe8\x02\n" +
+	" \x01(\v2\x15.handfast.v1.ProgressR\aforward\"\x86\x03\n" +
 	"\n" +
 	"Settlement\x12\x1f\n" +
 	"\vresource_id\x18\x01 \x01(\tR\n" +
@@ -1984,7 +2004,9 @@ const file_handfast_v1_types_proto_rawDesc = "" +
 	"\x11next_attempt_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x0fnextAttemptTime\x12\x1c\n" +
 	"\tattention\x18\a \x01(\bR\tattention\x12\x1b\n" +
 	"\tbranch_id\x18\b \x01(\tR\bbranchId\x12\x1f\n" +
-	"\x02op\x18\t \x01(\x0e2\x0f.handfast.v1.OpR\x02op\"\xc5\x02\n" +
+	"\x02op\x18\t \x01(\x0e2\x0f.handfast.v1.OpR\x02op\x12\x1c\n" +
+	"\tabandoned\x18\n" +
+	" \x01(\bR\tabandoned\"\xc5\x02\n" +
 	"\aRowDiff\x12\x14\n" +
 	"\x05table\x18\x01 \x01(\tR\x05table\x12\x1f\n" +
 	"\vkey_columns\x18\x02 \x03(\tR\n" +

@@ -14,6 +14,8 @@ const (
 	prefixOpen     = 'o'
 	prefixFinished = 'f'
 	prefixExpiry   = 'x'
+	prefixKey      = 'k'
+	prefixValue    = 'v'
 )
 
 const xidLen = len(xid.ID{})
@@ -39,6 +41,14 @@ func appendFinishedKey(b []byte, id xid.ID) []byte {
 func appendExpiryKey(b []byte, at time.Time, id xid.ID) []byte {
 	b = binary.BigEndian.AppendUint64(append(b, prefixExpiry), uint64(at.UnixMilli()))
 	return append(b, id[:]...)
+}
+
+// appendKey is where the XID is that a key of a caller's stands for.
+func appendKey(b []byte, key string) []byte { return append(append(b, prefixKey), key...) }
+
+func valueKey(space, name string) []byte {
+	b := append([]byte{prefixValue}, space...)
+	return append(append(b, 0), name...)
 }
 
 func parseExpiryKey(k []byte) (xid.ID, error) {

@@ -125,6 +125,12 @@ func fill(pb *pebble.Batch, b store.Batch) error {
 		if err := pb.Set(key, value, nil); err != nil {
 			return err
 		}
+		if r.Kind == core.RecordBegin && r.Key != "" {
+			key = appendKey(key[:0], r.Key)
+			if err := pb.Set(key, r.XID[:], nil); err != nil {
+				return err
+			}
+		}
 	}
 	for i := range b.Finished {
 		tx := &b.Finished[i]
@@ -142,7 +148,7 @@ func fill(pb *pebble.Batch, b store.Batch) error {
 			return err
 		}
 		key = appendExpiryKey(key[:0], tx.Finished, tx.XID)
-		if err := pb.Set(key, nil, nil); err != nil {
+		if err := pb.Set(key, []byte(tx.Key), nil); err != nil {
 			return err
 		}
 	}
@@ -323,7 +329,11 @@ func (s *Store) Expire(ctx context.Context, cutoff time.Time, limit int) (int, e
 			horizon = t
 		}
 		n++
-		return true, errors.Join(b.Delete(it.Key(), nil), b.Delete(appendFinishedKey(nil, id), nil))
+		key, err := it.ValueAndErr()
+		if err == nil && len(key) > 0 {
+			err = b.Delete(appendKey(nil, string(key)), nil)
+		}
+		return true, errors.Join(err, b.Delete(it.Key(), nil), b.Delete(appendFinishedKey(nil, id), nil))
 	})
 	if err != nil || n == 0 {
 		_ = b.Close()

@@ -17,6 +17,7 @@ import (
 	"github.com/handfast/handfast/tc/api"
 	"github.com/handfast/handfast/tc/caller"
 	"github.com/handfast/handfast/tc/core"
+	"github.com/handfast/handfast/tc/dtm"
 	"github.com/handfast/handfast/tc/engine"
 )
 
@@ -72,6 +73,7 @@ func newDev(s Streams) *cobra.Command {
 	defaults := config.Defaults()
 	defaults.Listen = defaultServer
 	defaults.LogLevel = "warn"
+	defaults.DTM.Serve = true
 	load := settingsFlags(s, cmd, defaults, "store-dir")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
 		loaded, err := load()
@@ -145,6 +147,9 @@ func serve(ctx context.Context, s Streams, cfg config.Server, ready func(net.Add
 		NoReflection: !cfg.Reflection,
 		Log:          log,
 	}
+	if cfg.DTM.Serve {
+		conf.DTM = &dtm.Config{HTTP: cfg.DTM.HTTP, GRPC: cfg.DTM.GRPC, Version: conf.API.Version}
+	}
 	tlsConfig, err := serverTLS(cfg)
 	if err != nil {
 		return err
@@ -153,6 +158,12 @@ func serve(ctx context.Context, s Streams, cfg config.Server, ready func(net.Add
 		conf.Credentials = credentials.NewTLS(tlsConfig)
 	}
 	server, err := tc.NewServer(ctx, conf)
+	if errors.Is(err, dtm.ErrListen) && ready != nil {
+		// To develop against it is worth something without DTM's clients, too.
+		log.Warn("DTM's clients are not served; --dtm-http and --dtm-grpc name other addresses", "error", err)
+		conf.DTM = nil
+		server, err = tc.NewServer(ctx, conf)
+	}
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return fmt.Errorf("%w; is a coordinator running there already? --listen names another address", err)
 	}

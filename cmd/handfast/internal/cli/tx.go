@@ -18,7 +18,7 @@ func newTx(s Streams) *cobra.Command {
 		Short: "Look at global transactions of a coordinator, and act on one",
 	})
 	r := newRemote(s, cmd)
-	cmd.AddCommand(newTxList(s, r), newTxShow(s, r), newTxCommit(s, r), newTxRollback(s, r), newTxResolve(s, r), newTxRetry(s, r), newTxWatch(s, r))
+	cmd.AddCommand(newTxList(s, r), newTxShow(s, r), newTxCommit(s, r), newTxRollback(s, r), newTxResolve(s, r), newTxRetry(s, r), newTxAbandon(s, r), newTxWatch(s, r))
 	return cmd
 }
 
@@ -31,6 +31,77 @@ func oneXID(cmd *cobra.Command, a []string) error {
 		return usagef("argument XID: %v", err)
 	}
 	return nil
+}
+
+// txArg is the transaction that a command is about.
+type txArg struct{ xid, key string }
+
+// args adds the flag to cmd, and checks what cmd is given before anything is sent.
+func (t *txArg) args(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&t.key, "key", "", "instead of an XID: the `key` that it was begun under, such as the gid of DTM's API")
+	cmd.Args = func(cmd *cobra.Command, a []string) error {
+		if !cmd.Flags().Changed("key") {
+			if err := oneXID(cmd, a); err != nil {
+				return err
+			}
+			t.xid = a[0]
+			return nil
+		}
+		switch {
+		case len(a) > 0:
+			return usagef("%s takes an XID or --key, not both", cmd.CommandPath())
+		case t.key == "":
+			return usagef("--key: is empty")
+		}
+		return nil
+	}
+}
+
+// find gives the XID.
+func (t *txArg) find(ctx context.Context, c handfastv1.AdminClient) (string, error) {
+	if t.xid != "" {
+		return t.xid, nil
+	}
+	resp, err := c.Show(ctx, &handfastv1.GetRequest{Key: t.key})
+	return resp.GetTransaction().GetXid(), err
+}
+
+func newTxAbandon(s Streams, r *remote) *cobra.Command {
+	var operator, cause string
+	var tx txArg
+	cmd := &cobra.Command{
+		Use:   "abandon {XID | --key KEY}",
+		Short: "Give up the calls that a transaction still owes",
+		Long: `Gives up the calls that a transaction still owes to URLs, gRPC methods and
+handlers: they are not made any more, and what they would have done is not done.
+One that is undecided is rolled back, without its compensations. Databases are
+settled all the same. For calls that can never succeed.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			op, err := operatorName(operator)
+			if err != nil {
+				return err
+			}
+			if len(cause) > 1024 {
+				return usagef("--cause: %d bytes long, at most 1024 fit", len(cause))
+			}
+			return r.dial(cmd.Context(), false, func(ctx context.Context, c handfastv1.AdminClient) error {
+				id, err := tx.find(ctx, c)
+				if err != nil {
+					return err
+				}
+				resp, err := c.Abandon(ctx, &handfastv1.AbandonRequest{Xid: id, Operator: op, Cause: cause})
+				if err != nil {
+					return err
+				}
+				_, err = fmt.Fprintf(s.Out, "%s %s: %d calls are given up\n", id, word(resp.GetOutcome()), resp.GetCalls())
+				return err
+			})
+		},
+	}
+	tx.args(cmd)
+	operatorFlag(cmd, &operator)
+	cmd.Flags().StringVar(&cause, "cause", "", "why, in words")
+	return cmd
 }
 
 func newTxCommit(s Streams, r *remote) *cobra.Command {
@@ -110,19 +181,25 @@ func newTxRollback(s Streams, r *remote) *cobra.Command {
 }
 
 func newTxRetry(s Streams, r *remote) *cobra.Command {
-	return &cobra.Command{
-		Use:   "retry XID",
+	var tx txArg
+	cmd := &cobra.Command{
+		Use:   "retry {XID | --key KEY}",
 		Short: "Try to settle now where the next try would be later",
-		Args:  oneXID,
-		RunE: func(cmd *cobra.Command, a []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			return r.dial(cmd.Context(), false, func(ctx context.Context, c handfastv1.AdminClient) error {
-				resp, err := c.RetryNow(ctx, &handfastv1.RetryNowRequest{Xid: a[0]})
+				id, err := tx.find(ctx, c)
 				if err != nil {
 					return err
 				}
-				_, err = fmt.Fprintf(s.Out, "%s: %d resources are tried now\n", a[0], resp.GetResources())
+				resp, err := c.RetryNow(ctx, &handfastv1.RetryNowRequest{Xid: id})
+				if err != nil {
+					return err
+				}
+				_, err = fmt.Fprintf(s.Out, "%s: %d resources are tried now\n", id, resp.GetResources())
 				return err
 			})
 		},
 	}
+	tx.args(cmd)
+	return cmd
 }

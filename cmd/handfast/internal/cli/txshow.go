@@ -18,20 +18,20 @@ import (
 func newTxShow(s Streams, r *remote) *cobra.Command {
 	var asJSON bool
 	var rows int
+	var tx txArg
 	cmd := &cobra.Command{
-		Use:   "show XID",
+		Use:   "show {XID | --key KEY}",
 		Short: "Show one transaction: its branches, and where settling it stands",
 		Long: `Shows one transaction: its branches, and where settling it stands. Where a
 rollback needs a person, it also shows the rows that it can't restore: as they
 were before the transaction, as the transaction left them, and as they are now.
 'handfast tx resolve' says what is to become of them.`,
-		Args: oneXID,
-		RunE: func(cmd *cobra.Command, a []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := checkRows(rows); err != nil {
 				return err
 			}
 			return r.dial(cmd.Context(), false, func(ctx context.Context, c handfastv1.AdminClient) error {
-				resp, err := c.Show(ctx, &handfastv1.GetRequest{Xid: a[0]})
+				resp, err := c.Show(ctx, &handfastv1.GetRequest{Xid: tx.xid, Key: tx.key})
 				if err != nil {
 					return err
 				}
@@ -47,6 +47,7 @@ were before the transaction, as the transaction left them, and as they are now.
 			})
 		},
 	}
+	tx.args(cmd)
 	rowsFlag(cmd, &rows)
 	jsonFlag(cmd, &asJSON)
 	return cmd
@@ -98,7 +99,10 @@ func showCalls(w io.Writer, t *handfastv1.Transaction, now time.Time) error {
 			action, op = b.GetPlan().GetRollback(), "rollback"
 		}
 		answer := x.GetLastError()
-		if x.GetDone() {
+		switch {
+		case x.GetAbandoned():
+			answer = "given up"
+		case x.GetDone():
 			answer = "done"
 		}
 		row(op, action, &handfastv1.Progress{
@@ -125,6 +129,9 @@ func showTransaction(w io.Writer, t *handfastv1.Transaction, now time.Time) erro
 		[]string{"Deadline", stamp(t.GetDeadline())},
 		[]string{"Decided", stamp(t.GetDecisionTime())},
 		[]string{"Finished", stamp(t.GetFinishTime())})
+	if t.GetKey() != "" {
+		facts = append(facts, []string{"Key", clean(t.GetKey())})
+	}
 	if t.GetParentXid() != "" {
 		facts = append(facts, []string{"Parent", clean(t.GetParentXid())})
 	}

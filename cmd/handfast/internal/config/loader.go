@@ -34,6 +34,10 @@ type Loader struct {
 // Settings named in without get no flag and are not read from anywhere.
 func NewLoader(flags *pflag.FlagSet, defaults Server, without ...string) *Loader {
 	l := &Loader{defaults: defaults, flags: flags}
+	flags.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		// What is called here, DTM's users know as callbacks.
+		return pflag.NormalizedName(strings.Replace(name, "callback-", "call-", 1))
+	})
 	shown := defaults
 	for _, s := range settings(&shown) {
 		if slices.Contains(without, s.name) {

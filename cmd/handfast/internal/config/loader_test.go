@@ -69,12 +69,14 @@ func TestEverySettingArrivesFromEverySource(t *testing.T) {
 		"call-allow": "shop.example, *.pay.example,10.1.0.0/16", "call-deny": "10.1.2.3", "call-link-local": "true",
 		"call-tls-ca": "ca.pem", "call-tls-cert": "cc.pem", "call-tls-key": "ck.pem",
 		"call-max": "11", "call-max-per-host": "12", "call-max-waiting": "13", "call-dial-timeout": "2s",
+		"dtm": "true", "dtm-http": "127.0.0.1:7", "dtm-grpc": "127.0.0.1:8",
 	}
 	want := Server{Listen: "127.0.0.1:9", StoreDir: "/x y'z", Shards: 5, Retention: 72 * time.Hour, DefaultTimeout: 90 * time.Second,
 		DrainTimeout: 7 * time.Second, LogFormat: "json", LogLevel: "debug", TLSCert: "c.pem", TLSKey: "k.pem", TLSCA: "a.pem",
 		PayloadMemory: 3 << 29,
 		Calls: Calls{Allow: "shop.example, *.pay.example,10.1.0.0/16", Deny: "10.1.2.3", LinkLocal: true, TLSCA: "ca.pem", TLSCert: "cc.pem", TLSKey: "ck.pem",
-			Max: 11, MaxPerHost: 12, MaxWaiting: 13, DialTimeout: 2 * time.Second}}
+			Max: 11, MaxPerHost: 12, MaxWaiting: 13, DialTimeout: 2 * time.Second},
+		DTM: DTM{Serve: true, HTTP: "127.0.0.1:7", GRPC: "127.0.0.1:8"}}
 	var yaml strings.Builder
 	var env, flags []string
 	var zero Server
@@ -141,6 +143,7 @@ func TestErrorsNameTheSettingAndItsPlace(t *testing.T) {
 		"huge size":                  {env: "HANDFAST_PAYLOAD_MEMORY=99999999999TiB", want: []string{"HANDFAST_PAYLOAD_MEMORY", "size"}},
 		"bad network":                {env: "HANDFAST_CALL_DENY=10.0.0.0/8,10.0.0.0/99", want: []string{"HANDFAST_CALL_DENY", "10.0.0.0/99"}},
 		"host with a port":           {args: []string{"--call-allow=shop.example:443"}, want: []string{"--call-allow", "shop.example:443"}},
+		"DTM's word for it":          {args: []string{"--callback-allow=shop.example:443"}, want: []string{"--call-allow", "shop.example:443"}},
 		"hole in a list":             {args: []string{"--call-allow=a,,b"}, want: []string{"--call-allow", `""`}},
 		"empty list":                 {yaml: "call-allow: []\n", want: []string{"handfast.yaml: call-allow", "empty list"}},
 		"list of lists":              {yaml: "call-allow: [a, [b]]\n", want: []string{"handfast.yaml: call-allow", "element 2"}},

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+
+	"github.com/handfast/handfast/tc/dtm"
 )
 
 // Server is how the coordinator runs.
@@ -24,6 +26,14 @@ type Server struct {
 	TLSKey         string        // PEM file that belongs to TLSCert
 	TLSCA          string        // PEM file of the authorities that clients' certificates must come from; empty: none asked for
 	Calls          Calls
+	DTM            DTM
+}
+
+// DTM is about serving the clients of DTM, who can't authenticate.
+type DTM struct {
+	Serve bool
+	HTTP  string // host:port of HTTP and JSON-RPC
+	GRPC  string // host:port of gRPC
 }
 
 // Calls is about what the coordinator itself calls.
@@ -52,6 +62,7 @@ func Defaults() Server {
 		LogLevel:       "info",
 		Reflection:     true,
 		Calls:          Calls{Max: 4096, MaxPerHost: 64, MaxWaiting: 1024, DialTimeout: 5 * time.Second},
+		DTM:            DTM{HTTP: dtm.DefaultHTTP, GRPC: dtm.DefaultGRPC},
 	}
 }
 
@@ -88,6 +99,9 @@ func settings(s *Server) []setting {
 		{"call-max", "calls under way at a time", intValue{&s.Calls.Max, 1, 1 << 16}},
 		{"call-max-per-host", "calls under way to one host and port", intValue{&s.Calls.MaxPerHost, 1, 1 << 16}},
 		{"call-max-waiting", "calls that wait until others to the same host and port end", intValue{&s.Calls.MaxWaiting, 1, 1 << 16}},
+		{"dtm", "serve the clients of DTM, too; see docs/from-dtm.md", boolValue{&s.DTM.Serve}},
+		{"dtm-http", "`host:port` for DTM's clients over HTTP and JSON-RPC; they can't authenticate", stringValue{&s.DTM.HTTP, checkAddress}},
+		{"dtm-grpc", "`host:port` for DTM's clients over gRPC; they can't authenticate", stringValue{&s.DTM.GRPC, checkAddress}},
 		{"call-dial-timeout", "how long it may take to resolve a name and connect", durationValue{&s.Calls.DialTimeout, time.Millisecond, 10 * time.Minute}},
 	}
 }

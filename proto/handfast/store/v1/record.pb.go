@@ -44,7 +44,14 @@ type Record struct {
 	Plan       *Plan  `protobuf:"bytes,14,opt,name=plan,proto3" json:"plan,omitempty"`
 	Result     []byte `protobuf:"bytes,15,opt,name=result,proto3" json:"result,omitempty"`
 	// Of a vote no: it answers the only attempt that was ever made.
-	Clean         bool `protobuf:"varint,16,opt,name=clean,proto3" json:"clean,omitempty"`
+	Clean bool `protobuf:"varint,16,opt,name=clean,proto3" json:"clean,omitempty"`
+	// Of a begin: what whoever began it calls it, and has to remember.
+	Key  string `protobuf:"bytes,17,opt,name=key,proto3" json:"key,omitempty"`
+	Note []byte `protobuf:"bytes,18,opt,name=note,proto3" json:"note,omitempty"`
+	// Of a vote: no call commits anything before.
+	NotBeforeMs int64 `protobuf:"varint,19,opt,name=not_before_ms,json=notBeforeMs,proto3" json:"not_before_ms,omitempty"`
+	// Of a decision: every call that is owed is given up; of done: this one is.
+	Abandoned     bool `protobuf:"varint,20,opt,name=abandoned,proto3" json:"abandoned,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -191,6 +198,34 @@ func (x *Record) GetClean() bool {
 	return false
 }
 
+func (x *Record) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Record) GetNote() []byte {
+	if x != nil {
+		return x.Note
+	}
+	return nil
+}
+
+func (x *Record) GetNotBeforeMs() int64 {
+	if x != nil {
+		return x.NotBeforeMs
+	}
+	return 0
+}
+
+func (x *Record) GetAbandoned() bool {
+	if x != nil {
+		return x.Abandoned
+	}
+	return false
+}
+
 type Plan struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Forward        *Action                `protobuf:"bytes,1,opt,name=forward,proto3" json:"forward,omitempty"`
@@ -202,6 +237,9 @@ type Plan struct {
 	RetryPercent   uint32                 `protobuf:"varint,7,opt,name=retry_percent,json=retryPercent,proto3" json:"retry_percent,omitempty"`
 	RetryAttempts  uint32                 `protobuf:"varint,8,opt,name=retry_attempts,json=retryAttempts,proto3" json:"retry_attempts,omitempty"`
 	RetryAttention uint32                 `protobuf:"varint,9,opt,name=retry_attention,json=retryAttention,proto3" json:"retry_attention,omitempty"`
+	RetryPollNs    int64                  `protobuf:"varint,10,opt,name=retry_poll_ns,json=retryPollNs,proto3" json:"retry_poll_ns,omitempty"`
+	LastFirst      bool                   `protobuf:"varint,11,opt,name=last_first,json=lastFirst,proto3" json:"last_first,omitempty"`
+	UndoRefused    bool                   `protobuf:"varint,12,opt,name=undo_refused,json=undoRefused,proto3" json:"undo_refused,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -299,6 +337,27 @@ func (x *Plan) GetRetryAttention() uint32 {
 	return 0
 }
 
+func (x *Plan) GetRetryPollNs() int64 {
+	if x != nil {
+		return x.RetryPollNs
+	}
+	return 0
+}
+
+func (x *Plan) GetLastFirst() bool {
+	if x != nil {
+		return x.LastFirst
+	}
+	return false
+}
+
+func (x *Plan) GetUndoRefused() bool {
+	if x != nil {
+		return x.UndoRefused
+	}
+	return false
+}
+
 type Action struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Kind          uint32                 `protobuf:"varint,1,opt,name=kind,proto3" json:"kind,omitempty"`
@@ -309,6 +368,8 @@ type Action struct {
 	DelayNs       int64                  `protobuf:"varint,6,opt,name=delay_ns,json=delayNs,proto3" json:"delay_ns,omitempty"`
 	TimeoutNs     int64                  `protobuf:"varint,7,opt,name=timeout_ns,json=timeoutNs,proto3" json:"timeout_ns,omitempty"`
 	Group         string                 `protobuf:"bytes,8,opt,name=group,proto3" json:"group,omitempty"`
+	Dialect       uint32                 `protobuf:"varint,9,opt,name=dialect,proto3" json:"dialect,omitempty"`
+	Verb          string                 `protobuf:"bytes,10,opt,name=verb,proto3" json:"verb,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -399,6 +460,20 @@ func (x *Action) GetGroup() string {
 	return ""
 }
 
+func (x *Action) GetDialect() uint32 {
+	if x != nil {
+		return x.Dialect
+	}
+	return 0
+}
+
+func (x *Action) GetVerb() string {
+	if x != nil {
+		return x.Verb
+	}
+	return ""
+}
+
 type Header struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -467,8 +542,13 @@ type Finished struct {
 	Branches   []*Branch              `protobuf:"bytes,11,rep,name=branches,proto3" json:"branches,omitempty"`
 	Resources  [][]byte               `protobuf:"bytes,12,rep,name=resources,proto3" json:"resources,omitempty"`
 	// Of the branches that were called in phase two.
-	Called        [][]byte `protobuf:"bytes,13,rep,name=called,proto3" json:"called,omitempty"`
-	Submitted     bool     `protobuf:"varint,14,opt,name=submitted,proto3" json:"submitted,omitempty"`
+	Called      [][]byte `protobuf:"bytes,13,rep,name=called,proto3" json:"called,omitempty"`
+	Submitted   bool     `protobuf:"varint,14,opt,name=submitted,proto3" json:"submitted,omitempty"`
+	Key         string   `protobuf:"bytes,15,opt,name=key,proto3" json:"key,omitempty"`
+	Note        []byte   `protobuf:"bytes,16,opt,name=note,proto3" json:"note,omitempty"`
+	NotBeforeMs int64    `protobuf:"varint,17,opt,name=not_before_ms,json=notBeforeMs,proto3" json:"not_before_ms,omitempty"`
+	// Of the branches whose calls were given up.
+	Abandoned     [][]byte `protobuf:"bytes,18,rep,name=abandoned,proto3" json:"abandoned,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -599,6 +679,34 @@ func (x *Finished) GetSubmitted() bool {
 		return x.Submitted
 	}
 	return false
+}
+
+func (x *Finished) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Finished) GetNote() []byte {
+	if x != nil {
+		return x.Note
+	}
+	return nil
+}
+
+func (x *Finished) GetNotBeforeMs() int64 {
+	if x != nil {
+		return x.NotBeforeMs
+	}
+	return 0
+}
+
+func (x *Finished) GetAbandoned() [][]byte {
+	if x != nil {
+		return x.Abandoned
+	}
+	return nil
 }
 
 type Branch struct {
@@ -808,7 +916,7 @@ var File_handfast_store_v1_record_proto protoreflect.FileDescriptor
 
 const file_handfast_store_v1_record_proto_rawDesc = "" +
 	"\n" +
-	"\x1ehandfast/store/v1/record.proto\x12\x11handfast.store.v1\"\x9b\x03\n" +
+	"\x1ehandfast/store/v1/record.proto\x12\x11handfast.store.v1\"\x83\x04\n" +
 	"\x06Record\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x17\n" +
 	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12\x12\n" +
@@ -827,7 +935,11 @@ const file_handfast_store_v1_record_proto_rawDesc = "" +
 	"\boperator\x18\r \x01(\tR\boperator\x12+\n" +
 	"\x04plan\x18\x0e \x01(\v2\x17.handfast.store.v1.PlanR\x04plan\x12\x16\n" +
 	"\x06result\x18\x0f \x01(\fR\x06result\x12\x14\n" +
-	"\x05clean\x18\x10 \x01(\bR\x05clean\"\xf8\x02\n" +
+	"\x05clean\x18\x10 \x01(\bR\x05clean\x12\x10\n" +
+	"\x03key\x18\x11 \x01(\tR\x03key\x12\x12\n" +
+	"\x04note\x18\x12 \x01(\fR\x04note\x12\"\n" +
+	"\rnot_before_ms\x18\x13 \x01(\x03R\vnotBeforeMs\x12\x1c\n" +
+	"\tabandoned\x18\x14 \x01(\bR\tabandoned\"\xde\x03\n" +
 	"\x04Plan\x123\n" +
 	"\aforward\x18\x01 \x01(\v2\x19.handfast.store.v1.ActionR\aforward\x121\n" +
 	"\x06commit\x18\x02 \x01(\v2\x19.handfast.store.v1.ActionR\x06commit\x125\n" +
@@ -838,7 +950,12 @@ const file_handfast_store_v1_record_proto_rawDesc = "" +
 	"retryMaxNs\x12#\n" +
 	"\rretry_percent\x18\a \x01(\rR\fretryPercent\x12%\n" +
 	"\x0eretry_attempts\x18\b \x01(\rR\rretryAttempts\x12'\n" +
-	"\x0fretry_attention\x18\t \x01(\rR\x0eretryAttention\"\xe9\x01\n" +
+	"\x0fretry_attention\x18\t \x01(\rR\x0eretryAttention\x12\"\n" +
+	"\rretry_poll_ns\x18\n" +
+	" \x01(\x03R\vretryPollNs\x12\x1d\n" +
+	"\n" +
+	"last_first\x18\v \x01(\bR\tlastFirst\x12!\n" +
+	"\fundo_refused\x18\f \x01(\bR\vundoRefused\"\x97\x02\n" +
 	"\x06Action\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
@@ -848,10 +965,13 @@ const file_handfast_store_v1_record_proto_rawDesc = "" +
 	"\bdelay_ns\x18\x06 \x01(\x03R\adelayNs\x12\x1d\n" +
 	"\n" +
 	"timeout_ns\x18\a \x01(\x03R\ttimeoutNs\x12\x14\n" +
-	"\x05group\x18\b \x01(\tR\x05group\"2\n" +
+	"\x05group\x18\b \x01(\tR\x05group\x12\x18\n" +
+	"\adialect\x18\t \x01(\rR\adialect\x12\x12\n" +
+	"\x04verb\x18\n" +
+	" \x01(\tR\x04verb\"2\n" +
 	"\x06Header\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value\"\xa0\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\x88\x04\n" +
 	"\bFinished\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06parent\x18\x02 \x01(\fR\x06parent\x12\x1f\n" +
@@ -870,7 +990,11 @@ const file_handfast_store_v1_record_proto_rawDesc = "" +
 	"\bbranches\x18\v \x03(\v2\x19.handfast.store.v1.BranchR\bbranches\x12\x1c\n" +
 	"\tresources\x18\f \x03(\fR\tresources\x12\x16\n" +
 	"\x06called\x18\r \x03(\fR\x06called\x12\x1c\n" +
-	"\tsubmitted\x18\x0e \x01(\bR\tsubmitted\"\xfb\x01\n" +
+	"\tsubmitted\x18\x0e \x01(\bR\tsubmitted\x12\x10\n" +
+	"\x03key\x18\x0f \x01(\tR\x03key\x12\x12\n" +
+	"\x04note\x18\x10 \x01(\fR\x04note\x12\"\n" +
+	"\rnot_before_ms\x18\x11 \x01(\x03R\vnotBeforeMs\x12\x1c\n" +
+	"\tabandoned\x18\x12 \x03(\fR\tabandoned\"\xfb\x01\n" +
 	"\x06Branch\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x1a\n" +
 	"\bresource\x18\x02 \x01(\fR\bresource\x12\x12\n" +

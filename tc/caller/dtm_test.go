@@ -1,0 +1,696 @@
+package caller_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/url"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/emptypb"
+
+	"github.com/handfast/handfast/tc/caller"
+	"github.com/handfast/handfast/tc/core"
+	"github.com/handfast/handfast/xid"
+)
+
+// asDTM makes a call a saga's, in DTM's dialect.
+func asDTM(c core.Call) core.Call {
+	c.Action.Dialect, c.Mode, c.Op = core.DialectDTM, core.ModeSaga, core.OpForward
+	c.Key, c.Name = "g-1", "01"
+	return c
+}
+
+// asRPC does so over JSON-RPC.
+func asRPC(c core.Call) core.Call {
+	c = asDTM(c)
+	c.Action.Dialect = core.DialectDTMRPC
+	return c
+}
+
+// asWorkflow makes a call that which resumes a workflow.
+func asWorkflow(c core.Call) core.Call {
+	d := c.Action.Dialect
+	c = asDTM(c)
+	c.Mode, c.Action.Verb = core.ModeWorkflow, "order"
+	if d != core.DialectHandfast {
+		c.Action.Dialect = d
+	}
+	return c
+}
+
+// says is a service that answers with the status in its path and the body in its query.
+func says(t *testing.T) string {
+	t.Helper()
+	return serveHTTP(t, func(w http.ResponseWriter, r *http.Request) {
+		var code int
+		_, _ = fmt.Sscan(r.URL.Path[1:], &code)
+		w.WriteHeader(code)
+		_, _ = io.WriteString(w, r.URL.Query().Get("say"))
+	})
+}
+
+func TestWhatDTMReadsInAnHTTPAnswer(t *testing.T) {
+	t.Parallel()
+	base := says(t)
+	w := newWorld(t, caller.Config{})
+	const done, failed, notYet, unsure = core.Done, core.Failed, core.NotYet, core.Unsure
+	for _, tt := range []struct {
+		code      int
+		body      string
+		want      core.Verdict
+		attention bool
+		text      string // part of it
+	}{
+		{200, "", done, false, ""},
+		{200, `{"dtm_result":"SUCCESS"}`, done, false, ""},
+		{200, "failure, ongoing", done, false, ""},
+		{201, "made", unsure, false, "201 Created: made"},
+		{202, "", unsure, false, "202 Accepted"},
+		{409, "", failed, false, "return failed: FAILURE"},
+		{409, "no room", failed, false, "return failed: no room FAILURE"},
+		{409, `{"dtm_result":"FAILURE","message":"no room"}`, failed, false, `"no room"}`},
+		{200, "a FAILURE", failed, false, "return failed: a FAILURE"},
+		{500, "FAILURE", failed, false, "FAILURE"},
+		{404, "FAILURE", failed, false, "FAILURE"},
+		{425, "", notYet, false, "425 Too Early"},
+		{425, "\x00 ", notYet, false, "425 Too Early"},
+		{425, "later", notYet, false, "later"},
+		{425, "FAILURE", notYet, false, "FAILURE"},
+		{200, "ONGOING", notYet, false, "ONGOING"},
+		{409, "ONGOING", notYet, false, "ONGOING"},
+		{500, "ONGOING", notYet, false, "ONGOING"},
+		{200, "FAILURE, and ONGOING", notYet, false, "FAILURE, and ONGOING"},
+		{304, "", unsure, true, "304"},
+		{301, "", unsure, true, "301"}, // to nowhere
+		{400, "why", unsure, true, "400 Bad Request: why"},
+		{404, "", unsure, true, "404"},
+		{429, "", unsure, false, "429"},
+		{500, "oops", unsure, false, "500 Internal Server Error: oops"},
+		{501, "", unsure, true, "501"},
+		{503, "", unsure, false, "503"},
+	} {
+		at := fmt.Sprintf("%s/%d?say=%s", base, tt.code, url.QueryEscape(tt.body))
+		a := w.do(asDTM(post(at, "{}")))
+		if a.Verdict != tt.want || a.NeedsAttention != tt.attention || a.Result != nil || !strings.Contains(a.Text, tt.text) {
+			t.Errorf("%d %q: got %+v", tt.code, tt.body, a)
+		}
+		if tt.want == failed && !strings.HasPrefix(a.Text, "url:"+at+" return failed: ") {
+			t.Errorf("%d %q: the reason is %q", tt.code, tt.body, a.Text)
+		}
+		if tt.want == unsure && !strings.Contains(a.Text, hostOf(base)) {
+			t.Errorf("%d %q: the text is %q", tt.code, tt.body, a.Text)
+		}
+		// Whatever comes back from the service of a workflow is not the workflow's result.
+		a = w.do(asWorkflow(post(at, "{}")))
+		switch {
+		case tt.code == 200 && (a.Verdict != notYet || a.Text != "called back; the workflow has not told its result yet"):
+			t.Errorf("workflow, %d %q: got %+v", tt.code, tt.body, a)
+		case tt.code != 200 && (a.Verdict != unsure || a.NeedsAttention != tt.attention):
+			t.Errorf("workflow, %d %q: got %+v", tt.code, tt.body, a)
+		}
+	}
+}
+
+func TestTheReasonOfARefusalIsBounded(t *testing.T) {
+	t.Parallel()
+	base := serveHTTP(t, func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusConflict)
+		if say, loud := r.Header["X-Say"]; loud {
+			_, _ = io.WriteString(w, say[0]+strings.Repeat("ä", 900))
+		}
+	})
+	w := newWorld(t, caller.Config{}) // which looks at the length
+	for _, at := range []string{base, base + "/" + strings.Repeat("x", 1010-len(base)), base + "/" + strings.Repeat("x", 3000)} {
+		for _, say := range []string{"", "FAILURE"} {
+			c := asDTM(post(at, ""))
+			c.Action.Header = []core.Header{{Name: "X-Say", Value: say}}
+			a := w.do(c)
+			if a.Verdict != core.Failed || strings.Count(a.Text, "FAILURE") != 1 || !strings.HasPrefix(a.Text, "url:"+base) {
+				t.Errorf("%d bytes of URL, %q: got %v, %q", len(at), say, a.Verdict, a.Text)
+			}
+		}
+	}
+	// With the word it is longer than a text, and without it is not.
+	if a := w.do(asDTM(post(base+"/"+strings.Repeat("x", 1000-len(base)), ""))); !strings.HasSuffix(a.Text, " FAILURE") {
+		t.Errorf("got %v, %q", a.Verdict, a.Text)
+	}
+}
+
+// A word may come in pieces, and stand anywhere.
+func TestDTMsWordsAreFoundWhereverTheyStand(t *testing.T) {
+	t.Parallel()
+	base := serveHTTP(t, func(w http.ResponseWriter, r *http.Request) {
+		var n int
+		word := r.URL.Query().Get("word")
+		_, _ = fmt.Sscan(r.URL.Query().Get("n"), &n)
+		_, _ = io.WriteString(w, strings.Repeat(" ", n)+word[:3])
+		w.(http.Flusher).Flush()
+		_, _ = io.WriteString(w, word[3:]+"!")
+	})
+	w := newWorld(t, caller.Config{})
+	places := []int{0, 1, 1 << 20, 4<<20 - 8}
+	for n := 4080; n < 4110; n++ {
+		places = append(places, n, n+4096)
+	}
+	for _, n := range places {
+		for word, want := range map[string]core.Verdict{"FAILURE": core.Failed, "ONGOING": core.NotYet, "FAILUREONGOING": core.NotYet, "SUCCESS": core.Done} {
+			if len(word) > 7 && n > 1<<20 {
+				continue
+			}
+			if a := w.do(asDTM(post(fmt.Sprintf("%s?n=%d&word=%s", base, n, word), ""))); a.Verdict != want || a.NeedsAttention {
+				t.Fatalf("%s behind %d bytes: got %+v", word, n, a)
+			}
+		}
+	}
+	if a := w.do(asDTM(post(fmt.Sprintf("%s?n=%d&word=SUCCESS", base, 4<<20-7), ""))); a.Verdict != core.Unsure || !a.NeedsAttention || !strings.Contains(a.Text, "4 MiB") {
+		t.Errorf("more than 4 MiB: got %+v", a)
+	}
+}
+
+func TestAnAnswerOfOneGigabyteCostsDTMsDialectNothing(t *testing.T) { //nolint:paralleltest // it counts memory
+	var written atomic.Int64
+	chunk := []byte(strings.Repeat("x", 32<<10))
+	base := serveHTTP(t, func(w http.ResponseWriter, r *http.Request) {
+		var code int
+		_, _ = fmt.Sscan(r.URL.Path[1:], &code)
+		w.WriteHeader(code)
+		for range (1 << 30) / len(chunk) {
+			n, err := w.Write(chunk)
+			written.Add(int64(n))
+			if err != nil {
+				return
+			}
+		}
+	})
+	w := newWorld(t, caller.Config{})
+	w.do(asDTM(post(base+"/409", ""))) // warm
+	for code, want := range map[int]core.Verdict{200: core.Unsure, 404: core.Unsure, 409: core.Failed, 425: core.NotYet} {
+		written.Store(0)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		began := time.Now()
+		a := w.do(asDTM(post(fmt.Sprintf("%s/%d", base, code), "")))
+		took := time.Since(began)
+		runtime.ReadMemStats(&after)
+		if a.Verdict != want || a.NeedsAttention != (want == core.Unsure) {
+			t.Errorf("%d: got %+v", code, a)
+		}
+		if made := after.TotalAlloc - before.TotalAlloc; made > 1<<20 {
+			t.Errorf("%d: %d bytes were allocated", code, made)
+		}
+		if n := written.Load(); n > 1<<28 || took > patience/2 {
+			t.Errorf("%d: %d bytes and %s", code, n, took)
+		}
+	}
+	if a := w.do(asWorkflow(post(base+"/200", ""))); a.Verdict != core.NotYet {
+		t.Errorf("workflow: got %+v", a)
+	}
+}
+
+func TestBodiesWithoutTheirEndAndDTM(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, caller.Config{})
+	for _, tt := range []struct {
+		head, body string
+		want       core.Verdict
+	}{
+		{"200 OK", "half", core.Unsure},
+		{"200 OK", "FAILURE", core.Unsure},
+		{"500 Oops", "FAILURE", core.Unsure},
+		{"500 Oops", "ONGOING", core.Unsure},
+		{"409 Conflict", "half", core.Failed},
+		{"409 Conflict", "ONGOING", core.NotYet},
+		{"425 Too Early", "FAILURE", core.NotYet},
+	} {
+		for _, hangs := range []bool{false, true} {
+			host := raw(t, func(c net.Conn) {
+				request(c)
+				_, _ = io.WriteString(c, "HTTP/1.1 "+tt.head+"\r\nContent-Length: 10\r\n\r\n"+tt.body)
+				if hangs {
+					drain(c)
+				}
+			})
+			timeout := patience
+			if hangs {
+				timeout = short
+			}
+			a := w.do(within(timeout, asDTM(post("http://"+host, "{}"))))
+			if a.Verdict != tt.want || a.NeedsAttention {
+				t.Errorf("%s, %s, hangs %t: got %+v", tt.head, tt.body, hangs, a)
+			}
+			if hangs && tt.want == core.Unsure && !strings.Contains(a.Text, "within 300ms") {
+				t.Errorf("%s, %s: the text is %q", tt.head, tt.body, a.Text)
+			}
+		}
+	}
+}
+
+// sent is a request that has arrived.
+type sent struct {
+	*http.Request
+	body string
+}
+
+// sink is a service that says yes and shows what came.
+func sink(t *testing.T) (base string, got chan sent) {
+	t.Helper()
+	got = make(chan sent, 100)
+	return serveHTTP(t, func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		got <- sent{r, string(body)}
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = io.WriteString(w, "{}")
+	}), got
+}
+
+func TestHowDTMNamesWhatItCallsFor(t *testing.T) {
+	t.Parallel()
+	base, got := sink(t)
+	w := newWorld(t, caller.Config{})
+	branch := xid.NewBranchID()
+	for _, tt := range []struct {
+		mode      core.Mode
+		op        core.Op
+		verb      string
+		key, name string
+		want      string // gid, trans_type, branch_id, op
+		post      bool
+	}{
+		{core.ModeSaga, core.OpForward, "", "g", "01", "g saga 01 action", false},
+		{core.ModeSaga, core.OpRollback, "", "g", "02", "g saga 02 compensate", false},
+		{core.ModeMessage, core.OpForward, "", "g", "01-02", "g msg 01-02 action", false},
+		{core.ModeMessage, core.OpForward, "msg", "g", "00", "g msg 00 msg", false},
+		{core.ModeTCC, core.OpForward, "", "g", "01", "g tcc 01 try", false},
+		{core.ModeTCC, core.OpCommit, "", "g", "01", "g tcc 01 confirm", false},
+		{core.ModeTCC, core.OpRollback, "", "g", "0101", "g tcc 0101 cancel", false},
+		{core.ModeXA, core.OpCommit, "", "g", "01", "g xa 01 commit", true},
+		{core.ModeXA, core.OpRollback, "", "g", "01", "g xa 01 rollback", true},
+		{core.ModeWorkflow, core.OpForward, "my wf", "g", "00", "g workflow 00 my wf", true},
+		{core.ModeSaga, core.OpForward, "", "", "hotel", testXID.String() + " saga " + branch.String() + " action", false},
+		{core.ModeTCC, core.OpCommit, "", "", "", testXID.String() + " tcc " + branch.String() + " confirm", false},
+		{core.ModeTCC, core.OpCommit, "", "g&h=1 ä", "", "g&h=1 ä tcc " + branch.String() + " confirm", false},
+	} {
+		for _, payload := range []string{"", "x"} {
+			c := asDTM(post(base+"/b", payload))
+			c.Mode, c.Op, c.Action.Verb, c.Key, c.Name, c.Branch = tt.mode, tt.op, tt.verb, tt.key, tt.name, branch
+			if a := w.do(c); (a.Verdict != core.Done) != (tt.mode == core.ModeWorkflow) {
+				t.Fatalf("%s: got %+v", tt.want, a)
+			}
+			r := receive(t, got)
+			q := r.URL.Query()
+			if have := fmt.Sprintf("%s %s %s %s", q.Get("gid"), q.Get("trans_type"), q.Get("branch_id"), q.Get("op")); have != tt.want || len(q) != 4 {
+				t.Errorf("got %q, want %q of %v", have, tt.want, q)
+			}
+			if (r.Method == http.MethodPost) != (tt.post || payload != "") || !tt.post && payload == "" && r.Method != http.MethodGet || r.body != payload {
+				t.Errorf("%s: %s %q", tt.want, r.Method, r.body)
+			}
+		}
+	}
+}
+
+func TestWhatDTMSends(t *testing.T) {
+	t.Parallel()
+	base, got := sink(t)
+	w := newWorld(t, caller.Config{})
+	const ours = "branch_id=01&gid=g-1&op=action&trans_type=saga"
+	for _, tt := range []struct{ at, want string }{
+		{"", "/?" + ours},
+		{"/b?", "/b?" + ours},
+		{"/b?x=1", "/b?x=1&" + ours},
+		{"/b?z=1&a=%2F;&z=+&e", "/b?z=1&a=%2F;&z=+&e&" + ours},
+		{"/b?gid=theirs&op=o", "/b?gid=theirs&op=o&" + ours}, // both, theirs first
+		{"/b?x=${steps.a}&y=${own}", "/b?x=${steps.a}&y=${own}&" + ours},
+		{"/b/../${own}/$${x?q=${", "/b/../$%7Bown%7D/$$%7Bx?q=${&" + ours},
+		{"/b?x=1#there", "/b?x=1&" + ours},
+	} {
+		payload := "{\"a\" : \"${steps.s.f}\", \"b\":1e400}\x00\xff"
+		c := asDTM(post(base+tt.at, payload))
+		c.Before, c.Own = []core.Result{{Name: "s", Value: []byte(`{"f":1}`)}}, []byte("1")
+		c.Action.Header = []core.Header{{Name: "X-Two", Value: "1"}, {Name: "x-two", Value: "${own}"}, {Name: "X-Name", Value: "日本"}}
+		if a := w.do(c); a.Verdict != core.Done || a.Result != nil {
+			t.Fatalf("%s: got %+v", tt.at, a)
+		}
+		r := receive(t, got)
+		if r.Method != http.MethodPost || r.RequestURI != tt.want || r.body != payload {
+			t.Errorf("%s: got %s %s %q", tt.at, r.Method, r.RequestURI, r.body)
+		}
+		r.Header.Del("Content-Length")
+		want := http.Header{"Content-Type": {"application/json"}, "User-Agent": {"handfast"}, "X-Two": {"1", "${own}"}, "X-Name": {"日本"}}
+		if !maps.EqualFunc(r.Header, want, func(a, b []string) bool { return strings.Join(a, ",") == strings.Join(b, ",") }) {
+			t.Errorf("%s: the header is %v", tt.at, r.Header)
+		}
+	}
+	c := asDTM(post(base, "<a/>"))
+	c.Action.Header = []core.Header{{Name: "content-type", Value: "text/xml"}, {Name: "user-agent", Value: "us"}}
+	w.do(c)
+	if r := receive(t, got); strings.Join(r.Header.Values("Content-Type"), ",") != "text/xml" || r.UserAgent() != "us" {
+		t.Errorf("what the action says does not go before ours: %v", r.Header)
+	}
+}
+
+func TestDTMFollowsRedirects(t *testing.T) {
+	t.Parallel()
+	target, got := sink(t)
+	base := serveHTTP(t, func(w http.ResponseWriter, r *http.Request) {
+		var code, n int
+		_, _ = fmt.Sscan(r.URL.Query().Get("code")+" "+r.URL.Query().Get("n"), &code, &n)
+		to := r.URL.Query().Get("to")
+		if n > 1 {
+			to = fmt.Sprintf("/?code=%d&n=%d&to=%s", code, n-1, url.QueryEscape(to))
+		}
+		w.Header().Set("Location", to)
+		w.WriteHeader(code)
+	})
+	w := newWorld(t, caller.Config{})
+	hop := func(code, n int, to string) core.Call {
+		c := asDTM(post(fmt.Sprintf("%s/?code=%d&n=%d&to=%s", base, code, n, url.QueryEscape(to)), "{}"))
+		c.Action.Header = []core.Header{{Name: "X-A", Value: "b"}}
+		return c
+	}
+	for code, want := range map[int]string{301: "GET ", 302: "GET ", 303: "GET ", 307: "POST {}", 308: "POST {}"} {
+		if a := w.do(hop(code, 1, target+"/there?x=1")); a.Verdict != core.Done {
+			t.Fatalf("%d: got %+v", code, a)
+		}
+		if r := receive(t, got); r.Method+" "+r.body != want || r.RequestURI != "/there?x=1" || r.Header.Get("X-A") != "b" {
+			t.Errorf("%d: got %s %s %q %v", code, r.Method, r.RequestURI, r.body, r.Header)
+		}
+	}
+	if a := w.do(hop(307, 9, target)); a.Verdict != core.Done {
+		t.Errorf("9 redirects: got %+v", a)
+	}
+	if a := w.do(hop(307, 11, target)); a.Verdict != core.Unsure || !a.NeedsAttention || !strings.Contains(a.Text, "stopped after 10 redirects") {
+		t.Errorf("11 redirects: got %+v", a)
+	}
+	for _, to := range []string{"http://169.254.169.254/latest/meta-data", "http://[fe80::1]/"} {
+		if a := w.do(hop(302, 2, to)); a.Verdict != core.Unsure || !a.NeedsAttention || !strings.Contains(a.Text, "not allowed") || !strings.Contains(a.Text, to) {
+			t.Errorf("%s: got %+v", to, a)
+		}
+	}
+	slow := serveHTTP(t, func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	if a := w.do(within(short, hop(302, 1, slow))); a.Verdict != core.Unsure || !strings.Contains(a.Text, "within 300ms") {
+		t.Errorf("to who never answers: got %+v", a)
+	}
+	// The other calls follow none.
+	if a := w.do(post(fmt.Sprintf("%s/?code=307&n=1&to=%s", base, url.QueryEscape(target)), "{}")); a.Verdict != core.Unsure || !strings.Contains(a.Text, "307") {
+		t.Errorf("in Handfast's own dialect: got %+v", a)
+	}
+}
+
+func TestDTMCallsNobodyWhereThereIsNoAddress(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, caller.Config{})
+	for _, c := range []core.Call{asDTM(post("", "{}")), asRPC(post("", "{}")), asDTM(unary("", nil))} {
+		if a := w.do(c); a.Verdict != core.Done || a.Text != "" || a.Result != nil {
+			t.Errorf("got %+v", a)
+		}
+		c.Mode = core.ModeWorkflow
+		if a := w.do(c); a.Verdict != core.NotYet {
+			t.Errorf("workflow: got %+v", a)
+		}
+	}
+	none := asDTM(post("", ""))
+	none.Action.Kind = core.TargetHandler
+	for _, c := range []core.Call{post("", ""), none} {
+		if a := w.do(c); a.Verdict != core.Unsure || !a.NeedsAttention {
+			t.Errorf("got %+v", a)
+		}
+	}
+}
+
+func TestWhatDTMCannotSend(t *testing.T) {
+	t.Parallel()
+	base, got := sink(t)
+	w := newWorld(t, caller.Config{})
+	header := func(c core.Call, name, value string) core.Call {
+		c.Action.Header = []core.Header{{Name: name, Value: value}}
+		return c
+	}
+	change := func(c core.Call, f func(*core.Call)) core.Call { f(&c); return c }
+	there := unary(hostOf(base)+check, nil).Action.Address
+	for _, tt := range []struct {
+		call core.Call
+		text string
+	}{
+		{header(asDTM(post(base, "")), "X-A", "x\r\nb: y"), "character"},
+		{header(asDTM(post(base, "")), "Handfast-Xid", "x"), "by the coordinator"},
+		{header(asDTM(post(base, "")), "Connection", "x"), "connection"},
+		{header(asDTM(unary(there, nil)), "x-a", "日本"), "no header may hold"},
+		{header(asDTM(unary(there, nil)), "grpc-timeout", "1S"), "belongs to gRPC"},
+		{change(asDTM(unary(there, nil)), func(c *core.Call) { c.Key = "日本" }), "gid"},
+		{change(asWorkflow(unary(there, nil)), func(c *core.Call) { c.Action.Verb = "日本" }), "op"},
+		{change(asDTM(post(base, "")), func(c *core.Call) { c.Op = core.OpCommit }), "no name"},
+		{change(asDTM(post(base, "")), func(c *core.Call) { c.Mode = core.ModeAT }), "no name"},
+		{change(asWorkflow(post(base, "")), func(c *core.Call) { c.Action.Verb = "" }), "no name"},
+		{asDTM(post("ftp://h/", "")), "want a URL"},
+		{asDTM(post("http://u:secret@h/", "")), "credentials"},
+		{asDTM(unary("h/x", nil)), "host:port"},
+		{asRPC(unary(there, nil)), "JSON-RPC"},
+		{asRPC(post(base, "[]")), "JSON object"},
+		{asRPC(post(base, "null")), "JSON object"},
+		{asRPC(post(base, "{")), "JSON object"},
+		{asRPC(post(base, "{}x")), "JSON object"},
+	} {
+		if a := w.do(tt.call); a.Verdict != core.Unsure || !a.NeedsAttention || !strings.Contains(a.Text, tt.text) || strings.Contains(a.Text, "secret") {
+			t.Errorf("got %+v, want %q", a, tt.text)
+		}
+	}
+	if len(got) != 0 {
+		t.Errorf("something was sent: %s", (<-got).RequestURI)
+	}
+}
+
+func TestWhatDTMSendsOverGRPC(t *testing.T) {
+	t.Parallel()
+	type call struct {
+		md   metadata.MD
+		body []byte
+	}
+	got := make(chan call, 1)
+	reply := make([]byte, 0)
+	host := serveGRPC(t, nil, grpc.UnknownServiceHandler(func(_ any, s grpc.ServerStream) error {
+		var in, out emptypb.Empty
+		if err := s.RecvMsg(&in); err != nil {
+			return err
+		}
+		md, _ := metadata.FromIncomingContext(s.Context())
+		got <- call{md, in.ProtoReflect().GetUnknown()}
+		out.ProtoReflect().SetUnknown(reply)
+		return s.SendMsg(&out)
+	}))
+	w := newWorld(t, caller.Config{})
+	payload := []byte{0x7a, 0x80, 0x02} // field 15 of 256 bytes
+	for i := range 256 {
+		payload = append(payload, byte(i))
+	}
+	base := metadata.MD{":authority": {host}, "content-type": {"application/grpc"}}
+	c := asDTM(unary(host+"/busi.Busi/TransIn", payload))
+	c.Op, c.Mode = core.OpRollback, core.ModeTCC
+	c.Action.Header = []core.Header{{Name: "X-Two", Value: "1"}, {Name: "x-two", Value: "${own}"}, {Name: "x-bin", Value: "\x00ä"}}
+	for n := range 2 {
+		want := base.Copy()
+		for name, v := range map[string]string{"gid": "g-1", "trans_type": "tcc", "branch_id": "01", "op": "cancel", "dtm": ""} {
+			want.Set("dtm-"+name, v)
+		}
+		if n == 0 {
+			want.Append("x-two", "1", "${own}")
+			want.Set("x-bin", "\x00ä")
+		} else {
+			c.Action.Header, c.Key = nil, ""
+			c.Branch = xid.NewBranchID()
+			want.Set("dtm-gid", testXID.String())
+			want.Set("dtm-branch_id", c.Branch.String())
+		}
+		if a := w.do(c); a.Verdict != core.Done || a.Result != nil {
+			t.Fatalf("got %+v", a)
+		}
+		r := receive(t, got)
+		if !strings.HasPrefix(strings.Join(r.md.Get("user-agent"), ","), "handfast") {
+			t.Errorf("the user agent is %q", r.md.Get("user-agent"))
+		}
+		r.md.Delete("user-agent")
+		if !maps.EqualFunc(r.md, want, func(a, b []string) bool { return strings.Join(a, ",") == strings.Join(b, ",") && len(a) == len(b) }) {
+			t.Errorf("the metadata is %v\nwant %v", r.md, want)
+		}
+		if string(r.body) != string(payload) {
+			t.Errorf("the payload is %x", r.body)
+		}
+	}
+	// A reply is not looked at, whether it is short or long.
+	for _, tt := range []struct {
+		field, size int
+		want        core.Verdict
+	}{{15, 100, core.Done}, {15, 3 << 20, core.Done}, {15, 4<<20 + 1, core.Unsure}} {
+		reply = append([]byte{byte(tt.field<<3 | 2)}, varint(tt.size)...)
+		reply = append(reply, make([]byte, tt.size)...)
+		a := w.do(asDTM(unary(host+"/busi.Busi/TransIn", nil)))
+		receive(t, got)
+		if a.Verdict != tt.want || a.Result != nil || a.NeedsAttention != (tt.want == core.Unsure) {
+			t.Errorf("%d bytes: got %+v", tt.size, a)
+		}
+		if tt.want == core.Unsure && !strings.Contains(a.Text, "4 MiB") {
+			t.Errorf("the text is %q", a.Text)
+		}
+	}
+}
+
+func varint(n int) (out []byte) {
+	for ; n > 127; n >>= 7 {
+		out = append(out, byte(n)|0x80)
+	}
+	return append(out, byte(n))
+}
+
+func TestWhatDTMReadsInAStatusOfGRPC(t *testing.T) {
+	t.Parallel()
+	host := serveGRPC(t, func(_ context.Context, service string) (*grpc_health_v1.HealthCheckResponse, error) {
+		kind, message, _ := strings.Cut(service, " ")
+		for c := codes.OK; c <= codes.Unauthenticated; c++ {
+			st := status.New(c, message)
+			switch kind {
+			case "ours" + c.String():
+				st, _ = st.WithDetails(&errdetails.ErrorInfo{Domain: "handfast", Reason: "LOCK_CONFLICT"})
+				return nil, st.Err()
+			case c.String():
+				return serving, st.Err()
+			}
+		}
+		return serving, nil
+	})
+	w := newWorld(t, caller.Config{})
+	attention := map[codes.Code]bool{
+		codes.InvalidArgument: true, codes.NotFound: true, codes.AlreadyExists: true, codes.PermissionDenied: true,
+		codes.OutOfRange: true, codes.Unimplemented: true, codes.Unauthenticated: true, codes.DataLoss: true,
+	}
+	for c := codes.OK; c <= codes.Unauthenticated; c++ {
+		for _, message := range []string{"", "why", "FAILURE", "ONGOING", "ONGOING now"} {
+			want, text := core.Unsure, c.String()
+			reason := strings.TrimSpace(fmt.Sprintf("url:%s return failed: %s", host+check, message))
+			switch {
+			case c == codes.OK:
+				want, text = core.Done, ""
+			case c == codes.Aborted && message == "ONGOING":
+				want, text = core.NotYet, "ONGOING"
+			case c == codes.Aborted:
+				want, text = core.Failed, reason
+				if message != "FAILURE" {
+					text += " FAILURE"
+				}
+			case c == codes.FailedPrecondition && message == "":
+				want, text = core.NotYet, host+" answered FailedPrecondition"
+			case c == codes.FailedPrecondition:
+				want, text = core.NotYet, message
+			}
+			call := func() core.Call { return asDTM(unary(host+check, encoded(t, c.String()+" "+message))) }
+			a := w.do(call())
+			if a.Verdict != want || a.NeedsAttention != attention[c] || a.Result != nil ||
+				(want == core.Unsure && !strings.Contains(a.Text, text)) || (want != core.Unsure && a.Text != text) {
+				t.Errorf("%s %q: got %+v, want %q", c, message, a, text)
+			}
+			if a = w.do(asWorkflow(call())); a.Verdict != core.Unsure && (c != codes.OK || a.Verdict != core.NotYet) || a.NeedsAttention != attention[c] {
+				t.Errorf("workflow, %s %q: got %+v", c, message, a)
+			}
+		}
+		if a := w.do(asDTM(unary(host+check, encoded(t, "ours"+c.String()+" ONGOING")))); c != codes.OK && a.Verdict != core.Unsure {
+			t.Errorf("an error of Handfast, %s: got %+v", c, a)
+		}
+	}
+}
+
+func TestWhatDTMSendsOverJSONRPC(t *testing.T) {
+	t.Parallel()
+	base, got := sink(t)
+	w := newWorld(t, caller.Config{})
+	const identity = `"branch_id":"01","gid":"g-1"`
+	ids := map[string]bool{}
+	for _, tt := range []struct{ payload, want string }{
+		{"", `{` + identity + `,"op":"action","trans_type":"saga"}`},
+		{`{ }`, `{` + identity + `,"op":"action","trans_type":"saga"}`},
+		{`{"n": 12345678901234567890.10, "e":1E400, "o":{"x":[1.0]}}`,
+			`{"branch_id":"01","e":1E400,"gid":"g-1","n":12345678901234567890.10,"o":{"x":[1.0]},"op":"action","trans_type":"saga"}`},
+		{`{"gid":"theirs","s":"${own}"}`, `{` + identity + `,"op":"action","s":"${own}","trans_type":"saga"}`},
+	} {
+		c := asRPC(post(base+"/rpc?method=Busi.In%20x&y=${own}", tt.payload))
+		c.Own = []byte("1")
+		c.Action.Header = []core.Header{{Name: "X-A", Value: "b"}}
+		if a := w.do(c); a.Verdict != core.Done || a.Result != nil {
+			t.Fatalf("got %+v", a)
+		}
+		r := receive(t, got)
+		var body struct {
+			ID      string
+			JSONRPC string
+			Method  string
+			Params  json.RawMessage
+		}
+		if err := json.Unmarshal([]byte(r.body), &body); err != nil {
+			t.Fatalf("%s: %v", r.body, err)
+		}
+		if body.JSONRPC != "2.0" || body.Method != "Busi.In x" || string(body.Params) != tt.want || len(body.ID) < 16 || ids[body.ID] {
+			t.Errorf("got %s\nwant %s", r.body, tt.want)
+		}
+		ids[body.ID] = true
+		if r.Method != http.MethodPost || r.RequestURI != "/rpc?method=Busi.In%20x&y=${own}" || r.Header.Get("Content-Type") != "application/json" || r.Header.Get("X-A") != "b" {
+			t.Errorf("got %s %s %v", r.Method, r.RequestURI, r.Header)
+		}
+	}
+}
+
+func TestWhatDTMReadsInAnAnswerOfJSONRPC(t *testing.T) {
+	t.Parallel()
+	base := says(t)
+	w := newWorld(t, caller.Config{})
+	for _, tt := range []struct {
+		code int
+		body string
+		want core.Verdict
+	}{
+		{200, `{"jsonrpc":"2.0","result":{}}`, core.Done},
+		{200, `{"error":null}`, core.Done},
+		{200, `{"error":{"code":-32901,"message":"no room"}}`, core.Failed},
+		{200, `{"error":{"code":-32902}}`, core.NotYet},
+		{200, `{"error":{"code":-32603,"message":"oops"}}`, core.Unsure},
+		{200, `{"error":{}}`, core.Unsure},
+		{200, `{"error":{"code":"-32901"}}`, core.Unsure},
+		{200, `{"error":"-32901"}`, core.Unsure},
+		{200, `{"error":{"code":-32901,"message":"ONGOING"}}`, core.NotYet},
+		{200, `{"error":{"code":-32902,"message":"FAILURE"}}`, core.Failed},
+		{200, `<html>`, core.Unsure},
+		{200, ``, core.Unsure},
+		{200, `null`, core.Unsure},
+		{200, `[]`, core.Unsure},
+		{200, `{} {}`, core.Unsure},
+		{409, `{}`, core.Failed},
+		{425, `{}`, core.NotYet},
+		{500, `{"error":{"code":-32901}}`, core.Unsure},
+		{201, `{}`, core.Unsure},
+	} {
+		at := fmt.Sprintf("%s/%d?method=m&say=%s", base, tt.code, url.QueryEscape(tt.body))
+		a := w.do(asRPC(post(at, "{}")))
+		if a.Verdict != tt.want || a.Result != nil || a.NeedsAttention {
+			t.Errorf("%d %s: got %+v", tt.code, tt.body, a)
+		}
+		if tt.want == core.Failed && (!strings.HasPrefix(a.Text, "url:"+at+" return failed: {") || !strings.Contains(a.Text, "FAILURE")) {
+			t.Errorf("%d %s: the reason is %q", tt.code, tt.body, a.Text)
+		}
+		c := post(at, "{}")
+		c.Action.Dialect = core.DialectDTMRPC
+		if a = w.do(asWorkflow(c)); (a.Verdict == core.NotYet) != (tt.code == 200) || a.Verdict == core.Done || a.Verdict == core.Failed {
+			t.Errorf("workflow, %d %s: got %+v", tt.code, tt.body, a)
+		}
+	}
+}
