@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -43,57 +42,47 @@ func startCoordinator(ctx context.Context) (c *coordinator, err error) {
 		}
 	}()
 	program := filepath.Join(c.dir, "handfast")
-	build := exec.CommandContext(ctx, "go", "build", "-o", program, "./cmd/handfast")
+	build := exec.CommandContext(ctx, "go", "build", "-o", c.dir+string(filepath.Separator), "./cmd/handfast")
 	build.Dir = filepath.Join("..", "..")
 	if out, err := build.CombinedOutput(); err != nil {
 		return c, fmt.Errorf("go build: %w\n%s", err, out)
 	}
-	log, out, err := os.Pipe()
+	said, out, err := os.Pipe()
 	if err != nil {
 		return c, err
 	}
-	cmd := exec.Command(program, "dev", "--listen", "127.0.0.1:0", //nolint:noctx // its life is not that of a context
-		"--dtm-http", "127.0.0.1:0", "--dtm-grpc", "127.0.0.1:0", "--log-format", "json", "--log-level", "info")
-	cmd.Stderr = out
+	cmd := exec.Command(program, "dev", "--listen", "127.0.0.1:0", "--dtm-http", "127.0.0.1:0", "--dtm-grpc", "127.0.0.1:0") //nolint:noctx // its life is not that of a context
+	cmd.Stdout, cmd.Stderr = out, os.Stderr
 	c.proc, err = child.Start(cmd, syscall.SIGTERM)
 	if err = errors.Join(err, out.Close()); err != nil {
-		return c, errors.Join(err, log.Close())
+		return c, errors.Join(err, said.Close())
 	}
-	return c, c.listening(ctx, log)
-}
-
-// listening reads the log until it tells both addresses, and has the rest read.
-func (c *coordinator) listening(ctx context.Context, log io.ReadCloser) error {
-	found := make(chan error, 1)
-	go func() { // ends with the process, whose log ends then
-		defer func() { _ = log.Close() }()
-		var read strings.Builder
-		for lines := bufio.NewScanner(log); lines.Scan(); {
-			var line struct{ Msg, Address, HTTP string }
-			if json.Unmarshal(lines.Bytes(), &line) != nil {
-				read.WriteString(lines.Text() + "\n")
-				continue
-			}
-			switch line.Msg {
-			case "serving":
-				c.native = line.Address
-			case "serving DTM's clients":
-				c.dtm = "http://" + line.HTTP + "/api/dtmsvr"
-			}
-			if c.native != "" && c.dtm != "" {
-				found <- nil
-				_, _ = io.Copy(io.Discard, log)
-				return
-			}
-		}
-		found <- fmt.Errorf("handfast dev has ended: %s", read.String())
+	listens := make(chan error, 1)
+	go func() { // ends with the process
+		listens <- c.addresses(said)
+		_, _ = io.Copy(io.Discard, said) // or it can't write any more
+		_ = said.Close()
 	}()
 	select {
-	case err := <-found:
-		return err
+	case err := <-listens:
+		return c, err
 	case <-ctx.Done():
-		return ctx.Err()
+		return c, ctx.Err()
 	}
+}
+
+// addresses reads what the program says until it has told both.
+func (c *coordinator) addresses(said io.Reader) error {
+	for lines := bufio.NewScanner(said); lines.Scan(); {
+		if addr, ok := strings.CutPrefix(lines.Text(), "Coordinator at "); ok {
+			c.native, _, _ = strings.Cut(addr, ";")
+		}
+		if addr, ok := strings.CutPrefix(lines.Text(), "DTM's clients: "); ok {
+			c.dtm, _, _ = strings.Cut(addr, " ")
+			return nil
+		}
+	}
+	return errors.New("handfast dev has ended")
 }
 
 // stop ends the process, which removes its store.
