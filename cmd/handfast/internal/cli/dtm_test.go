@@ -21,7 +21,7 @@ func startForDTM(t *testing.T) (admin, dtm string) {
 	for line := range said {
 		if m := dtmLine.FindStringSubmatch(line); m != nil {
 			go func() {
-				for range said { //nolint:revive // or it can't write any more
+				for range said { // or it can't write any more
 				}
 			}()
 			return d.addr, m[1]

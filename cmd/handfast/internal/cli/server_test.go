@@ -43,7 +43,7 @@ func startDev(t *testing.T, args ...string) *running {
 	t.Helper()
 	d, said := startDevReading(t, args...)
 	go func() {
-		for range said { //nolint:revive // or it can't write any more
+		for range said { // or it can't write any more
 		}
 	}()
 	return d
