@@ -67,7 +67,8 @@ func startWorld(dir string, change ...func(*tc.Config)) (*world, error) {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	w, err := dial(s.DTM().HTTPAddr().String(), s.DTM().GRPCAddr().String())
+	overHTTP, overGRPC := s.DTMAddrs()
+	w, err := dial(overHTTP.String(), overGRPC.String())
 	w.cancel, w.served = cancel, make(chan error, 1)
 	go func() { w.served <- s.Serve(ctx) }()
 	return w, err

@@ -34,7 +34,7 @@ func beCoordinator(dir string) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Println(s.DTM().HTTPAddr(), s.DTM().GRPCAddr())
+	_, err = fmt.Println(s.DTMAddrs())
 	return errors.Join(err, os.Stdout.Close(), s.Serve(context.Background()))
 }
 
