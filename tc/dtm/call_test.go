@@ -349,11 +349,12 @@ func TestTopicsChangeAtOnce(t *testing.T) {
 		to("/one", "/two")
 		shared.get(t, "unsubscribe", "topic", topic, "url", b.at("/one")).ok(t)
 		to("/two")
+		shared.do(t, http.MethodDelete, "/api/dtmsvr/topic/"+topic, "").ok(t)
+		shared.post(t, "prepare", msg(before, "", "topic://"+topic)).ok(t)
 		shared.post(t, "submit", with(msg(before, "", "topic://"+topic), "wait_result", true)).ok(t)
 		if c := b.of(before); len(c) != 1 || c[0].path != "/one" {
 			t.Errorf("what was prepared before went to %+v", c)
 		}
-		shared.do(t, http.MethodDelete, "/api/dtmsvr/topic/"+topic, "").ok(t)
 		shared.post(t, "submit", msg(shared.gid(t), "", "topic://"+topic)).want(t, 500, "topic not found")
 	}
 }

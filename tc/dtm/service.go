@@ -116,23 +116,23 @@ func (r *request) begin(id xid.ID, deadline time.Time, n *note) (core.Begin, err
 // start finds the transaction of a request, or begins it and hands its branches over, all
 // durable when it returns. Where a crash came between the two, it goes on.
 func (s *service) start(ctx context.Context, r *request, plan func(xid.ID) ([]core.Register, error), deadline time.Time) (g global, began bool, err error) {
-	id, now := s.eng.NewXID()
-	branches, err := plan(id)
-	if err != nil {
-		return g, false, err
-	}
 	lock := s.gid(r.Gid)
 	lock.Lock()
 	defer lock.Unlock()
 	g, found, err := s.find(ctx, r.Gid)
+	if err != nil || found && (g.Submitted || g.Outcome != core.Undecided || g.joins(r) != nil) {
+		return g, false, err
+	}
+	id, now := s.eng.NewXID()
+	if found {
+		id = g.XID
+	}
+	branches, err := plan(id)
 	switch {
-	case err != nil, found && (g.Submitted || g.Outcome != core.Undecided || g.joins(r) != nil):
+	case err != nil:
 		return g, false, err
 	case found:
-		if branches, err = plan(g.XID); err == nil {
-			err = s.submitBranches(ctx, &g, branches, deadline)
-		}
-		return g, true, err
+		return g, true, s.submitBranches(ctx, &g, branches, deadline)
 	}
 	g.note, g.XID, g.Key = r.note(), id, r.Gid
 	begin, err := r.begin(id, now.Add(submitPatience), &g.note)
