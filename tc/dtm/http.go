@@ -94,7 +94,7 @@ func (s *Server) counted(name string, f func(http.ResponseWriter, *http.Request)
 		defer func() {
 			if p := recover(); p != nil {
 				s.cfg.Log.Error("a handler panicked", "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
-				writeJSON(w, status, map[string]string{"message": "internal error"})
+				http.Error(w, "internal error", status) // no JSON, as prepareWorkflow needs it
 			}
 			count.add(status < http.StatusBadRequest)
 		}()

@@ -226,6 +226,58 @@ func TestStepsOfAWorkflowRace(t *testing.T) {
 	}
 }
 
+// A branch that was told yes is part of what is decided, however close that is.
+func TestBranchesAgainstTheDecision(t *testing.T) {
+	t.Parallel()
+	b := newBranches(t)
+	for n := range 10 {
+		gid := shared.gid(t)
+		shared.post(t, "prepare", trans(gid, "tcc")).ok(t)
+		var told sync.Map
+		var all sync.WaitGroup
+		for i := range 20 {
+			all.Go(func() {
+				id := fmt.Sprintf("%02d", i+1)
+				a, err := shared.try(t.Context(), "POST", "/api/dtmsvr/registerBranch", marshal(t, tccBranch(gid, id, b.at("/a"), b.at("/a"))))
+				switch {
+				case err == nil && a.status == 200:
+					told.Store(id, true)
+				case err != nil || a.status != 409:
+					t.Errorf("got %+v, %v", a, err)
+				}
+			})
+		}
+		what := []string{"submit", "abort"}[n%2]
+		shared.post(t, what, with(trans(gid, "tcc"), "wait_result", true)).ok(t)
+		all.Wait()
+		called := map[string]int{}
+		for _, name := range b.names(gid) {
+			called[strings.TrimSuffix(strings.TrimSuffix(name, "-confirm"), "-cancel")]++
+		}
+		told.Range(func(id, _ any) bool {
+			if called[id.(string)] != 1 {
+				t.Errorf("%s of %s was called %d times", id, gid, called[id.(string)])
+			}
+			delete(called, id.(string))
+			return true
+		})
+		if len(called) > 0 {
+			t.Errorf("called without a yes: %v", called)
+		}
+	}
+}
+
+func TestTooManyBranches(t *testing.T) {
+	t.Parallel()
+	gid := shared.gid(t)
+	shared.post(t, "prepare", trans(gid, "tcc")).ok(t)
+	for n := range 256 {
+		shared.post(t, "registerBranch", tccBranch(gid, fmt.Sprintf("%03d", n), "", "")).ok(t)
+	}
+	shared.post(t, "registerBranch", tccBranch(gid, "256", "", "")).want(t, 409, "256 branches", "FAILURE")
+	shared.post(t, "submit", with(trans(gid, "tcc"), "wait_result", true)).ok(t)
+}
+
 func TestBranchesThatAreNone(t *testing.T) {
 	t.Parallel()
 	gid := shared.gid(t)

@@ -103,6 +103,12 @@ func TestOptions(t *testing.T) {
 			want(t, 425, "within 1s", "ONGOING")
 		b.open(gid)
 	})
+	t.Run("request_timeout by default", func(t *testing.T) {
+		t.Parallel()
+		gid := shared.gid(t)
+		shared.post(t, "submit", with(saga(gid, b.at("/a", "hold", gid), ""), "retry_interval", 100, "wait_result", true)).want(t, 425, "within 3s", "ONGOING")
+		b.open(gid)
+	})
 	t.Run("branch_headers", func(t *testing.T) {
 		t.Parallel()
 		gid := shared.gid(t)
