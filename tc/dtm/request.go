@@ -104,7 +104,7 @@ func unmarshal(body []byte, into any) error {
 	var t *json.UnmarshalTypeError
 	switch {
 	case errors.As(err, &t) && t.Field != "":
-		return wrong(t.Field, "is a %s; want a %s", t.Value, t.Type)
+		return wrong(strings.TrimPrefix(t.Field, "options."), "is a %s; want a %s", t.Value, t.Type)
 	case err != nil:
 		return refuse(other, "the body is no JSON of a request: %v", err)
 	}
