@@ -233,10 +233,10 @@ func TestConcurrentSagaCompensatesNoActionThatStillRuns(t *testing.T) {
 		w.on("slow action", func(call) error {
 			select {
 			case <-slow.done:
-				return errors.New("compensated while it ran")
+				t.Error("compensated while it ran")
 			case <-time.After(time.Second): // as long as the action takes
-				return nil
 			}
+			return nil
 		})
 		w.on("slow compensate", func(call) error { slow.give(); return nil })
 		w.on("bad action", func(c call) error {
@@ -245,7 +245,8 @@ func TestConcurrentSagaCompensatesNoActionThatStillRuns(t *testing.T) {
 		})
 		gid := w.gid(p)
 		check(t, w.saga(p, gid, func(s *dtmcli.Saga) { s.SetConcurrent() }, "slow", "bad"))
-		w.ends(gid, "failed", "01 compensate succeed", "01 action succeed", "02 compensate succeed", "02 action failed")
+		w.reaches(gid, "failed")
+		equal(t, "compensations", len(w.all("slow compensate")), 1)
 	})
 }
 
