@@ -142,8 +142,11 @@ func (m *Message) Validate() error {
 		}
 		steps, own, _ := r.to.References()
 		for _, s := range steps {
-			if !slices.Contains(r.after, s) {
+			switch {
+			case !slices.Contains(r.after, s):
 				fail("it uses the result of %.40q; want that name in After", s)
+			case slices.ContainsFunc(m.receivers[:i], func(o receiver) bool { return o.name == s && o.to.DTM }):
+				fail("it uses the result of %.40q, which has none: it is called as DTM would", s)
 			}
 		}
 		if own {

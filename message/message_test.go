@@ -193,19 +193,21 @@ func TestValidateNamesTheReceiver(t *testing.T) {
 	to := target.HTTP("http://h")
 	large := target.HTTP("http://h", target.Payload(make([]byte, target.MaxPayload)))
 	for want, m := range map[string]*message.Message{
-		`message "m": it has 0 receivers; want from 1 to 255`:                              message.New("m"),
-		`message "m": receiver "a b": the name "a b"; want letters`:                        message.New("m").To(to, message.Name("a b")),
-		`message "m": receiver "a": there is another one of that name`:                     message.New("m").To(to, message.Name("a")).To(to, message.Name("a")),
-		`message "m": receiver "check-back": there is another one of that name`:            message.New("m").To(to, message.Name("check-back")),
-		`message "m": receiver "to-1": http: "h"; want a URL`:                              message.New("m").To(target.HTTP("h")),
-		`message "m": receiver "to-1": retry: percent is 9; want`:                          message.New("m").To(to, message.Retry(target.RetryPolicy{Percent: 9})),
-		`message "m": retry: percent is 9; want`:                                           message.New("m").To(to).Retry(target.RetryPolicy{Percent: 9}),
-		`message "m": retry: a message is delivered until that succeeds`:                   message.New("m").To(to).Retry(target.RetryPolicy{Attempts: 9}),
-		`receiver "to-1": retry: a message is delivered until that succeeds`:               message.New("m").To(to, message.Retry(target.RetryPolicy{Attempts: 9})),
-		`receiver "to-1": after: there is no receiver "to-2" added before this one`:        message.New("m").To(to, message.After("to-2")).To(to),
-		`receiver "to-2": it uses the result of "to-1"; want that name in After`:           message.New("m").To(to).To(target.HTTP("http://h/${steps.to-1}")),
+		`message "m": it has 0 receivers; want from 1 to 255`:                       message.New("m"),
+		`message "m": receiver "a b": the name "a b"; want letters`:                 message.New("m").To(to, message.Name("a b")),
+		`message "m": receiver "a": there is another one of that name`:              message.New("m").To(to, message.Name("a")).To(to, message.Name("a")),
+		`message "m": receiver "check-back": there is another one of that name`:     message.New("m").To(to, message.Name("check-back")),
+		`message "m": receiver "to-1": http: "h"; want a URL`:                       message.New("m").To(target.HTTP("h")),
+		`message "m": receiver "to-1": retry: percent is 9; want`:                   message.New("m").To(to, message.Retry(target.RetryPolicy{Percent: 9})),
+		`message "m": retry: percent is 9; want`:                                    message.New("m").To(to).Retry(target.RetryPolicy{Percent: 9}),
+		`message "m": retry: a message is delivered until that succeeds`:            message.New("m").To(to).Retry(target.RetryPolicy{Attempts: 9}),
+		`receiver "to-1": retry: a message is delivered until that succeeds`:        message.New("m").To(to, message.Retry(target.RetryPolicy{Attempts: 9})),
+		`receiver "to-1": after: there is no receiver "to-2" added before this one`: message.New("m").To(to, message.After("to-2")).To(to),
+		`receiver "to-2": it uses the result of "to-1"; want that name in After`:    message.New("m").To(to).To(target.HTTP("http://h/${steps.to-1}")),
+		`receiver "to-2": it uses the result of "to-1", which has none: it is called as DTM would`: message.New("m").
+			To(target.HTTP("http://h", target.DTM())).To(target.HTTP("http://h/${steps.to-1}"), message.After("to-1")),
 		`receiver "to-1": it uses its own result, which there is none before it is called`: message.New("m").To(target.HTTP("http://h/${own}")),
-		`message "m": it is 2097`:                                                          message.New("m").To(large).To(large),
+		`message "m": it is 2097`: message.New("m").To(large).To(large),
 	} {
 		var e *message.Error
 		if err := m.Validate(); !errors.As(err, &e) || !strings.Contains(err.Error(), want) {

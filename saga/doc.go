@@ -36,6 +36,7 @@
 //	    http: http://hotel/book      # or grpc: host:port/package.Service/Method
 //	    input: {guest: Ada}          #  or handler: book, with group: or database:
 //	    timeout: 3s                  # of one call
+//	    dtm: false                   # the service has DTM's barrier; see target.DTM
 //	    retry: {attempts: 5}
 //	    compensate:
 //	      http: http://hotel/cancel

@@ -42,6 +42,7 @@ type targetDocument struct {
 	Headers     map[string]string `json:"headers,omitempty"`
 	Timeout     string            `json:"timeout,omitempty"`
 	Delay       string            `json:"delay,omitempty"`
+	DTM         bool              `json:"dtm,omitempty"`
 }
 
 type retryDocument struct {
@@ -91,7 +92,7 @@ func describeRetry(r target.RetryPolicy) *retryDocument {
 func describe(t target.Target) targetDocument {
 	out := targetDocument{
 		HTTP: t.HTTP, GRPC: t.GRPC, Handler: t.Handler, Group: t.Group, Headers: t.Headers,
-		Timeout: duration(t.Timeout), Delay: duration(t.Delay),
+		Timeout: duration(t.Timeout), Delay: duration(t.Delay), DTM: t.DTM,
 	}
 	if t.Resource != (xid.ResourceID{}) {
 		out.Database = t.Resource.String()
@@ -171,7 +172,7 @@ func (p *parser) retry(at string, r *retryDocument) target.RetryPolicy {
 func (p *parser) target(at string, doc *targetDocument) target.Target {
 	t := target.Target{
 		HTTP: doc.HTTP, GRPC: doc.GRPC, Handler: doc.Handler, Group: doc.Group, Headers: doc.Headers,
-		Timeout: p.duration(at+"timeout", doc.Timeout), Delay: p.duration(at+"delay", doc.Delay),
+		Timeout: p.duration(at+"timeout", doc.Timeout), Delay: p.duration(at+"delay", doc.Delay), DTM: doc.DTM,
 	}
 	if len(t.Headers) == 0 {
 		t.Headers = nil

@@ -69,7 +69,7 @@ steps:
 	b, _ := trip.MarshalJSON()
 	fmt.Println(string(b))
 	// Output:
-	// saga: line 6, column 5: steps[0].compensat: there is no such field; want one of after, compensate, database, delay, group, grpc, handler, headers, http, input, input_base64, name, no_compensation, pivot, retry, timeout
+	// saga: line 6, column 5: steps[0].compensat: there is no such field; want one of after, compensate, database, delay, dtm, group, grpc, handler, headers, http, input, input_base64, name, no_compensation, pivot, retry, timeout
 	// {"name":"trip","steps":[{"name":"hotel","http":"http://hotel/book","input":{"guest":"Ada"},"compensate":{"http":"http://hotel/cancel"}}]}
 }
 

@@ -32,6 +32,7 @@ steps:
   - name: seats
     grpc: air:443/air.v1.Seats/Book
     input_base64: CgR4
+    dtm: true
     no_compensation: true
     after: []
   - name: pay
@@ -51,7 +52,7 @@ func trip() *saga.Definition {
 			saga.Input(json.RawMessage(`{"guest":"Ada","nights":2,"price":1e3,"tags":[null,true,"<&>"]}`)), saga.Timeout(3*time.Second),
 			saga.Retry(target.RetryPolicy{First: time.Second, Max: time.Minute, Percent: 150, Attempts: 5, AttentionAfter: 2}),
 			saga.Compensate(target.HTTP("http://hotel/cancel", target.Payload(map[string]string{"booking": "${own.id}"})))).
-		Step("seats", target.GRPC("air:443/air.v1.Seats/Book", target.Payload([]byte("\n\x04x"))), saga.NoCompensation(), saga.After()).
+		Step("seats", target.GRPC("air:443/air.v1.Seats/Book", target.Payload([]byte("\n\x04x")), target.DTM()), saga.NoCompensation(), saga.After()).
 		Step("pay", target.Handler("payments", "charge"), saga.Pivot(), saga.After("hotel", "seats")).
 		Step("mail", target.DatabaseHandler(xid.ResourceID{15: 7}, "mail", target.Delay(time.Hour)))
 }

@@ -217,10 +217,15 @@ func (d *Definition) checkReferences(g *graph) error {
 					errs = append(errs, d.wrong(s.name, "%sit uses the result of a step %.40q; the steps are %s", t.field, n, d.names()))
 				case !g.before(j, i):
 					errs = append(errs, d.wrong(s.name, "%sit uses the result of %q, which does not come before it", t.field, n))
+				case d.steps[j].action.DTM:
+					errs = append(errs, d.wrong(s.name, "%sit uses the result of %q, which has none: it is called as DTM would", t.field, n))
 				}
 			}
-			if own && t.field == "" {
+			switch {
+			case own && t.field == "":
 				errs = append(errs, d.wrong(s.name, "it uses its own result, which only its compensation can"))
+			case own && s.action.DTM:
+				errs = append(errs, d.wrong(s.name, "%sit uses the result of the step, which has none: it is called as DTM would", t.field))
 			}
 		}
 	}

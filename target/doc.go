@@ -23,5 +23,5 @@
 //
 // A string that is a reference and nothing else becomes the value, of whatever type; in
 // a string with other text, the text of the value. "$${" stands for "${". Payloads for
-// GRPC have no references.
+// GRPC have no references, and nothing of a target with the option DTM has.
 package target

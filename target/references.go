@@ -10,8 +10,12 @@ import (
 )
 
 // References gives the names of the steps whose results are used, each once, and
-// whether the branch's own result is. A "${" that begins no reference is an *Error.
+// whether the branch's own result is. A "${" that begins no reference is an *Error. A
+// target with DTM has none.
 func (a Target) References() (steps []string, own bool, err error) {
+	if a.DTM {
+		return nil, false, nil
+	}
 	add := func(field, s string) error {
 		refs, err := split(s)
 		if err != nil {

@@ -26,6 +26,7 @@ type Target struct {
 	Headers map[string]string // at most MaxHeaders; HTTP headers, gRPC metadata, fields of a call
 	Timeout time.Duration     // of one call; 0: 10 s. At most MaxTimeout
 	Delay   time.Duration     // before the first call, from when it may be made. At most MaxDelay
+	DTM     bool              // called as DTM's server would; see the option of that name
 
 	err     error // of Payload
 	invalid error // of Invalid
@@ -96,6 +97,28 @@ func Timeout(d time.Duration) Option { return func(a *Target) { a.Timeout = d } 
 // Delay sets how long to wait before the first call, from when it may be made.
 func Delay(d time.Duration) Option { return func(a *Target) { a.Delay = d } }
 
+// DTM has HTTP or GRPC called as the server of DTM (github.com/dtm-labs/dtm) calls
+// branches, so that a service with DTM's barrier takes part as it is. It sees
+//
+//	gid         the XID
+//	branch_id   the id of the branch, the same for all its actions
+//	trans_type  saga, tcc or msg
+//	op          saga: action, compensate; TCC: confirm, cancel; message: action, and msg
+//	            for the check-back
+//
+// in the query of the URL, behind what is there, or as dtm-gid and so on in the metadata
+// of gRPC; and no header of Handfast. A call without a payload is a GET.
+//
+// 200 and OK are done; 409, ABORTED, and FAILURE in the body are the no of a step or of a
+// check-back; 425, FAILED_PRECONDITION, and ONGOING in the body ask to come back later;
+// everything else is tried again, and so is a no of what has to happen. Redirects are
+// followed. There is no result. "${" in the payload and in the URL is nothing special.
+//
+// The barrier undoes only what it has seen done. So whoever calls Try of TCC by itself has
+// to send gid, branch_id, trans_type=tcc and op=try along: XID and Branch of the identity
+// that tcc.Call gives. A workflow has no such targets.
+func DTM() Option { return func(a *Target) { a.DTM = true } }
+
 // Invalid makes Validate fail with an *Error of this field and text. It is for packages
 // that make targets, and find that what they were given can't be one; so that it is told
 // where all that is wrong with a target is told, before anything is sent. Of several the
@@ -111,7 +134,7 @@ func Invalid(field, text string) Option {
 // IsZero tells whether this is no target.
 func (a Target) IsZero() bool {
 	return a.HTTP == "" && a.GRPC == "" && a.Handler == "" && a.Group == "" && a.Resource == (xid.ResourceID{}) &&
-		len(a.Payload) == 0 && len(a.Headers) == 0 && a.Timeout == 0 && a.Delay == 0 && a.err == nil && a.invalid == nil
+		len(a.Payload) == 0 && len(a.Headers) == 0 && a.Timeout == 0 && a.Delay == 0 && !a.DTM && a.err == nil && a.invalid == nil
 }
 
 // String gives the address.

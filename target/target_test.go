@@ -74,6 +74,11 @@ func TestValidateNamesTheField(t *testing.T) {
 		"same header":        {a: target.HTTP("http://h", target.Header("X-A", ""), target.Header("x-a", "")), want: `headers: "X-A" and "x-a" are the same header`},
 		"header value":       {a: target.HTTP("http://h", target.Header("x", "a\nb")), want: `headers: the value of "x" holds a character`},
 		"of another package": {a: target.Handler("g", "x", target.Invalid("subject", "empty"), target.Invalid("b", ""), target.Payload(1)), want: "subject: empty"},
+		"DTM":                {a: target.HTTP("http://h/../${a?x=${own}", target.Payload("${own"), target.DTM())},
+		"DTM, grpc":          {a: target.GRPC("h:1/S/M", target.DTM())},
+		"DTM, handler":       {a: target.Handler("g", "x", target.DTM()), want: "dtm: a handler has no dialect; want http or grpc"},
+		"DTM, no address":    {a: target.HTTP("", target.DTM()), want: "target: has no address"},
+		"DTM, credentials":   {a: target.HTTP("http://u:secret@h", target.DTM()), want: "http: it holds credentials"},
 		"long headers":       {a: target.HTTP("http://h", target.Header("x", strings.Repeat("x", 8<<10))), want: "headers: 8193 bytes long; want at most 8192"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -104,6 +109,9 @@ func TestReferencesAreFound(t *testing.T) {
 	if _, own, _ := target.HTTP("http://h", target.Payload("x${own}")).References(); !own {
 		t.Error("${own} was not seen")
 	}
+	if steps, own, err := target.HTTP("http://h/${steps.a}", target.Payload("${own} ${x"), target.DTM()).References(); err != nil || steps != nil || own {
+		t.Errorf("in DTM's dialect: got %v, %v, %v", steps, own, err)
+	}
 	if steps, _, err := target.HTTP("http://h", target.Payload([]byte(`not JSON ${steps.a}`))).References(); err != nil || steps != nil {
 		t.Errorf("got %v, %v", steps, err)
 	}
@@ -130,6 +138,7 @@ func TestProto(t *testing.T) {
 		{target.HTTP("http://h", target.Payload(map[string]string{"a": "<b>"}), target.Header("b", "2"), target.Header("a", "1"), target.Timeout(time.Second), target.Delay(time.Minute)),
 			`{"url":"http://h","payload":"eyJhIjoiPGI+In0=","headers":[{"name":"a","value":"1"},{"name":"b","value":"2"}],"timeout":"1s","delay":"60s"}`},
 		{target.GRPC("h:1/s/m", target.Payload([]byte{0})), `{"grpc":"h:1/s/m","payload":"AA=="}`},
+		{target.HTTP("http://h", target.DTM()), `{"url":"http://h","dialect":"DIALECT_DTM"}`},
 		{target.Handler("payments", "charge"), `{"handler":"charge","handlerResource":"` + xid.ResourceOf("payments").String() + `","handlerGroup":"payments"}`},
 		{target.DatabaseHandler(database, "charge"), `{"handler":"charge","handlerResource":"` + database.String() + `"}`},
 	} {
@@ -137,6 +146,9 @@ func TestProto(t *testing.T) {
 		if got := strings.ReplaceAll(string(b), `, "`, `,"`); err != nil || strings.ReplaceAll(strings.ReplaceAll(got, `": `, `":`), `, {`, `,{`) != c.want {
 			t.Errorf("got %s, %v, want %s", got, err, c.want)
 		}
+	}
+	if (target.Target{DTM: true}).IsZero() {
+		t.Error("a target with a dialect is none")
 	}
 	if (target.Target{}).Proto() != nil {
 		t.Error("no target has a form on the wire")

@@ -88,6 +88,9 @@ func (a Target) Validate() error {
 	case set > 1:
 		return wrong("target", "has %d addresses; want one of http, grpc and handler", set)
 	}
+	if a.DTM && a.Handler != "" {
+		return wrong("dtm", "a handler has no dialect; want http or grpc")
+	}
 	if err := a.checkAddress(); err != nil {
 		return err
 	}
@@ -111,7 +114,11 @@ func (a Target) checkAddress() error {
 	case len(a.HTTP)+len(a.GRPC) > MaxAddress:
 		return wrong("address", "%d bytes long; want at most %d", len(a.HTTP)+len(a.GRPC), MaxAddress)
 	case a.HTTP != "":
-		if _, err := address.ParseHTTP(a.HTTP); err != nil {
+		parse := address.ParseHTTP
+		if a.DTM {
+			parse = address.ParsePlainHTTP
+		}
+		if _, err := parse(a.HTTP); err != nil {
 			return wrong("http", "%v", err)
 		}
 	case a.GRPC != "":
@@ -190,6 +197,9 @@ func (a Target) Proto() *pb.Action {
 			r, p.HandlerGroup = xid.ResourceOf(a.Group), a.Group
 		}
 		p.HandlerResource = r.String()
+	}
+	if a.DTM {
+		p.Dialect = pb.Dialect_DIALECT_DTM
 	}
 	for _, n := range a.headerNames() {
 		p.Headers = append(p.Headers, &pb.Header{Name: n, Value: a.Headers[n]})

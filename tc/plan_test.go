@@ -32,6 +32,9 @@ func mkStep(n int, after ...int) *pb.RegisterBranchRequest {
 	return &pb.RegisterBranchRequest{BranchId: mkBranch(n), Mode: pb.Mode_MODE_SAGA, Name: fmt.Sprintf("step-%d", n), Plan: p}
 }
 
+// dtm is a call in DTM's dialect.
+func dtm(url string) *pb.Action { return &pb.Action{Url: url, Dialect: pb.Dialect_DIALECT_DTM} }
+
 func TestABadPlanNamesTheField(t *testing.T) {
 	t.Parallel()
 	r := start(t, t.TempDir())
@@ -98,8 +101,26 @@ func TestABadPlanNamesTheField(t *testing.T) {
 		"a line end in a value": {header("a", "x\r\ny"), "plan.forward.headers[1].value"},
 		"after nonsense":        {func(b *pb.RegisterBranchRequest) { b.Plan.After = []string{goodBranch, "x"} }, "plan.after[1]"},
 		"after too many":        {func(b *pb.RegisterBranchRequest) { b.Plan.After = make([]string, 33) }, "plan.after"},
-		"a shrinking pause":     {func(b *pb.RegisterBranchRequest) { b.Plan.Retry = &pb.RetryPolicy{Percent: 50} }, "plan.retry.percent"},
-		"no pause":              {func(b *pb.RegisterBranchRequest) { b.Plan.Retry = &pb.RetryPolicy{First: durationpb.New(0)} }, "plan.retry.first"},
+		"DTM and a handler":     {forward(func(a *pb.Action) { a.Dialect = pb.Dialect_DIALECT_DTM }), "plan.forward.dialect"},
+		"no such dialect": {forward(func(a *pb.Action) {
+			a.Handler, a.HandlerResource, a.Url, a.Dialect = "", "", "http://a/", 7
+		}), "plan.forward.dialect"},
+		"DTM and a workflow": {func(b *pb.RegisterBranchRequest) {
+			b.Mode, b.Plan.Forward = pb.Mode_MODE_WORKFLOW, dtm("http://a/")
+		}, "plan.forward.dialect"},
+		"DTM and a workflow's step": {func(b *pb.RegisterBranchRequest) {
+			b.Mode, b.Plan = pb.Mode_MODE_WORKFLOW, &pb.Plan{Rollback: dtm("http://a/")}
+		}, "plan.rollback.dialect"},
+		"DTM and the commit of a workflow": {func(b *pb.RegisterBranchRequest) {
+			b.Mode, b.Plan = pb.Mode_MODE_WORKFLOW, &pb.Plan{Commit: dtm("http://a/")}
+		}, "plan.commit.dialect"},
+		"DTM and the rollback of a message": {func(b *pb.RegisterBranchRequest) {
+			b.Mode, b.Plan.Rollback = pb.Mode_MODE_MESSAGE, dtm("http://a/")
+		}, "plan.rollback.dialect"},
+		"DTM and a second call of a step": {func(b *pb.RegisterBranchRequest) { b.Plan.Commit = dtm("http://a/") }, "plan.commit.dialect"},
+		"DTM and no URL":                  {func(b *pb.RegisterBranchRequest) { b.Plan.Forward = dtm("a") }, "plan.forward.url"},
+		"a shrinking pause":               {func(b *pb.RegisterBranchRequest) { b.Plan.Retry = &pb.RetryPolicy{Percent: 50} }, "plan.retry.percent"},
+		"no pause":                        {func(b *pb.RegisterBranchRequest) { b.Plan.Retry = &pb.RetryPolicy{First: durationpb.New(0)} }, "plan.retry.first"},
 	} {
 		for form, c := range forms(t, r) {
 			t.Run(form+"/"+name, func(t *testing.T) {

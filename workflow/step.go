@@ -45,6 +45,9 @@ func Compensate(t target.Target) StepOption {
 		if err := t.Validate(); err != nil {
 			return &target.Error{Field: "compensate", Text: err.Error()}
 		}
+		if t.DTM {
+			return &target.Error{Field: "compensate", Text: "a workflow's steps are not called as DTM would; want a target without that option"}
+		}
 		if steps, _, _ := t.References(); len(steps) > 0 {
 			return &target.Error{Field: "compensate", Text: "it refers to results of steps; want \"${own}\", or what the payload needs written into it"}
 		}

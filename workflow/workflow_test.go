@@ -365,6 +365,10 @@ func TestStepTellsWhatIsWrong(t *testing.T) {
 			_, err := workflow.Step(ctx, w, "a", fine, workflow.Compensate(target.HTTP("h")))
 			return nil, err
 		},
+		`step "a": compensate: a workflow's steps are not called as DTM would`: func(ctx context.Context, w *workflow.W, _ []byte) ([]byte, error) {
+			_, err := workflow.Step(ctx, w, "a", fine, workflow.Compensate(target.HTTP("http://h/", target.DTM())))
+			return nil, err
+		},
 		`step "a": compensate: it refers to results of steps`: func(ctx context.Context, w *workflow.W, _ []byte) ([]byte, error) {
 			_, err := workflow.Step(ctx, w, "a", fine, workflow.Compensate(target.HTTP("http://h/${steps.b}")))
 			return nil, err

@@ -100,7 +100,9 @@ func parseRegister(at string, r *pb.RegisterBranchRequest) (in core.Register, er
 		return in, err
 	}
 	if r.GetPlan() != nil {
-		in.Plan, err = parsePlan(at+"plan.", r.GetPlan())
+		if in.Plan, err = parsePlan(at+"plan.", r.GetPlan()); err == nil {
+			err = checkDialects(at+"plan.", in.Mode, in.Plan)
+		}
 	}
 	return in, err
 }
@@ -161,6 +163,24 @@ func parsePlan(at string, p *pb.Plan) (*core.Plan, error) {
 	return out, parseRetry(at+"retry.", p.GetRetry(), &out.Retry)
 }
 
+// checkDialects refuses what DTM has no name for, and names what it has one for that
+// does not follow from mode and operation.
+func checkDialects(at string, mode core.Mode, p *core.Plan) error {
+	const dtm = core.DialectDTM
+	steps := mode == core.ModeSaga || mode == core.ModeMessage
+	switch {
+	case p.Forward.Dialect == dtm && mode == core.ModeWorkflow:
+		return invalid(at+"forward.dialect", "a branch of MODE_WORKFLOW is not called in DTM's dialect: its service would not tell the result")
+	case p.Commit.Dialect == dtm && mode != core.ModeTCC && (!steps || p.Forward.Kind != core.TargetNone):
+		return invalid(at+"commit.dialect", "DTM knows the commit of TCC, and that of a saga or a message without a forward")
+	case p.Rollback.Dialect == dtm && mode != core.ModeTCC && mode != core.ModeSaga:
+		return invalid(at+"rollback.dialect", "DTM knows the rollback of TCC and of a saga")
+	case p.Forward.Dialect == dtm && mode == core.ModeMessage:
+		p.Forward.Verb = "msg" // a check-back
+	}
+	return nil
+}
+
 func parseRetry(at string, r *pb.RetryPolicy, out *core.Retry) (err error) {
 	if out.First, err = duration(at+"first", r.GetFirst(), 0, time.Millisecond, maxDelay); err != nil {
 		return err
@@ -188,11 +208,20 @@ func parseAction(at string, a *pb.Action, out *core.Action) (err error) {
 	if targets != 1 {
 		return invalid(at+"url", "want exactly one of url, grpc and handler, got %d", targets)
 	}
-	kind := address.Handler
+	kind, parseURL := address.Handler, address.ParseHTTP
+	switch d := a.GetDialect(); {
+	case d == pb.Dialect_DIALECT_UNSPECIFIED:
+	case d != pb.Dialect_DIALECT_DTM:
+		return invalid(at+"dialect", "%s, want DIALECT_DTM or none", d)
+	case a.GetHandler() != "":
+		return invalid(at+"dialect", "%s is for url and grpc; a handler has none", d)
+	default:
+		out.Dialect, parseURL = core.DialectDTM, address.ParsePlainHTTP
+	}
 	switch {
 	case a.GetUrl() != "":
 		kind = address.HTTP
-		err = parseAddress(at+"url", a.GetUrl(), address.ParseHTTP, out)
+		err = parseAddress(at+"url", a.GetUrl(), parseURL, out)
 	case a.GetGrpc() != "":
 		kind = address.GRPC
 		err = parseAddress(at+"grpc", a.GetGrpc(), address.ParseGRPC, out)
@@ -293,6 +322,9 @@ func wireAction(a *core.Action) *pb.Action {
 		out.Grpc = a.Address
 	case core.TargetHandler:
 		out.Handler, out.HandlerResource, out.HandlerGroup = a.Address, a.Lane.String(), a.Group
+	}
+	if a.Dialect != core.DialectHandfast {
+		out.Dialect = pb.Dialect_DIALECT_DTM
 	}
 	for _, h := range a.Header {
 		out.Headers = append(out.Headers, &pb.Header{Name: h.Name})

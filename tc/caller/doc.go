@@ -78,6 +78,10 @@
 // HTTP go first. A body is read up to 4 MiB and not kept, but for JSON-RPC. One that is
 // longer or breaks off is Unsure, with 409 and 425 excepted.
 //
+// Only a step, a try and the question to a sender may be refused: a Failed of all else is
+// Unsure. No answer needs attention at once, since DTM tries them all again alike; what
+// can't be sent, or may not be, does.
+//
 // Of a workflow nobody but its client knows how it ends: when its service is called back,
 // 200 and OK are NotYet, and all else is Unsure.
 //

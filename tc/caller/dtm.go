@@ -108,10 +108,19 @@ func (c *Caller) attemptDTM(ctx context.Context, j *job) result {
 	default:
 		r = c.grpc.callDTM(ctx, j, id)
 	}
-	if j.call.Mode == core.ModeWorkflow {
+	switch {
+	case j.call.Mode == core.ModeWorkflow:
 		return callback(r)
+	case r.verdict == core.Failed && !mayRefuse(&j.call):
+		r.verdict = core.Unsure
 	}
 	return r
+}
+
+// mayRefuse tells whether a no counts. All else has to happen, so DTM takes a no for
+// something that is tried again.
+func mayRefuse(c *core.Call) bool {
+	return c.Op == core.OpForward && (c.Mode != core.ModeMessage || c.Action.Verb == "msg")
 }
 
 // callback reads the answer of a workflow's service. It can't tell how the workflow ends:
@@ -197,7 +206,9 @@ func judgeDTMStatus(j *job, st *status.Status) result {
 	case isTooLong(st):
 		return tooLongDTM(j)
 	case !word || ours(st):
-		return judgeStatus(j, st)
+		r := judgeStatus(j, st)
+		r.attention = false // DTM tries again as after any other error
+		return r
 	case st.Code() == codes.Aborted && st.Message() != dtmOngoing:
 		return result{verdict: core.Failed, text: refusal(j.call.Action.Address, st.Message())}
 	default:

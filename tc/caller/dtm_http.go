@@ -167,7 +167,9 @@ func judgeDTM(j *job, status int, s scanned) result {
 	case status == http.StatusOK:
 		return result{verdict: core.Done}
 	default:
-		return otherStatus(j, status, s.head)
+		r := otherStatus(j, status, s.head)
+		r.attention = false // DTM tries again as after any other error
+		return r
 	}
 }
 

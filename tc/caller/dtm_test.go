@@ -70,43 +70,42 @@ func TestWhatDTMReadsInAnHTTPAnswer(t *testing.T) {
 	w := newWorld(t, caller.Config{})
 	const done, failed, notYet, unsure = core.Done, core.Failed, core.NotYet, core.Unsure
 	for _, tt := range []struct {
-		code      int
-		body      string
-		want      core.Verdict
-		attention bool
-		text      string // part of it
+		code int
+		body string
+		want core.Verdict
+		text string // part of it
 	}{
-		{200, "", done, false, ""},
-		{200, `{"dtm_result":"SUCCESS"}`, done, false, ""},
-		{200, "failure, ongoing", done, false, ""},
-		{201, "made", unsure, false, "201 Created: made"},
-		{202, "", unsure, false, "202 Accepted"},
-		{409, "", failed, false, "return failed: FAILURE"},
-		{409, "no room", failed, false, "return failed: no room FAILURE"},
-		{409, `{"dtm_result":"FAILURE","message":"no room"}`, failed, false, `"no room"}`},
-		{200, "a FAILURE", failed, false, "return failed: a FAILURE"},
-		{500, "FAILURE", failed, false, "FAILURE"},
-		{404, "FAILURE", failed, false, "FAILURE"},
-		{425, "", notYet, false, "425 Too Early"},
-		{425, "\x00 ", notYet, false, "425 Too Early"},
-		{425, "later", notYet, false, "later"},
-		{425, "FAILURE", notYet, false, "FAILURE"},
-		{200, "ONGOING", notYet, false, "ONGOING"},
-		{409, "ONGOING", notYet, false, "ONGOING"},
-		{500, "ONGOING", notYet, false, "ONGOING"},
-		{200, "FAILURE, and ONGOING", notYet, false, "FAILURE, and ONGOING"},
-		{304, "", unsure, true, "304"},
-		{301, "", unsure, true, "301"}, // to nowhere
-		{400, "why", unsure, true, "400 Bad Request: why"},
-		{404, "", unsure, true, "404"},
-		{429, "", unsure, false, "429"},
-		{500, "oops", unsure, false, "500 Internal Server Error: oops"},
-		{501, "", unsure, true, "501"},
-		{503, "", unsure, false, "503"},
+		{200, "", done, ""},
+		{200, `{"dtm_result":"SUCCESS"}`, done, ""},
+		{200, "failure, ongoing", done, ""},
+		{201, "made", unsure, "201 Created: made"},
+		{202, "", unsure, "202 Accepted"},
+		{409, "", failed, "return failed: FAILURE"},
+		{409, "no room", failed, "return failed: no room FAILURE"},
+		{409, `{"dtm_result":"FAILURE","message":"no room"}`, failed, `"no room"}`},
+		{200, "a FAILURE", failed, "return failed: a FAILURE"},
+		{500, "FAILURE", failed, "FAILURE"},
+		{404, "FAILURE", failed, "FAILURE"},
+		{425, "", notYet, "425 Too Early"},
+		{425, "\x00 ", notYet, "425 Too Early"},
+		{425, "later", notYet, "later"},
+		{425, "FAILURE", notYet, "FAILURE"},
+		{200, "ONGOING", notYet, "ONGOING"},
+		{409, "ONGOING", notYet, "ONGOING"},
+		{500, "ONGOING", notYet, "ONGOING"},
+		{200, "FAILURE, and ONGOING", notYet, "FAILURE, and ONGOING"},
+		{304, "", unsure, "304"},
+		{301, "", unsure, "301"}, // to nowhere
+		{400, "why", unsure, "400 Bad Request: why"},
+		{404, "", unsure, "404"},
+		{429, "", unsure, "429"},
+		{500, "oops", unsure, "500 Internal Server Error: oops"},
+		{501, "", unsure, "501"},
+		{503, "", unsure, "503"},
 	} {
 		at := fmt.Sprintf("%s/%d?say=%s", base, tt.code, url.QueryEscape(tt.body))
 		a := w.do(asDTM(post(at, "{}")))
-		if a.Verdict != tt.want || a.NeedsAttention != tt.attention || a.Result != nil || !strings.Contains(a.Text, tt.text) {
+		if a.Verdict != tt.want || a.NeedsAttention || a.Result != nil || !strings.Contains(a.Text, tt.text) {
 			t.Errorf("%d %q: got %+v", tt.code, tt.body, a)
 		}
 		if tt.want == failed && !strings.HasPrefix(a.Text, "url:"+at+" return failed: ") {
@@ -120,8 +119,38 @@ func TestWhatDTMReadsInAnHTTPAnswer(t *testing.T) {
 		switch {
 		case tt.code == 200 && (a.Verdict != notYet || a.Text != "called back; the workflow has not told its result yet"):
 			t.Errorf("workflow, %d %q: got %+v", tt.code, tt.body, a)
-		case tt.code != 200 && (a.Verdict != unsure || a.NeedsAttention != tt.attention):
+		case tt.code != 200 && (a.Verdict != unsure || a.NeedsAttention):
 			t.Errorf("workflow, %d %q: got %+v", tt.code, tt.body, a)
+		}
+	}
+}
+
+// All but a step, a try and the question to a sender has to happen in the end.
+func TestOnlyWhatMayBeRefusedIsRefused(t *testing.T) {
+	t.Parallel()
+	base := says(t)
+	w := newWorld(t, caller.Config{})
+	for _, tt := range []struct {
+		mode core.Mode
+		op   core.Op
+		verb string
+		may  bool
+	}{
+		{core.ModeSaga, core.OpForward, "", true},
+		{core.ModeSaga, core.OpRollback, "", false},
+		{core.ModeTCC, core.OpForward, "", true},
+		{core.ModeTCC, core.OpCommit, "", false},
+		{core.ModeTCC, core.OpRollback, "", false},
+		{core.ModeXA, core.OpCommit, "", false},
+		{core.ModeXA, core.OpRollback, "", false},
+		{core.ModeMessage, core.OpForward, "", false},
+		{core.ModeMessage, core.OpForward, "msg", true},
+	} {
+		c := asDTM(post(base+"/409?say=no", "{}"))
+		c.Mode, c.Op, c.Action.Verb = tt.mode, tt.op, tt.verb
+		want := map[bool]core.Verdict{true: core.Failed, false: core.Unsure}[tt.may]
+		if a := w.do(c); a.Verdict != want || a.NeedsAttention || !strings.Contains(a.Text, "no") {
+			t.Errorf("%+v: got %+v", tt, a)
 		}
 	}
 }
@@ -572,10 +601,6 @@ func TestWhatDTMReadsInAStatusOfGRPC(t *testing.T) {
 		return serving, nil
 	})
 	w := newWorld(t, caller.Config{})
-	attention := map[codes.Code]bool{
-		codes.InvalidArgument: true, codes.NotFound: true, codes.AlreadyExists: true, codes.PermissionDenied: true,
-		codes.OutOfRange: true, codes.Unimplemented: true, codes.Unauthenticated: true, codes.DataLoss: true,
-	}
 	for c := codes.OK; c <= codes.Unauthenticated; c++ {
 		for _, message := range []string{"", "why", "FAILURE", "ONGOING", "ONGOING now"} {
 			want, text := core.Unsure, c.String()
@@ -597,11 +622,11 @@ func TestWhatDTMReadsInAStatusOfGRPC(t *testing.T) {
 			}
 			call := func() core.Call { return asDTM(unary(host+check, encoded(t, c.String()+" "+message))) }
 			a := w.do(call())
-			if a.Verdict != want || a.NeedsAttention != attention[c] || a.Result != nil ||
+			if a.Verdict != want || a.NeedsAttention || a.Result != nil ||
 				(want == core.Unsure && !strings.Contains(a.Text, text)) || (want != core.Unsure && a.Text != text) {
 				t.Errorf("%s %q: got %+v, want %q", c, message, a, text)
 			}
-			if a = w.do(asWorkflow(call())); a.Verdict != core.Unsure && (c != codes.OK || a.Verdict != core.NotYet) || a.NeedsAttention != attention[c] {
+			if a = w.do(asWorkflow(call())); a.Verdict != core.Unsure && (c != codes.OK || a.Verdict != core.NotYet) || a.NeedsAttention {
 				t.Errorf("workflow, %s %q: got %+v", c, message, a)
 			}
 		}

@@ -69,6 +69,7 @@ func (m *Machine) dropCalls(tx *txn) {
 			r := m.resource(l.lane())
 			m.release(l)
 			l.state = legDone
+			l.progress().Next = time.Time{}
 			m.pump(r)
 		}
 	}
@@ -83,7 +84,7 @@ func (m *Machine) endCall(l *leg) {
 	l.progress().Next = time.Time{}
 	for _, o := range l.tx.behind(l.branch()) {
 		if o.state == legBlocked {
-			o.before--
+			o.behind--
 			m.unblock(o)
 		}
 	}
@@ -155,7 +156,8 @@ func (m *Machine) calledForward(r *resource, l *leg, in Called) {
 	case in.Verdict == Done, in.Verdict == Failed:
 		m.release(l)
 		l.state = legDone
-		l.progress().Next, l.progress().Attention = time.Time{}, false
+		p := l.progress()
+		p.Next, p.Attention, p.NotYet = time.Time{}, false, false
 		rec := Record{Vote: VoteYes, Text: in.Text, Result: in.Result}
 		if in.Verdict == Failed {
 			rec.Vote, rec.Clean = VoteNo, b.Forward.Attempts == 1 && !tx.restored

@@ -18,9 +18,9 @@ type Config struct {
 	MaxOpen     int // open transactions; 0: 4,000,000
 	MaxBranches int // per transaction; 0: 1,000
 	// MaxHeld bounds in bytes what open transactions hold, in this machine and in
-	// others, as Machine.Held counts it; 0: 1 GiB. A branch with a plan that would
-	// go beyond is refused, and a transaction that holds nothing yet is refused its
-	// first an eighth earlier. Whatever ends transactions is never refused.
+	// others, as Machine.Held counts it; 0: 1 GiB. A key, a note or a branch with a
+	// plan that would go beyond is refused, and that of a transaction whose branches
+	// hold nothing yet an eighth earlier. Whatever ends transactions is never refused.
 	MaxHeld int64
 
 	RestartGrace   time.Duration // restored deadlines come no earlier than this after start; 0: 10 s

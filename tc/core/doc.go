@@ -57,7 +57,7 @@
 //	Collecting   Forward of each branch whose After have all voted yes;
 //	             its answer is the branch's vote
 //	Settling     first what resource managers settle, then
-//	  (commit)   Commit, each after those of its After
+//	  (commit)   Commit, each after those of its After, or before them
 //	  (rollback) Rollback of what may have happened, each after those that came
 //	             after it, and after a Forward that is still under way
 //

@@ -97,9 +97,7 @@ func foldVote(tx *Transaction, r Record) error {
 	if r.Result != nil {
 		b.Result = r.Result
 	}
-	if !r.NotBefore.IsZero() {
-		tx.NotBefore = r.NotBefore
-	}
+	tx.NotBefore = later(tx.NotBefore, r.NotBefore)
 	return nil
 }
 
@@ -112,6 +110,9 @@ func foldDecide(tx *Transaction, r Record) error {
 	}
 	if r.Outcome == Committed && !tx.allIn() {
 		return impossible(r, "commit without every vote")
+	}
+	if r.Outcome == Committed && r.Abandoned {
+		return impossible(r, "committed and given up in one")
 	}
 	tx.Outcome, tx.Reason, tx.Cause, tx.Operator = r.Outcome, r.Reason, r.Text, r.Operator
 	tx.Decided = r.Time
@@ -152,8 +153,10 @@ func foldDone(tx *Transaction, r Record) error {
 		return impossible(r, "nothing is to be settled in resource %s or for branch %s", r.Resource, r.Branch)
 	case s.Done:
 		return impossible(r, "resource %s or branch %s settled twice", r.Resource, r.Branch)
+	case r.Abandoned && s.Branch == (xid.BranchID{}):
+		return impossible(r, "resource %s given up, which is no call", r.Resource)
 	}
-	s.Done, s.Abandoned, s.Attention, s.LastError = true, r.Abandoned, false, ""
+	s.Done, s.Abandoned, s.Attention, s.LastError, s.NotYet = true, r.Abandoned, false, "", false
 	if r.Result != nil {
 		tx.branch(r.Branch).Result = r.Result
 	}

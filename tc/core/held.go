@@ -92,9 +92,7 @@ func (m *Machine) hold(tx *txn, bytes int64) {
 	m.held += bytes
 }
 
-// roomFor refuses branches with plans that there is no room for. The last eighth
-// is for transactions that hold something already: those can end, and give room
-// again, only if they get further.
+// roomFor refuses branches with plans that there is no room for.
 func (m *Machine) roomFor(tx *txn, news ...Register) *Error {
 	need := int64(0)
 	for i := range news {
@@ -103,14 +101,17 @@ func (m *Machine) roomFor(tx *txn, news ...Register) *Error {
 	return m.room(tx, need)
 }
 
+// room refuses what there is no room for. The last eighth is for transactions with
+// branches that hold something already: those can end, and give room again, only
+// if they get further.
 func (m *Machine) room(tx *txn, need int64) *Error {
 	room := m.cfg.MaxHeld - m.held - m.elsewhere
-	if tx.held == 0 {
+	if tx.held == noted(tx.t.Key, tx.t.Note) {
 		room -= m.cfg.MaxHeld / 8
 	}
 	if need == 0 || need <= room {
 		return nil
 	}
 	return &Error{Kind: ErrLimit, XID: tx.t.XID, Message: fmt.Sprintf(
-		"no room for %d bytes of actions: open transactions hold %d bytes (limit %d); try again", need, m.held+m.elsewhere, m.cfg.MaxHeld)}
+		"no room for %d bytes: open transactions hold %d bytes (limit %d); try again", need, m.held+m.elsewhere, m.cfg.MaxHeld)}
 }

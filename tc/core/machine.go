@@ -27,6 +27,8 @@ type Machine struct {
 
 	out     Output
 	changed []*txn // for watchers
+	// mayHaveStalled are those that somebody waits for until they stall.
+	mayHaveStalled []*txn
 	// restored are those that the first Step goes on with: before it nothing may
 	// be said or recorded.
 	restored []*txn
@@ -47,6 +49,7 @@ type txn struct {
 	timer    timer
 	held     int64 // its share of Machine.held
 	noted    bool  // in Machine.changed
+	mayStall bool  // in Machine.mayHaveStalled
 }
 
 // New makes an empty machine.
@@ -177,6 +180,7 @@ func (m *Machine) Step(now time.Time, in Input) Output {
 	case Tick:
 		m.tick()
 	}
+	m.answerStalled()
 	m.noteChanges()
 	m.dropEmpty()
 	m.out.Wake = m.timers.next()

@@ -17,7 +17,7 @@ type Input interface{ input() }
 type (
 	// Begin makes a new transaction. The caller made the XID, with the
 	// machine's store and incarnation, and never used it before; nor is there
-	// another transaction with the same Key, if it has one.
+	// another transaction with the same Key, if it has one. A Key is UTF-8.
 	Begin struct {
 		Ref      Ref
 		XID      xid.ID
@@ -61,7 +61,7 @@ type (
 		Vote   Vote
 		Reason string
 		Result []byte
-		Delay  time.Duration // with VoteYes: nothing is committed by a call before
+		Delay  time.Duration // with VoteYes: nothing is committed by a call before; the longest counts
 		Fresh  bool
 	}
 	// Commit asks for the decision to commit.
@@ -79,9 +79,9 @@ type (
 		WaitSettled bool
 		Operator    string
 	}
-	// Abandon gives up the calls that are left: they are not made any more. An
-	// undecided transaction is rolled back. What resource managers settle is
-	// settled all the same.
+	// Abandon gives up the calls that are left: they are not made any more, and what
+	// those under way answer changes nothing. An undecided transaction is rolled
+	// back. What resource managers settle is settled all the same.
 	Abandon struct {
 		Ref      Ref
 		XID      xid.ID
@@ -97,8 +97,9 @@ type (
 	}
 	// Wait asks to be told when the transaction is decided and, if Resource is
 	// not zero, settled there, or, with Finished, everywhere; at Until at the latest.
-	// OrStalled answers also when calls were tried, and all there is to do is to
-	// wait for the next attempt. Those who wait are told in the order of Since.
+	// OrStalled answers also when all there is to do is to wait: for the next attempt
+	// of what was tried, or for a resource manager to attach. Those who wait are told
+	// in the order of Since.
 	Wait struct {
 		Ref      Ref
 		XID      xid.ID

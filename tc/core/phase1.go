@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"slices"
 	"time"
+	"unicode/utf8"
 
 	"github.com/handfast/handfast/xid"
 )
@@ -13,6 +14,11 @@ import (
 func (m *Machine) begin(in Begin) {
 	if m.Known(in.XID) {
 		m.refuse(in.Ref, 0, &Error{Kind: ErrWrongState, XID: in.XID, Message: fmt.Sprintf("XID %s was begun before", in.XID)})
+		return
+	}
+	if !utf8.ValidString(in.Key) {
+		// The log mends broken texts, and would find it by another key.
+		m.refuse(in.Ref, 0, &Error{Kind: ErrWrongState, XID: in.XID, Message: fmt.Sprintf("the key %.100q is no UTF-8", in.Key)})
 		return
 	}
 	if m.open >= m.cfg.MaxOpen {
@@ -213,8 +219,9 @@ func (m *Machine) castVote(in CastVote) {
 	}
 	m.takeVote(tx, b, vote)
 	need := tx.lsn
-	if tx.t.Outcome == Undecided && !onlyTold(b) {
-		// Not forced: a lost vote is asked for again and answered from the database.
+	if tx.t.Outcome == Undecided && !onlyTold(b) && vote.NotBefore.IsZero() {
+		// Not forced: a lost vote is asked for again and answered from the database,
+		// which knows of no delay.
 		need = 0
 	}
 	m.send(need, Reply{Ref: in.Ref, Tx: tx.summary()})
@@ -365,6 +372,10 @@ func (m *Machine) abandon(in Abandon) {
 		m.decideAs(tx, Record{Outcome: RolledBack, Reason: ReasonOperator, Text: in.Cause, Operator: in.Operator, Abandoned: true})
 	case tx.t.Phase == Settling:
 		m.abandonLegs(tx)
+	}
+	if tx.t.Phase == Settling {
+		m.dropCalls(tx) // nothing comes after their answers any more
+		m.schedule(tx)
 	}
 	m.send(tx.lsn, Reply{Ref: in.Ref, Tx: tx.summary(), Count: tx.t.abandoned() - before})
 }

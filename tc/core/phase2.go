@@ -40,10 +40,11 @@ const (
 type leg struct {
 	tx      *txn
 	forward bool
-	index   int  // in Settlements, or in Branches
-	before  int  // how many have to be done before; see legBlocked
-	delayed bool // with legPausing: it must not be called before progress.Next
-	again   bool // with legInFlight: without a pause, should this attempt fail
+	index   int   // in Settlements, or in Branches
+	plan    *Plan // of what phase two calls; nil where resource managers settle
+	behind  int   // how many have to be done before; see legBlocked
+	delayed bool  // with legPausing: it must not be called before progress.Next
+	again   bool  // with legInFlight: without a pause, should this attempt fail
 	state   legState
 	elem    *list.Element
 }
@@ -135,18 +136,21 @@ func (m *Machine) startSettling(tx *txn) {
 	tx.legs = make([]*leg, len(tx.t.Settlements))
 	for i := range tx.legs {
 		l := &leg{tx: tx, index: i, state: legBlocked}
-		tx.legs[i] = l
-		s := l.settlement()
-		if s.Done {
+		if l.settlement().Done {
 			l.state = legDone
+		}
+		if b := l.branch(); b != nil {
+			l.plan = b.Plan
+		}
+		tx.legs[i] = l
+	}
+	for _, l := range tx.legs {
+		if l.state == legDone || l.plan == nil {
 			continue
 		}
-		if s.Branch == (xid.BranchID{}) {
-			continue
-		}
-		for j := range tx.t.Settlements {
-			if o := &tx.t.Settlements[j]; j != i && !o.Done && tx.t.before(o, s) {
-				l.before++
+		for _, o := range tx.legs {
+			if o != l && o.state != legDone && o.before(l) {
+				l.behind++
 			}
 		}
 	}
@@ -155,7 +159,7 @@ func (m *Machine) startSettling(tx *txn) {
 			continue
 		}
 		for _, o := range tx.behind(c.branch()) {
-			o.before++ // what undoes it has to come after it
+			o.behind++ // what undoes it has to come after it
 		}
 	}
 	for _, l := range tx.legs {
@@ -165,7 +169,7 @@ func (m *Machine) startSettling(tx *txn) {
 
 // unblock lets a leg go once nothing goes before it any more.
 func (m *Machine) unblock(l *leg) {
-	if l.state != legBlocked || l.before > 0 {
+	if l.state != legBlocked || l.behind > 0 {
 		return
 	}
 	r := m.resource(l.lane())
@@ -304,16 +308,15 @@ func (m *Machine) done(l *leg, rec Record) {
 	m.release(l)
 	l.state = legDone
 	m.append(tx, rec)
-	s := l.settlement()
-	s.Next = time.Time{}
+	l.settlement().Next = time.Time{}
 	m.answerWaiters(tx)
 	if tx.t.Phase == Finished {
 		m.finish(tx)
 		return
 	}
 	for _, o := range tx.legs {
-		if o.state == legBlocked && tx.t.before(s, o.settlement()) {
-			o.before--
+		if o.state == legBlocked && l.before(o) {
+			o.behind--
 			m.unblock(o)
 		}
 	}
@@ -356,7 +359,6 @@ func (m *Machine) pause(r *resource, l *leg, d time.Duration) {
 	l.state = legPausing
 	l.elem = r.busy.PushBack(l)
 	l.progress().Next = m.now.Add(d)
-	m.answerStalled(l.tx)
 }
 
 func orElse[T uint32 | time.Duration](v, def T) T {
@@ -423,6 +425,9 @@ func (m *Machine) detached(in Detached) {
 	}
 	m.readyAll(r, legInFlight)
 	m.readyAll(r, legPausing)
+	for e := r.ready.Front(); e != nil; e = e.Next() {
+		m.mayStall(e.Value.(*leg).tx)
+	}
 }
 
 // settleAgain sends again what is under way to resource managers, which is no

@@ -28,7 +28,7 @@ type Plan struct {
 	// Forward waits for their votes, Commit for theirs to be done, and Rollback for
 	// that of all branches that name this one.
 	After []xid.BranchID
-	// LastFirst: Commit goes from the last to the first as well.
+	// LastFirst: Commit comes before those of After instead, as Rollback does.
 	LastFirst bool
 	// UndoRefused: Rollback is called after a Forward that was refused, too: its no
 	// does not say that nothing happened.
@@ -163,16 +163,20 @@ func (t *Transaction) callable(b *Branch) bool {
 	return true
 }
 
-// before tells whether settlement a has to be done before b is called. What
+// before tells whether leg a of phase two has to be done before b is called. What
 // resource managers settle goes before every call: a call may well write to rows
 // that the transaction itself still holds.
-func (t *Transaction) before(a, b *Settlement) bool {
+func (a *leg) before(b *leg) bool {
 	switch {
-	case a.Branch == (xid.BranchID{}):
+	case a.plan == nil:
 		return true
-	case t.Outcome == Committed && !t.branch(b.Branch).Plan.LastFirst:
-		return slices.Contains(t.branch(b.Branch).Plan.After, a.Branch)
+	case b.plan == nil:
+		return false
+	// Only of the two that names the other says how: were the other asked, each
+	// could have to wait for the other.
+	case slices.Contains(a.plan.After, b.settlement().Branch):
+		return a.tx.t.Outcome == RolledBack || a.plan.LastFirst
 	default:
-		return slices.Contains(t.branch(a.Branch).Plan.After, b.Branch)
+		return a.tx.t.Outcome == Committed && !b.plan.LastFirst && slices.Contains(b.plan.After, a.settlement().Branch)
 	}
 }

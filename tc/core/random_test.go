@@ -154,7 +154,7 @@ func (w *world) run() {
 }
 
 func (w *world) fault() {
-	switch w.rng.IntN(8) {
+	switch w.rng.IntN(10) {
 	case 0:
 		w.s.restart(w.rng.IntN(5))
 	case 1:
@@ -177,6 +177,14 @@ func (w *world) fault() {
 	case 7:
 		if tx := w.pick(); tx != nil {
 			w.s.step(core.Break{XID: tx.id, Cause: "a cycle"})
+		}
+	case 8:
+		if tx := w.pick(); tx != nil && w.rng.IntN(4) == 0 {
+			w.s.step(core.Abandon{Ref: "operator", XID: tx.id})
+		}
+	case 9:
+		if tx := w.pick(); tx != nil {
+			w.s.step(core.Wait{Ref: "wait", XID: tx.id, Finished: true, OrStalled: w.rng.IntN(2) == 0, Until: w.s.now.Add(time.Minute)})
 		}
 	}
 }
@@ -230,7 +238,7 @@ func (w *world) register() {
 func (w *world) localCommit() {
 	if br := w.pickBranch(); br != nil && br.acked && br.fence == core.VoteNone {
 		br.fence = core.VoteYes
-		w.toTC = append(w.toTC, core.CastVote{Ref: "vote", XID: br.tx.id, Branch: branchID(br.n), Vote: core.VoteYes})
+		w.toTC = append(w.toTC, core.CastVote{Ref: "vote", XID: br.tx.id, Branch: branchID(br.n), Vote: core.VoteYes, Delay: time.Duration(w.rng.IntN(2000)) * time.Millisecond})
 	}
 }
 

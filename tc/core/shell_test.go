@@ -2,6 +2,7 @@ package core_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -221,9 +222,59 @@ func target(in core.Input) (xid.ID, bool) {
 		return in.XID, true
 	case core.Submit:
 		return in.XID, true
+	case core.Abandon:
+		return in.XID, true
 	default:
 		return xid.ID{}, false
 	}
+}
+
+// eachCrash hands out the shell as it would be after a crash that left the first n
+// records, for each n that is not before the given one, with what left at the start.
+func (s *shell) eachCrash(from int, f func(n int, c *shell, out []core.Body)) {
+	s.t.Helper()
+	for n := max(from, 1); n <= len(s.log); n++ {
+		c := *s
+		c.log, c.ends = slices.Clone(s.log[:n]), slices.Clone(s.ends)
+		c.durable = n
+		c.parked = func(core.Parked) {}
+		var out []core.Body
+		c.release = func(b core.Body) { out = append(out, b) }
+		c.restart(0)
+		c.release = func(core.Body) {}
+		f(n, &c, out)
+	}
+}
+
+// drive answers everything that is asked with yes until nothing is open, and gives
+// the calls that were made, including those in out.
+func (s *shell) drive(out []core.Body) (made []core.Call) {
+	s.t.Helper()
+	out = append(out, s.do(core.Attached{Resource: resourceID(1)})...)
+	for range 300 {
+		for len(out) > 0 {
+			b := out[0]
+			out = out[1:]
+			switch b := b.(type) {
+			case core.Call:
+				made = append(made, b)
+				out = append(out, s.do(answer(b, core.Done, ""))...)
+			case core.Settle:
+				out = append(out, s.do(core.Settled{XID: b.XID, Resource: b.Resource, Outcome: b.Outcome, Done: true})...)
+			case core.AskVote:
+				out = append(out, s.do(core.Answered{XID: b.XID, Branch: b.Branch, Vote: core.VoteYes})...)
+			}
+		}
+		if s.m.Open() == 0 {
+			return made
+		}
+		if s.wake.IsZero() {
+			break
+		}
+		out = s.pass(s.wake.Sub(s.now))
+	}
+	s.t.Fatalf("%d transactions are left open", s.m.Open())
+	return nil
 }
 
 func branchID(n int) xid.BranchID { return xid.BranchID{0: 0xb, 15: byte(n)} }

@@ -53,8 +53,10 @@ func (h *timers) remove(tx *txn) {
 	}
 }
 
-// schedule sets the moment at which tx has to be looked at next.
+// schedule sets the moment at which tx has to be looked at next. It is called
+// whenever one of its legs got further.
 func (m *Machine) schedule(tx *txn) {
+	m.mayStall(tx)
 	at := m.wakeOf(tx)
 	// The machine's clock stands on whole milliseconds: a wake-up between two
 	// of them would come too early for ever.

@@ -46,7 +46,7 @@ func (m *Machine) wait(in Wait) {
 
 // replyWhenDecided answers now or puts the waiter in line.
 func (m *Machine) replyWhenDecided(tx *txn, w waiter) {
-	if m.satisfied(tx, w) || (!w.until.IsZero() && !m.now.Before(w.until)) {
+	if m.satisfied(tx, w) || w.stalled && m.stalled(tx) || (!w.until.IsZero() && !m.now.Before(w.until)) {
 		m.replyTo(tx, w, place{})
 		return
 	}
@@ -81,8 +81,6 @@ const maxWaiters = 10_000
 
 func (m *Machine) satisfied(tx *txn, w waiter) bool {
 	switch {
-	case w.stalled && tx.stalled():
-		return true
 	case tx.t.Outcome == Undecided:
 		return false
 	case w.settled:
@@ -92,30 +90,55 @@ func (m *Machine) satisfied(tx *txn, w waiter) bool {
 	}
 }
 
-// stalled tells whether calls were tried, and all that is left is to wait for the
-// next attempt.
-func (tx *txn) stalled() bool {
-	pausing := false
+// stalled tells whether all that is left is to wait: for the next attempt of what
+// was tried, or for a resource manager to attach. A delay is no reason by itself:
+// what it holds up was not tried.
+func (m *Machine) stalled(tx *txn) bool {
+	stalled := false
 	for _, legs := range [][]*leg{tx.calls, tx.legs} {
 		for _, l := range legs {
-			switch {
-			case l == nil, l.state == legDone, l.state == legBlocked:
-			case l.state == legPausing && !l.delayed:
-				pausing = true
-			default:
+			if l == nil {
+				continue
+			}
+			switch l.state {
+			case legInFlight:
 				return false
+			case legReady:
+				if m.reachable(l.lane()) {
+					return false
+				}
+				stalled = true
+			case legPausing:
+				stalled = stalled || !l.delayed
+			case legBlocked, legDone:
 			}
 		}
 	}
-	return pausing
+	return stalled
+}
+
+// mayStall has a look taken, at the end of the step, whether tx is stalled: in the
+// middle of it a call may have ended, and the next not have begun.
+func (m *Machine) mayStall(tx *txn) {
+	if !tx.mayStall && slices.ContainsFunc(tx.waiters, stallWaiter) {
+		tx.mayStall = true
+		m.mayHaveStalled = append(m.mayHaveStalled, tx)
+	}
 }
 
 // answerStalled answers those who wait for that, too.
-func (m *Machine) answerStalled(tx *txn) {
-	if slices.ContainsFunc(tx.waiters, func(w waiter) bool { return w.stalled }) && tx.stalled() {
-		m.dropWaiters(tx, func(w waiter) bool { return w.stalled }, func(w waiter) { m.replyTo(tx, w, place{}) })
+func (m *Machine) answerStalled() {
+	for i, tx := range m.mayHaveStalled {
+		m.mayHaveStalled[i], tx.mayStall = nil, false
+		if m.stalled(tx) {
+			m.dropWaiters(tx, stallWaiter, func(w waiter) { m.replyTo(tx, w, place{}) })
+			m.schedule(tx)
+		}
 	}
+	m.mayHaveStalled = m.mayHaveStalled[:0]
 }
+
+func stallWaiter(w waiter) bool { return w.stalled }
 
 // settledIn tells whether nothing is left to settle in the resource. The zero
 // resource, and one without a branch, have nothing left once it is decided.

@@ -32,7 +32,7 @@ type service struct {
 	topics *topics
 	// Requests about one gid that is new are one after another, or two of them would
 	// begin a transaction each.
-	gids [1024]sync.Mutex
+	gids [4096]sync.Mutex
 }
 
 func newService(eng *engine.Engine, st store.Store) *service {
@@ -87,8 +87,8 @@ func (g *global) readNote() error {
 	return nil
 }
 
-// open finds the transaction of a request, or begins it. timeout is that of a new one.
-func (s *service) open(ctx context.Context, r *request, timeout time.Duration) (g global, began bool, err error) {
+// open finds the transaction of a request, or begins it.
+func (s *service) open(ctx context.Context, r *request) (g global, began bool, err error) {
 	lock := s.gid(r.Gid)
 	lock.Lock()
 	defer lock.Unlock()
@@ -96,20 +96,70 @@ func (s *service) open(ctx context.Context, r *request, timeout time.Duration) (
 	if err != nil || found {
 		return g, false, err
 	}
+	id, now := s.eng.NewXID()
 	g.note = r.note()
-	b, err := json.Marshal(g.note)
+	begin, err := r.begin(id, now.Add(r.Options.timeout()), &g.note)
 	if err != nil {
 		return g, false, err
-	}
-	id, now := s.eng.NewXID()
-	begin := core.Begin{XID: id, Name: "dtm " + string(r.Type), Key: r.Gid, Note: b}
-	if timeout > 0 {
-		begin.Deadline = now.Add(timeout)
 	}
 	a, err := s.ask(ctx, func(ref core.Ref) core.Input { begin.Ref = ref; return begin })
 	g.Transaction = a.Tx
 	return g, true, err
 }
+
+// begin makes the begin of a request's transaction.
+func (r *request) begin(id xid.ID, deadline time.Time, n *note) (core.Begin, error) {
+	b, err := json.Marshal(n)
+	return core.Begin{XID: id, Name: "dtm " + string(r.Type), Key: r.Gid, Note: b, Deadline: deadline}, err
+}
+
+// start finds the transaction of a request, or begins it and hands its branches over, all
+// durable when it returns. Where a crash came between the two, it goes on.
+func (s *service) start(ctx context.Context, r *request, plan func(xid.ID) ([]core.Register, error), deadline time.Time) (g global, began bool, err error) {
+	id, now := s.eng.NewXID()
+	branches, err := plan(id)
+	if err != nil {
+		return g, false, err
+	}
+	lock := s.gid(r.Gid)
+	lock.Lock()
+	defer lock.Unlock()
+	g, found, err := s.find(ctx, r.Gid)
+	switch {
+	case err != nil, found && (g.Submitted || g.Outcome != core.Undecided || g.joins(r) != nil):
+		return g, false, err
+	case found:
+		if branches, err = plan(g.XID); err == nil {
+			err = s.submitBranches(ctx, &g, branches, deadline)
+		}
+		return g, true, err
+	}
+	g.note, g.XID, g.Key = r.note(), id, r.Gid
+	begin, err := r.begin(id, now.Add(submitPatience), &g.note)
+	if err != nil {
+		return g, false, err
+	}
+	// Not waited for: its shard takes one after the other, mostly in one batch.
+	refused := make(first, 1)
+	begin.Ref = refused
+	if err := s.eng.Submit(begin); err != nil {
+		return g, false, err
+	}
+	err = s.submitBranches(ctx, &g, branches, deadline)
+	var e *core.Error
+	if errors.As(err, &e) && e.Kind == core.ErrUnknownXID {
+		if reply := <-refused; reply.Err != nil { // it was answered before
+			err = reply.Err
+		}
+	}
+	return g, true, err
+}
+
+// first holds the reply to a request that is followed by another.
+type first chan core.Reply
+
+// Reply implements engine.Waiter.
+func (f first) Reply(r core.Reply, _ uint64) { f <- r }
 
 // joins tells whether a request may go on with a transaction that was begun before.
 func (g *global) joins(r *request) error {
@@ -132,36 +182,23 @@ func (s *service) prepare(ctx context.Context, r *request) error {
 	case saga, workflow:
 		return wrong("trans_type", "a %s is not prepared", r.Type)
 	}
-	var plan func(id xid.ID) ([]core.Register, error)
-	timeout := r.Options.timeout()
+	var g global
+	var began bool
+	var err error
 	if r.Type == msg {
-		plan, timeout = s.prepared(r), submitPatience
-		if _, err := plan(xid.ID{}); err != nil {
-			return err
-		}
+		g, began, err = s.start(ctx, r, s.prepared(r), time.Time{})
+	} else {
+		g, began, err = s.open(ctx, r)
 	}
-	g, began, err := s.open(ctx, r, timeout)
-	if err != nil {
-		return err
+	if err != nil || began {
+		return err // without a branch there is nothing to lose
 	}
-	if !began {
-		if st := g.status(); st != prepared {
-			err = refuse(failure, "current status '%s', cannot prepare. FAILURE", st)
-		} else {
-			err = g.joins(r)
-		}
+	if st := g.status(); st != prepared {
+		err = refuse(failure, "current status '%s', cannot prepare. FAILURE", st)
+	} else {
+		err = g.joins(r)
 	}
-	switch {
-	case err != nil || g.Submitted:
-		return s.told(ctx, &g, err)
-	case plan == nil:
-		return nil // without a branch there is nothing to lose
-	}
-	branches, err := plan(g.XID)
-	if err != nil {
-		return err
-	}
-	return s.submitBranches(ctx, &g, branches, time.Time{})
+	return s.told(ctx, &g, err)
 }
 
 // prepared gives the branches of a message that waits for its submit.
@@ -239,38 +276,28 @@ func (g *global) submittable(r *request) error {
 	return g.joins(r)
 }
 
-// openSubmit is open for a submit. joined: it was submitted before.
-func (s *service) openSubmit(ctx context.Context, r *request, timeout time.Duration) (g global, joined bool, err error) {
-	g, began, err := s.open(ctx, r, timeout)
-	if err != nil || began {
-		return g, false, err
-	}
+// submitAgain is about a submit of what is there already: joined where that was submitted
+// before, too.
+func (s *service) submitAgain(ctx context.Context, g *global, r *request) (joined bool, err error) {
 	err = g.submittable(r)
 	joined = g.Submitted && g.status() == submitted
 	if err != nil || joined {
-		err = s.told(ctx, &g, err)
+		err = s.told(ctx, g, err)
 	}
-	return g, joined, err
+	return joined, err
 }
 
 func (s *service) submitSaga(ctx context.Context, r *request) (g global, err error) {
 	plan := func(id xid.ID) ([]core.Register, error) { return newPlanner(id, r.Protocol, &r.Options).saga(r) }
-	if _, err := plan(xid.ID{}); err != nil {
-		return g, err
-	}
-	g, joined, err := s.openSubmit(ctx, r, submitPatience)
-	if err != nil || joined {
-		return g, err
-	}
-	branches, err := plan(g.XID)
-	if err != nil {
-		return g, err
-	}
 	var deadline time.Time
 	if t := r.Options.TimeoutToFail; t > 0 {
 		deadline = s.eng.Now().Add(seconds(t))
 	}
-	return g, s.submitBranches(ctx, &g, branches, deadline)
+	g, began, err := s.start(ctx, r, plan, deadline)
+	if err == nil && !began {
+		_, err = s.submitAgain(ctx, &g, r)
+	}
+	return g, err
 }
 
 func (s *service) submitMessage(ctx context.Context, r *request) (g global, err error) {
@@ -281,19 +308,12 @@ func (s *service) submitMessage(ctx context.Context, r *request) (g global, err 
 	plan := func(id xid.ID) ([]core.Register, error) {
 		return newPlanner(id, r.Protocol, &r.Options).deliveries(r, delay, s.topics.addresses)
 	}
-	if _, err := plan(xid.ID{}); err != nil {
+	g, began, err := s.start(ctx, r, plan, time.Time{})
+	if err != nil || began {
 		return g, err
 	}
-	g, joined, err := s.openSubmit(ctx, r, submitPatience)
-	switch {
-	case err != nil || joined:
+	if joined, err := s.submitAgain(ctx, &g, r); err != nil || joined {
 		return g, err
-	case !g.Submitted:
-		branches, err := plan(g.XID)
-		if err != nil {
-			return g, err
-		}
-		return g, s.submitBranches(ctx, &g, branches, time.Time{})
 	}
 	a, err := s.vote(ctx, g.XID, core.CastVote{Vote: core.VoteYes, Delay: delay})
 	if err == nil && a.Tx.Outcome == core.RolledBack {
@@ -312,7 +332,10 @@ func (s *service) vote(ctx context.Context, id xid.ID, v core.CastVote) (engine.
 
 // submitPhases commits what has its branches already. DTM lets a submit begin it, too.
 func (s *service) submitPhases(ctx context.Context, r *request) (g global, err error) {
-	g, _, err = s.openSubmit(ctx, r, r.Options.timeout())
+	g, began, err := s.open(ctx, r)
+	if err == nil && !began {
+		_, err = s.submitAgain(ctx, &g, r)
+	}
 	if err != nil {
 		return g, err
 	}
@@ -512,24 +535,17 @@ func (s *service) prepareWorkflow(ctx context.Context, r *request) (g global, er
 	if r.Type != workflow {
 		return g, wrong("trans_type", "%.40q; want workflow", string(r.Type))
 	}
-	if _, err := newPlanner(xid.ID{}, r.Protocol, &r.Options).callBack(r); err != nil {
+	g, began, err := s.start(ctx, r, func(id xid.ID) ([]core.Register, error) {
+		b, err := newPlanner(id, r.Protocol, &r.Options).callBack(r)
+		return []core.Register{b}, err
+	}, time.Time{})
+	switch {
+	case err != nil || began:
 		return g, err
+	case g.note.Type != workflow:
+		return g, s.told(ctx, &g, refuse(failure, "gid %s is that of a %s, not of a workflow. FAILURE", r.Gid, g.note.Type))
 	}
-	g, began, err := s.open(ctx, r, submitPatience)
-	if err != nil {
-		return g, err
-	}
-	if g.note.Type != workflow {
-		return g, refuse(failure, "gid %s is that of a %s, not of a workflow. FAILURE", r.Gid, g.note.Type)
-	}
-	if !began && g.Submitted {
-		return s.get(ctx, g.XID) // durable, before anybody acts on it
-	}
-	b, err := newPlanner(g.XID, r.Protocol, &r.Options).callBack(r)
-	if err == nil {
-		err = s.submitBranches(ctx, &g, []core.Register{b}, time.Time{})
-	}
-	return g, err
+	return s.get(ctx, g.XID) // durable, before anybody acts on it
 }
 
 // get gives a transaction as it is, durably.

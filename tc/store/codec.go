@@ -3,6 +3,7 @@ package store
 import (
 	"errors"
 	"fmt"
+	"unicode/utf8"
 
 	"github.com/handfast/handfast/tc/core"
 	"github.com/handfast/handfast/xid"
@@ -167,7 +168,7 @@ func checkRecord(r *core.Record) error {
 	noBranch, noResource := r.Branch == (xid.BranchID{}), r.Resource == (xid.ResourceID{})
 	switch r.Kind {
 	case core.RecordBegin:
-		return nil
+		return checkKey(r.Key)
 	case core.RecordRegister:
 		if noBranch || !whole(r.Resource, r.Mode, r.Plan) {
 			return errors.New("registration without branch, mode, or resource or plan")
@@ -190,6 +191,14 @@ func checkRecord(r *core.Record) error {
 	case core.RecordSubmit:
 	default:
 		return fmt.Errorf("kind %d", r.Kind)
+	}
+	return nil
+}
+
+// checkKey: a key that is mended like other texts would be another one.
+func checkKey(key string) error {
+	if !utf8.ValidString(key) {
+		return fmt.Errorf("key %.100q is no UTF-8", key)
 	}
 	return nil
 }
@@ -264,6 +273,7 @@ func AppendFinished(b []byte, tx core.Transaction) ([]byte, error) {
 func DecodeFinished(id xid.ID, b []byte) (core.Transaction, error) {
 	tx := core.Transaction{XID: id, Phase: core.Finished}
 	d := decoder{b: b, repeated: 1<<finishedBranches | 1<<finishedResources | 1<<finishedCalled | 1<<finishedAbandoned}
+	abandoned := 0 // settlements up to here were looked at
 	for d.next() {
 		switch d.field {
 		case finishedName:
@@ -301,7 +311,7 @@ func DecodeFinished(id xid.ID, b []byte) (core.Transaction, error) {
 		case finishedNotBefore:
 			tx.NotBefore = d.time("moment before which nothing was committed")
 		case finishedAbandoned:
-			d.abandoned(&tx)
+			abandoned = d.abandoned(&tx, abandoned)
 		default:
 			d.unknown()
 		}
@@ -316,15 +326,21 @@ func DecodeFinished(id xid.ID, b []byte) (core.Transaction, error) {
 	return tx, nil
 }
 
-func (d *decoder) abandoned(tx *core.Transaction) {
+// abandoned reads one branch whose call was given up. They come in the order of
+// those that were called, each once. It gives the place behind it.
+func (d *decoder) abandoned(tx *core.Transaction, from int) int {
 	id := xid.BranchID(d.id("branch whose call was given up"))
-	for i := range tx.Settlements {
-		if s := &tx.Settlements[i]; d.err == nil && s.Branch == id {
+	if d.err != nil {
+		return from
+	}
+	for i := from; i < len(tx.Settlements); i++ {
+		if s := &tx.Settlements[i]; s.Branch == id {
 			s.Abandoned = true
-			return
+			return i + 1
 		}
 	}
-	d.fail("branch %s was given up, but not called", id)
+	d.fail("branch %s was given up, but not called, or it comes too late", id)
+	return from
 }
 
 func (d *decoder) branch() (br core.Branch) {
@@ -367,6 +383,9 @@ func checkFinished(tx *core.Transaction) error {
 	case tx.Decided.IsZero(), tx.Finished.IsZero():
 		return errors.New("finished without the time of the decision or of the end")
 	}
+	if err := checkKey(tx.Key); err != nil {
+		return err
+	}
 	for i := range tx.Branches {
 		br := &tx.Branches[i]
 		if br.ID == (xid.BranchID{}) || !whole(br.Resource, br.Mode, br.Plan) || br.Vote > core.VoteWithdrawn {
@@ -376,6 +395,8 @@ func checkFinished(tx *core.Transaction) error {
 	for i := range tx.Settlements {
 		if s := &tx.Settlements[i]; s.Resource == (xid.ResourceID{}) && s.Branch == (xid.BranchID{}) {
 			return errors.New("settlement without resource or branch")
+		} else if s.Abandoned && s.Branch == (xid.BranchID{}) {
+			return fmt.Errorf("resource %s was given up, which is no call", s.Resource)
 		}
 	}
 	return nil

@@ -44,6 +44,12 @@ func someRecords() map[string]core.Record {
 		"submit":     {Kind: core.RecordSubmit, Deadline: someTime},
 		"for ever":   {Kind: core.RecordSubmit},
 		"called":     {Kind: core.RecordDone, Branch: someBranch, Result: []byte("ok")},
+		"named":      {Kind: core.RecordBegin, Key: "order-7", Note: []byte("\x00note")},
+		"no note":    {Kind: core.RecordBegin, Key: "ä", Note: []byte{}},
+		"delayed":    {Kind: core.RecordVote, Branch: someBranch, Vote: core.VoteYes, NotBefore: someTime},
+		"all given":  {Kind: core.RecordDecide, Outcome: core.RolledBack, Abandoned: true},
+		"one given":  {Kind: core.RecordDone, Branch: someBranch, Abandoned: true},
+		"XA by plan": {Kind: core.RecordRegister, Branch: someBranch, Mode: core.ModeXA, Plan: somePlan()},
 		"last year":  {Kind: core.RecordDone, Resource: someResource, Time: time.UnixMilli(253_402_300_799_999)},
 	}
 	for name, r := range records {
@@ -61,10 +67,13 @@ func somePlan() *core.Plan {
 		Forward: core.Action{
 			Kind: core.TargetHTTP, Address: "http://a/b", Lane: someResource, Payload: []byte("\x00body"),
 			Header: []core.Header{{Name: "a", Value: "b"}, {Name: "a"}}, Delay: time.Second, Timeout: time.Minute,
+			Dialect: core.DialectDTM, Verb: "action",
 		},
-		Rollback: core.Action{Kind: core.TargetHandler, Address: "undo", Lane: someResource, Group: "payments", Payload: []byte{}},
+		Rollback: core.Action{Kind: core.TargetHandler, Address: "undo", Lane: someResource, Group: "payments", Payload: []byte{}, Dialect: core.DialectDTMRPC},
 		After:    []xid.BranchID{{3}, {4}},
-		Retry:    core.Retry{First: 1, Max: 2, Percent: 150, Attempts: 3, Attention: 4},
+		Retry:    core.Retry{First: 1, Max: 2, Poll: 5, Percent: 150, Attempts: 3, Attention: 4},
+
+		LastFirst: true, UndoRefused: true,
 	}
 }
 
@@ -76,6 +85,7 @@ func schemaPlan(p *core.Plan) *storev1.Plan {
 		Forward: schemaAction(p.Forward), Commit: schemaAction(p.Commit), Rollback: schemaAction(p.Rollback),
 		RetryFirstNs: int64(p.Retry.First), RetryMaxNs: int64(p.Retry.Max), RetryPercent: p.Retry.Percent,
 		RetryAttempts: p.Retry.Attempts, RetryAttention: p.Retry.Attention,
+		RetryPollNs: int64(p.Retry.Poll), LastFirst: p.LastFirst, UndoRefused: p.UndoRefused,
 	}
 	for _, id := range p.After {
 		out.After = append(out.After, id[:])
@@ -89,6 +99,7 @@ func schemaAction(a core.Action) *storev1.Action {
 	}
 	out := &storev1.Action{
 		Kind: uint32(a.Kind), Address: a.Address, Lane: a.Lane[:], Payload: a.Payload, DelayNs: int64(a.Delay), TimeoutNs: int64(a.Timeout), Group: a.Group,
+		Dialect: uint32(a.Dialect), Verb: a.Verb,
 	}
 	for _, h := range a.Header {
 		out.Headers = append(out.Headers, &storev1.Header{Name: h.Name, Value: h.Value})
@@ -106,6 +117,20 @@ func someFinished() core.Transaction {
 		},
 		Settlements: []core.Settlement{{Resource: someResource, Done: true}, {Resource: xid.ResourceID{8}, Done: true}},
 	}
+}
+
+// someAbandoned is what is left of a transaction with calls, some of them given up.
+func someAbandoned() core.Transaction {
+	tx := someFinished()
+	tx.Key, tx.Note, tx.NotBefore, tx.Submitted = "order-7", []byte{}, someTime, true
+	for n := byte(20); n < 24; n++ {
+		tx.Branches = append(tx.Branches, core.Branch{
+			ID: xid.BranchID{n}, Mode: core.ModeXA, Vote: core.VoteYes, Registered: someTime,
+			Plan: &core.Plan{Commit: core.Action{Kind: core.TargetHTTP, Address: "a", Dialect: core.DialectDTM, Verb: "commit"}, LastFirst: true},
+		})
+		tx.Settlements = append(tx.Settlements, core.Settlement{Branch: xid.BranchID{n}, Done: true, Abandoned: n != 21})
+	}
+	return tx
 }
 
 func encodeRecord(tb testing.TB, r core.Record) []byte {
@@ -139,7 +164,7 @@ func TestRecordSurvivesItsEncoding(t *testing.T) {
 func TestFinishedSurvivesItsEncoding(t *testing.T) {
 	t.Parallel()
 	empty := core.Transaction{XID: someXID, Phase: core.Finished, Outcome: core.Committed, Decided: someTime, Finished: someTime, Records: 2}
-	for _, tx := range []core.Transaction{someFinished(), empty} {
+	for _, tx := range []core.Transaction{someFinished(), someAbandoned(), empty} {
 		got, err := store.DecodeFinished(tx.XID, encodeFinished(t, tx))
 		if err != nil || !reflect.DeepEqual(got, tx) {
 			t.Errorf("%+v %v, want %+v", got, err, tx)
@@ -175,12 +200,15 @@ func TestEncodingIsThatOfTheSchema(t *testing.T) {
 			Branch: present(r.Branch[:]), Resource: present(r.Resource[:]), Mode: uint32(r.Mode), Vote: uint32(r.Vote),
 			Outcome: uint32(r.Outcome), Reason: uint32(r.Reason), Text: r.Text, Operator: r.Operator,
 			Plan: schemaPlan(r.Plan), Result: r.Result,
+			Key: r.Key, Note: r.Note, NotBeforeMs: millis(r.NotBefore), Abandoned: r.Abandoned,
 		}
 		if !proto.Equal(&m, want) {
 			t.Errorf("%s:\n%v\nwant\n%v", name, &m, want)
 		}
 	}
 	tx := someFinished()
+	tx.Key, tx.Note, tx.NotBefore = "key", []byte("note"), someTime
+	tx.Settlements = append(tx.Settlements, core.Settlement{Branch: someBranch, Abandoned: true})
 	var m storev1.Finished
 	if err := proto.Unmarshal(encodeFinished(t, tx), &m); err != nil {
 		t.Fatal(err)
@@ -188,6 +216,7 @@ func TestEncodingIsThatOfTheSchema(t *testing.T) {
 	want := &storev1.Finished{
 		Name: tx.Name, Parent: tx.Parent[:], DeadlineMs: millis(tx.Deadline), Outcome: uint32(tx.Outcome), Reason: uint32(tx.Reason),
 		Cause: tx.Cause, Operator: tx.Operator, DecidedMs: millis(tx.Decided), FinishedMs: millis(tx.Finished), Records: tx.Records,
+		Key: tx.Key, Note: tx.Note, NotBeforeMs: millis(tx.NotBefore), Called: [][]byte{someBranch[:]}, Abandoned: [][]byte{someBranch[:]},
 	}
 	for i := range tx.Branches {
 		br := &tx.Branches[i]
@@ -230,6 +259,17 @@ func TestDecodingRefusesWhatWasNotWritten(t *testing.T) {
 		"an unknown outcome":  {8, 4, 0x50, 3},
 		"an unknown reason":   {8, 4, 0x50, 1, 0x58, 200, 1},
 		"a decision for none": {8, 4},
+		"an empty key":        {8, 1, 0x8a, 1, 0},
+		"a key of no UTF-8":   {8, 1, 0x8a, 1, 1, 0xff},
+		"no time":             {8, 3, 0x98, 1, 0},
+		"given up, or not":    {8, 4, 0x50, 2, 0xa0, 1, 0},
+		"given up twice":      {8, 4, 0x50, 2, 0xa0, 1, 2},
+		"XA with both": encodeSchema(t, &storev1.Record{
+			Kind: uint32(core.RecordRegister), Branch: someBranch[:], Resource: someResource[:], Mode: uint32(core.ModeXA), Plan: schemaPlan(somePlan()),
+		}),
+		"XA with nothing":    encodeSchema(t, &storev1.Record{Kind: uint32(core.RecordRegister), Branch: someBranch[:], Mode: uint32(core.ModeXA)}),
+		"an unknown dialect": encodeSchema(t, withPlan(func(p *storev1.Plan) { p.Forward.Dialect = 3 })),
+		"a long pause":       encodeSchema(t, withPlan(func(p *storev1.Plan) { p.RetryPollNs = -1 })),
 	} {
 		if r, err := store.DecodeRecord(someXID, 4, b); !errors.Is(err, store.ErrCorrupt) || !strings.Contains(err.Error(), someXID.String()) {
 			t.Errorf("%s: %+v, %v", name, r, err)
@@ -237,17 +277,67 @@ func TestDecodingRefusesWhatWasNotWritten(t *testing.T) {
 	}
 	whole := encodeFinished(t, someFinished())
 	for name, b := range map[string][]byte{
-		"nothing":                 {},
-		"cut off":                 whole[:len(whole)-1],
-		"no time":                 {0x20, 1},
-		"an unknown field":        append(bytes.Clone(whole), 0x6a, 0),
-		"a branch after the end":  append(bytes.Clone(whole), 0x5a, 0),
-		"an empty branch":         {0x20, 1, 0x40, 1, 0x48, 1, 0x5a, 0},
+		"nothing":                {},
+		"cut off":                whole[:len(whole)-1],
+		"no time":                {0x20, 1},
+		"an unknown field":       append(bytes.Clone(whole), 0x6a, 0),
+		"a branch after the end": append(bytes.Clone(whole), 0x5a, 0),
+		"an empty branch":        {0x20, 1, 0x40, 1, 0x48, 1, 0x5a, 0},
+		"given up by nobody":     encodeSchema(t, withAbandoned(xid.BranchID{99})),
+		"given up twice":         encodeSchema(t, withAbandoned(xid.BranchID{20}, xid.BranchID{20})),
+		"given up in disorder":   encodeSchema(t, withAbandoned(xid.BranchID{22}, xid.BranchID{20})),
+		"nothing given up":       encodeSchema(t, withAbandoned(xid.BranchID{})),
+		"a short one given up":   encodeSchema(t, &storev1.Finished{Outcome: 1, DecidedMs: 1, FinishedMs: 1, Abandoned: [][]byte{{1}}}),
+		"a database given up": encodeSchema(t, &storev1.Finished{
+			Outcome: 1, DecidedMs: 1, FinishedMs: 1, Resources: [][]byte{someResource[:]}, Abandoned: [][]byte{someResource[:]},
+		}),
 		"an unknown branch field": {0x20, 1, 0x40, 1, 0x48, 1, 0x5a, 2, 0x38, 1},
 	} {
 		if tx, err := store.DecodeFinished(someXID, b); !errors.Is(err, store.ErrCorrupt) || !strings.Contains(err.Error(), someXID.String()) {
 			t.Errorf("%s: %+v, %v", name, tx, err)
 		}
+	}
+}
+
+// encodeSchema writes what is protobuf, and yet may not be what is ever written.
+func encodeSchema(tb testing.TB, m proto.Message) []byte {
+	tb.Helper()
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return b
+}
+
+func withPlan(change func(*storev1.Plan)) *storev1.Record {
+	p := schemaPlan(somePlan())
+	change(p)
+	return &storev1.Record{Kind: uint32(core.RecordRegister), Branch: someBranch[:], Mode: uint32(core.ModeSaga), Plan: p}
+}
+
+// withAbandoned has calls of branches 20 to 23.
+func withAbandoned(ids ...xid.BranchID) *storev1.Finished {
+	f := &storev1.Finished{Outcome: 1, DecidedMs: 1, FinishedMs: 1}
+	for n := byte(20); n < 24; n++ {
+		id := xid.BranchID{n}
+		f.Called = append(f.Called, id[:])
+	}
+	for _, id := range ids {
+		f.Abandoned = append(f.Abandoned, id[:])
+	}
+	return f
+}
+
+// The cases above are refused for what is wrong with them, and for nothing else.
+func TestTheSameWithoutItsFaultIsAccepted(t *testing.T) {
+	t.Parallel()
+	good := encodeSchema(t, withPlan(func(*storev1.Plan) {}))
+	if _, err := store.DecodeRecord(someXID, 4, good); err != nil {
+		t.Error(err)
+	}
+	tx, err := store.DecodeFinished(someXID, encodeSchema(t, withAbandoned(xid.BranchID{20}, xid.BranchID{22})))
+	if err != nil || len(tx.Settlements) != 4 || !tx.Settlements[0].Abandoned || tx.Settlements[1].Abandoned || !tx.Settlements[2].Abandoned {
+		t.Errorf("%+v %v", tx, err)
 	}
 }
 
@@ -268,6 +358,11 @@ func TestEncodingRefusesWhatDecodingWould(t *testing.T) {
 		"saga without":  {Kind: core.RecordRegister, Branch: someBranch, Resource: someResource, Mode: core.ModeSaga},
 		"done twice":    {Kind: core.RecordDone, Branch: someBranch, Resource: someResource},
 		"back in time":  {Kind: core.RecordRegister, Branch: someBranch, Mode: core.ModeSaga, Plan: &core.Plan{Retry: core.Retry{First: -1}}},
+		"broken key":    {Kind: core.RecordBegin, Key: "a\xff"},
+		"a delay":       {Kind: core.RecordVote, Branch: someBranch, Vote: core.VoteYes, NotBefore: time.UnixMilli(1 << 60)},
+		"dialect":       {Kind: core.RecordRegister, Branch: someBranch, Mode: core.ModeSaga, Plan: &core.Plan{Commit: core.Action{Kind: 1, Dialect: 3}}},
+		"poll":          {Kind: core.RecordRegister, Branch: someBranch, Mode: core.ModeSaga, Plan: &core.Plan{Retry: core.Retry{Poll: -1}}},
+		"XA without":    {Kind: core.RecordRegister, Branch: someBranch, Mode: core.ModeXA},
 		"no target":     {Kind: core.RecordRegister, Branch: someBranch, Mode: core.ModeSaga, Plan: &core.Plan{Commit: core.Action{Kind: 9}}},
 	} {
 		if b, err := store.AppendRecord([]byte("kept"), r); err == nil || string(b) != "kept" {
@@ -279,6 +374,8 @@ func TestEncodingRefusesWhatDecodingWould(t *testing.T) {
 		"no end":      func(tx *core.Transaction) { tx.Finished = time.Time{} },
 		"no resource": func(tx *core.Transaction) { tx.Settlements[0].Resource = xid.ResourceID{} },
 		"no branch":   func(tx *core.Transaction) { tx.Branches[1].ID = xid.BranchID{} },
+		"given up":    func(tx *core.Transaction) { tx.Settlements[0].Abandoned = true },
+		"broken key":  func(tx *core.Transaction) { tx.Key = "a\xff" },
 		"far out":     func(tx *core.Transaction) { tx.Branches[1].Registered = time.UnixMilli(1 << 60) },
 	} {
 		tx := someFinished()
@@ -323,6 +420,8 @@ func FuzzDecodeRecord(f *testing.F) {
 
 func FuzzDecodeFinished(f *testing.F) {
 	f.Add(encodeFinished(f, someFinished()))
+	f.Add(encodeFinished(f, someAbandoned()))
+	f.Add(encodeSchema(f, withAbandoned(xid.BranchID{20}, xid.BranchID{20})))
 	f.Add([]byte{0x20})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		tx, err := store.DecodeFinished(someXID, b)

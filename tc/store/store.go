@@ -38,7 +38,8 @@ type Store interface {
 	ListFinished(ctx context.Context, before xid.ID, fn func(core.Transaction) bool) error
 
 	// Lookup gives the XID of the transaction that was begun with a key, open or
-	// finished. A key is forgotten with its transaction.
+	// finished. A key is forgotten with its transaction. Like all reads it shows what
+	// may be lost with a crash: it is for a request to the engine, whose reply waits.
 	Lookup(key string) (id xid.ID, found bool, err error)
 
 	// Value gives what SetValue has kept under a name in a space; nil where there

@@ -328,6 +328,60 @@ func (Op) EnumDescriptor() ([]byte, []int) {
 	return file_handfast_v1_types_proto_rawDescGZIP(), []int{4}
 }
 
+// Dialect is how whoever is called is told what for, and how its answer is read.
+type Dialect int32
+
+const (
+	// Handfast's own headers, statuses and references.
+	Dialect_DIALECT_UNSPECIFIED Dialect = 0
+	// As DTM's server calls branches, for services with DTM's barrier. They see the
+	// XID as gid, or the name that the transaction's caller gave it; the branch as
+	// branch_id; trans_type saga, tcc or msg; and op: action and compensate of a saga,
+	// action of a delivery, msg of a check-back, try, confirm and cancel of TCC. The
+	// payload and the url have no references, and there is no result. Not for
+	// branches of MODE_WORKFLOW.
+	Dialect_DIALECT_DTM Dialect = 1
+)
+
+// Enum value maps for Dialect.
+var (
+	Dialect_name = map[int32]string{
+		0: "DIALECT_UNSPECIFIED",
+		1: "DIALECT_DTM",
+	}
+	Dialect_value = map[string]int32{
+		"DIALECT_UNSPECIFIED": 0,
+		"DIALECT_DTM":         1,
+	}
+)
+
+func (x Dialect) Enum() *Dialect {
+	p := new(Dialect)
+	*p = x
+	return p
+}
+
+func (x Dialect) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Dialect) Descriptor() protoreflect.EnumDescriptor {
+	return file_handfast_v1_types_proto_enumTypes[5].Descriptor()
+}
+
+func (Dialect) Type() protoreflect.EnumType {
+	return &file_handfast_v1_types_proto_enumTypes[5]
+}
+
+func (x Dialect) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Dialect.Descriptor instead.
+func (Dialect) EnumDescriptor() ([]byte, []int) {
+	return file_handfast_v1_types_proto_rawDescGZIP(), []int{5}
+}
+
 // RollbackReason says why the decision was to roll back.
 type RollbackReason int32
 
@@ -377,11 +431,11 @@ func (x RollbackReason) String() string {
 }
 
 func (RollbackReason) Descriptor() protoreflect.EnumDescriptor {
-	return file_handfast_v1_types_proto_enumTypes[5].Descriptor()
+	return file_handfast_v1_types_proto_enumTypes[6].Descriptor()
 }
 
 func (RollbackReason) Type() protoreflect.EnumType {
-	return &file_handfast_v1_types_proto_enumTypes[5]
+	return &file_handfast_v1_types_proto_enumTypes[6]
 }
 
 func (x RollbackReason) Number() protoreflect.EnumNumber {
@@ -390,7 +444,7 @@ func (x RollbackReason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RollbackReason.Descriptor instead.
 func (RollbackReason) EnumDescriptor() ([]byte, []int) {
-	return file_handfast_v1_types_proto_rawDescGZIP(), []int{5}
+	return file_handfast_v1_types_proto_rawDescGZIP(), []int{6}
 }
 
 // Choice is what is to become of a row that can't be restored by itself.
@@ -434,11 +488,11 @@ func (x Choice) String() string {
 }
 
 func (Choice) Descriptor() protoreflect.EnumDescriptor {
-	return file_handfast_v1_types_proto_enumTypes[6].Descriptor()
+	return file_handfast_v1_types_proto_enumTypes[7].Descriptor()
 }
 
 func (Choice) Type() protoreflect.EnumType {
-	return &file_handfast_v1_types_proto_enumTypes[6]
+	return &file_handfast_v1_types_proto_enumTypes[7]
 }
 
 func (x Choice) Number() protoreflect.EnumNumber {
@@ -447,7 +501,7 @@ func (x Choice) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Choice.Descriptor instead.
 func (Choice) EnumDescriptor() ([]byte, []int) {
-	return file_handfast_v1_types_proto_rawDescGZIP(), []int{6}
+	return file_handfast_v1_types_proto_rawDescGZIP(), []int{7}
 }
 
 // ErrorReason names the cause of an error. It travels as the reason field of
@@ -554,11 +608,11 @@ func (x ErrorReason) String() string {
 }
 
 func (ErrorReason) Descriptor() protoreflect.EnumDescriptor {
-	return file_handfast_v1_types_proto_enumTypes[7].Descriptor()
+	return file_handfast_v1_types_proto_enumTypes[8].Descriptor()
 }
 
 func (ErrorReason) Type() protoreflect.EnumType {
-	return &file_handfast_v1_types_proto_enumTypes[7]
+	return &file_handfast_v1_types_proto_enumTypes[8]
 }
 
 func (x ErrorReason) Number() protoreflect.EnumNumber {
@@ -567,7 +621,7 @@ func (x ErrorReason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ErrorReason.Descriptor instead.
 func (ErrorReason) EnumDescriptor() ([]byte, []int) {
-	return file_handfast_v1_types_proto_rawDescGZIP(), []int{7}
+	return file_handfast_v1_types_proto_rawDescGZIP(), []int{8}
 }
 
 // Action is a call of the coordinator. It goes out at least once; whoever is
@@ -596,7 +650,9 @@ type Action struct {
 	Delay *durationpb.Duration `protobuf:"bytes,8,opt,name=delay,proto3" json:"delay,omitempty"`
 	// The name of the group of services that handler_resource stands for, for people to
 	// read. Unset where it is a database, or not known.
-	HandlerGroup  string `protobuf:"bytes,9,opt,name=handler_group,json=handlerGroup,proto3" json:"handler_group,omitempty"`
+	HandlerGroup string `protobuf:"bytes,9,opt,name=handler_group,json=handlerGroup,proto3" json:"handler_group,omitempty"`
+	// How the call is made and its answer read. Only for url and grpc.
+	Dialect       Dialect `protobuf:"varint,10,opt,name=dialect,proto3,enum=handfast.v1.Dialect" json:"dialect,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -692,6 +748,13 @@ func (x *Action) GetHandlerGroup() string {
 		return x.HandlerGroup
 	}
 	return ""
+}
+
+func (x *Action) GetDialect() Dialect {
+	if x != nil {
+		return x.Dialect
+	}
+	return Dialect_DIALECT_UNSPECIFIED
 }
 
 type Header struct {
@@ -1923,7 +1986,7 @@ var File_handfast_v1_types_proto protoreflect.FileDescriptor
 
 const file_handfast_v1_types_proto_rawDesc = "" +
 	"\n" +
-	"\x17handfast/v1/types.proto\x12\vhandfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc7\x02\n" +
+	"\x17handfast/v1/types.proto\x12\vhandfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf7\x02\n" +
 	"\x06Action\x12\x10\n" +
 	"\x03url\x18\x01 \x01(\tR\x03url\x12\x12\n" +
 	"\x04grpc\x18\x02 \x01(\tR\x04grpc\x12\x18\n" +
@@ -1933,7 +1996,9 @@ const file_handfast_v1_types_proto_rawDesc = "" +
 	"\aheaders\x18\x06 \x03(\v2\x13.handfast.v1.HeaderR\aheaders\x123\n" +
 	"\atimeout\x18\a \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12/\n" +
 	"\x05delay\x18\b \x01(\v2\x19.google.protobuf.DurationR\x05delay\x12#\n" +
-	"\rhandler_group\x18\t \x01(\tR\fhandlerGroup\"2\n" +
+	"\rhandler_group\x18\t \x01(\tR\fhandlerGroup\x12.\n" +
+	"\adialect\x18\n" +
+	" \x01(\x0e2\x14.handfast.v1.DialectR\adialect\"2\n" +
 	"\x06Header\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\"\xd9\x01\n" +
@@ -2082,7 +2147,10 @@ const file_handfast_v1_types_proto_rawDesc = "" +
 	"\n" +
 	"OP_FORWARD\x10\x01\x12\r\n" +
 	"\tOP_COMMIT\x10\x02\x12\x0f\n" +
-	"\vOP_ROLLBACK\x10\x03*\xc7\x01\n" +
+	"\vOP_ROLLBACK\x10\x03*3\n" +
+	"\aDialect\x12\x17\n" +
+	"\x13DIALECT_UNSPECIFIED\x10\x00\x12\x0f\n" +
+	"\vDIALECT_DTM\x10\x01*\xc7\x01\n" +
 	"\x0eRollbackReason\x12\x1f\n" +
 	"\x1bROLLBACK_REASON_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19ROLLBACK_REASON_REQUESTED\x10\x01\x12\x1b\n" +
@@ -2128,7 +2196,7 @@ func file_handfast_v1_types_proto_rawDescGZIP() []byte {
 	return file_handfast_v1_types_proto_rawDescData
 }
 
-var file_handfast_v1_types_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
+var file_handfast_v1_types_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
 var file_handfast_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_handfast_v1_types_proto_goTypes = []any{
 	(Outcome)(0),                  // 0: handfast.v1.Outcome
@@ -2136,69 +2204,71 @@ var file_handfast_v1_types_proto_goTypes = []any{
 	(Vote)(0),                     // 2: handfast.v1.Vote
 	(Mode)(0),                     // 3: handfast.v1.Mode
 	(Op)(0),                       // 4: handfast.v1.Op
-	(RollbackReason)(0),           // 5: handfast.v1.RollbackReason
-	(Choice)(0),                   // 6: handfast.v1.Choice
-	(ErrorReason)(0),              // 7: handfast.v1.ErrorReason
-	(*Action)(nil),                // 8: handfast.v1.Action
-	(*Header)(nil),                // 9: handfast.v1.Header
-	(*Plan)(nil),                  // 10: handfast.v1.Plan
-	(*RetryPolicy)(nil),           // 11: handfast.v1.RetryPolicy
-	(*Progress)(nil),              // 12: handfast.v1.Progress
-	(*Transaction)(nil),           // 13: handfast.v1.Transaction
-	(*Branch)(nil),                // 14: handfast.v1.Branch
-	(*Settlement)(nil),            // 15: handfast.v1.Settlement
-	(*RowDiff)(nil),               // 16: handfast.v1.RowDiff
-	(*ColumnDiff)(nil),            // 17: handfast.v1.ColumnDiff
-	(*Image)(nil),                 // 18: handfast.v1.Image
-	(*RowChoice)(nil),             // 19: handfast.v1.RowChoice
-	(*ColumnValue)(nil),           // 20: handfast.v1.ColumnValue
-	(*RowsToSettle)(nil),          // 21: handfast.v1.RowsToSettle
-	(*durationpb.Duration)(nil),   // 22: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
+	(Dialect)(0),                  // 5: handfast.v1.Dialect
+	(RollbackReason)(0),           // 6: handfast.v1.RollbackReason
+	(Choice)(0),                   // 7: handfast.v1.Choice
+	(ErrorReason)(0),              // 8: handfast.v1.ErrorReason
+	(*Action)(nil),                // 9: handfast.v1.Action
+	(*Header)(nil),                // 10: handfast.v1.Header
+	(*Plan)(nil),                  // 11: handfast.v1.Plan
+	(*RetryPolicy)(nil),           // 12: handfast.v1.RetryPolicy
+	(*Progress)(nil),              // 13: handfast.v1.Progress
+	(*Transaction)(nil),           // 14: handfast.v1.Transaction
+	(*Branch)(nil),                // 15: handfast.v1.Branch
+	(*Settlement)(nil),            // 16: handfast.v1.Settlement
+	(*RowDiff)(nil),               // 17: handfast.v1.RowDiff
+	(*ColumnDiff)(nil),            // 18: handfast.v1.ColumnDiff
+	(*Image)(nil),                 // 19: handfast.v1.Image
+	(*RowChoice)(nil),             // 20: handfast.v1.RowChoice
+	(*ColumnValue)(nil),           // 21: handfast.v1.ColumnValue
+	(*RowsToSettle)(nil),          // 22: handfast.v1.RowsToSettle
+	(*durationpb.Duration)(nil),   // 23: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 24: google.protobuf.Timestamp
 }
 var file_handfast_v1_types_proto_depIdxs = []int32{
-	9,  // 0: handfast.v1.Action.headers:type_name -> handfast.v1.Header
-	22, // 1: handfast.v1.Action.timeout:type_name -> google.protobuf.Duration
-	22, // 2: handfast.v1.Action.delay:type_name -> google.protobuf.Duration
-	8,  // 3: handfast.v1.Plan.forward:type_name -> handfast.v1.Action
-	8,  // 4: handfast.v1.Plan.commit:type_name -> handfast.v1.Action
-	8,  // 5: handfast.v1.Plan.rollback:type_name -> handfast.v1.Action
-	11, // 6: handfast.v1.Plan.retry:type_name -> handfast.v1.RetryPolicy
-	22, // 7: handfast.v1.RetryPolicy.first:type_name -> google.protobuf.Duration
-	22, // 8: handfast.v1.RetryPolicy.max:type_name -> google.protobuf.Duration
-	23, // 9: handfast.v1.Progress.last_attempt_time:type_name -> google.protobuf.Timestamp
-	23, // 10: handfast.v1.Progress.next_attempt_time:type_name -> google.protobuf.Timestamp
-	1,  // 11: handfast.v1.Transaction.phase:type_name -> handfast.v1.Phase
-	0,  // 12: handfast.v1.Transaction.outcome:type_name -> handfast.v1.Outcome
-	5,  // 13: handfast.v1.Transaction.rollback_reason:type_name -> handfast.v1.RollbackReason
-	23, // 14: handfast.v1.Transaction.begin_time:type_name -> google.protobuf.Timestamp
-	23, // 15: handfast.v1.Transaction.deadline:type_name -> google.protobuf.Timestamp
-	23, // 16: handfast.v1.Transaction.decision_time:type_name -> google.protobuf.Timestamp
-	23, // 17: handfast.v1.Transaction.finish_time:type_name -> google.protobuf.Timestamp
-	14, // 18: handfast.v1.Transaction.branches:type_name -> handfast.v1.Branch
-	15, // 19: handfast.v1.Transaction.settlements:type_name -> handfast.v1.Settlement
-	3,  // 20: handfast.v1.Branch.mode:type_name -> handfast.v1.Mode
-	2,  // 21: handfast.v1.Branch.vote:type_name -> handfast.v1.Vote
-	23, // 22: handfast.v1.Branch.register_time:type_name -> google.protobuf.Timestamp
-	10, // 23: handfast.v1.Branch.plan:type_name -> handfast.v1.Plan
-	12, // 24: handfast.v1.Branch.forward:type_name -> handfast.v1.Progress
-	23, // 25: handfast.v1.Settlement.last_attempt_time:type_name -> google.protobuf.Timestamp
-	23, // 26: handfast.v1.Settlement.next_attempt_time:type_name -> google.protobuf.Timestamp
-	4,  // 27: handfast.v1.Settlement.op:type_name -> handfast.v1.Op
-	17, // 28: handfast.v1.RowDiff.columns:type_name -> handfast.v1.ColumnDiff
-	19, // 29: handfast.v1.RowDiff.choice:type_name -> handfast.v1.RowChoice
-	18, // 30: handfast.v1.ColumnDiff.before:type_name -> handfast.v1.Image
-	18, // 31: handfast.v1.ColumnDiff.after:type_name -> handfast.v1.Image
-	18, // 32: handfast.v1.ColumnDiff.now:type_name -> handfast.v1.Image
-	6,  // 33: handfast.v1.RowChoice.choice:type_name -> handfast.v1.Choice
-	23, // 34: handfast.v1.RowChoice.time:type_name -> google.protobuf.Timestamp
-	20, // 35: handfast.v1.RowChoice.values:type_name -> handfast.v1.ColumnValue
-	16, // 36: handfast.v1.RowsToSettle.rows:type_name -> handfast.v1.RowDiff
-	37, // [37:37] is the sub-list for method output_type
-	37, // [37:37] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	10, // 0: handfast.v1.Action.headers:type_name -> handfast.v1.Header
+	23, // 1: handfast.v1.Action.timeout:type_name -> google.protobuf.Duration
+	23, // 2: handfast.v1.Action.delay:type_name -> google.protobuf.Duration
+	5,  // 3: handfast.v1.Action.dialect:type_name -> handfast.v1.Dialect
+	9,  // 4: handfast.v1.Plan.forward:type_name -> handfast.v1.Action
+	9,  // 5: handfast.v1.Plan.commit:type_name -> handfast.v1.Action
+	9,  // 6: handfast.v1.Plan.rollback:type_name -> handfast.v1.Action
+	12, // 7: handfast.v1.Plan.retry:type_name -> handfast.v1.RetryPolicy
+	23, // 8: handfast.v1.RetryPolicy.first:type_name -> google.protobuf.Duration
+	23, // 9: handfast.v1.RetryPolicy.max:type_name -> google.protobuf.Duration
+	24, // 10: handfast.v1.Progress.last_attempt_time:type_name -> google.protobuf.Timestamp
+	24, // 11: handfast.v1.Progress.next_attempt_time:type_name -> google.protobuf.Timestamp
+	1,  // 12: handfast.v1.Transaction.phase:type_name -> handfast.v1.Phase
+	0,  // 13: handfast.v1.Transaction.outcome:type_name -> handfast.v1.Outcome
+	6,  // 14: handfast.v1.Transaction.rollback_reason:type_name -> handfast.v1.RollbackReason
+	24, // 15: handfast.v1.Transaction.begin_time:type_name -> google.protobuf.Timestamp
+	24, // 16: handfast.v1.Transaction.deadline:type_name -> google.protobuf.Timestamp
+	24, // 17: handfast.v1.Transaction.decision_time:type_name -> google.protobuf.Timestamp
+	24, // 18: handfast.v1.Transaction.finish_time:type_name -> google.protobuf.Timestamp
+	15, // 19: handfast.v1.Transaction.branches:type_name -> handfast.v1.Branch
+	16, // 20: handfast.v1.Transaction.settlements:type_name -> handfast.v1.Settlement
+	3,  // 21: handfast.v1.Branch.mode:type_name -> handfast.v1.Mode
+	2,  // 22: handfast.v1.Branch.vote:type_name -> handfast.v1.Vote
+	24, // 23: handfast.v1.Branch.register_time:type_name -> google.protobuf.Timestamp
+	11, // 24: handfast.v1.Branch.plan:type_name -> handfast.v1.Plan
+	13, // 25: handfast.v1.Branch.forward:type_name -> handfast.v1.Progress
+	24, // 26: handfast.v1.Settlement.last_attempt_time:type_name -> google.protobuf.Timestamp
+	24, // 27: handfast.v1.Settlement.next_attempt_time:type_name -> google.protobuf.Timestamp
+	4,  // 28: handfast.v1.Settlement.op:type_name -> handfast.v1.Op
+	18, // 29: handfast.v1.RowDiff.columns:type_name -> handfast.v1.ColumnDiff
+	20, // 30: handfast.v1.RowDiff.choice:type_name -> handfast.v1.RowChoice
+	19, // 31: handfast.v1.ColumnDiff.before:type_name -> handfast.v1.Image
+	19, // 32: handfast.v1.ColumnDiff.after:type_name -> handfast.v1.Image
+	19, // 33: handfast.v1.ColumnDiff.now:type_name -> handfast.v1.Image
+	7,  // 34: handfast.v1.RowChoice.choice:type_name -> handfast.v1.Choice
+	24, // 35: handfast.v1.RowChoice.time:type_name -> google.protobuf.Timestamp
+	21, // 36: handfast.v1.RowChoice.values:type_name -> handfast.v1.ColumnValue
+	17, // 37: handfast.v1.RowsToSettle.rows:type_name -> handfast.v1.RowDiff
+	38, // [38:38] is the sub-list for method output_type
+	38, // [38:38] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_handfast_v1_types_proto_init() }
@@ -2213,7 +2283,7 @@ func file_handfast_v1_types_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_handfast_v1_types_proto_rawDesc), len(file_handfast_v1_types_proto_rawDesc)),
-			NumEnums:      8,
+			NumEnums:      9,
 			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   0,

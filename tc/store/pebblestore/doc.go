@@ -4,7 +4,9 @@
 //	m                            store.v1.Meta: identity, incarnation, horizon, quarantine
 //	o <xid 35> <seq 4>           one record of an unfinished transaction
 //	f <xid 35>                   the final state of a finished one
-//	x <finished ms 8> <xid 35>   when f may go
+//	x <finished ms 8> <xid 35>   when f may go: its key, or nothing
+//	k <key>                      the XID that was begun with the key
+//	v <space> 0 <name>           a value of a front-end
 //
 // Beside the database the file HANDFAST holds the store's id and incarnation. It
 // is written first, so that a directory of something else is never touched and a

@@ -99,6 +99,9 @@ func (s *Store) ListValues(ctx context.Context, space, from string, fn func(name
 		if err = ctx.Err(); err == nil {
 			v, err = it.ValueAndErr()
 		}
+		if v == nil {
+			v = []byte{} // nil is what is not there
+		}
 		if err != nil || !fn(string(it.Key()[len(begin):]), v) {
 			break
 		}

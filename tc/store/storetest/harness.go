@@ -53,6 +53,15 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		{"a failed write reaches everybody who writes", testFailureReachesAll},
 		{"a closed store gives errors", testClosed},
 		{"an empty batch can carry a sync", testEmptyBatch},
+		{"a key finds its transaction as long as that is kept", testLookup},
+		{"a key is found exactly, whatever is in it", testLookupExactly},
+		{"a key is lost with its begin, and only then", testLookupAfterPowerLoss},
+		{"a key is forgotten with its transaction and can be used again", testLookupAfterExpiry},
+		{"what was given up is kept with the transaction", testAbandoned},
+		{"values are set, replaced and dropped", testValues},
+		{"values are listed in order within their space", testListValues},
+		{"a value is durable when it is set", testValuesSurvive},
+		{"a space without a name is refused", testSpaces},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -235,6 +235,10 @@ func testEndedContext(t *testing.T, h Harness) {
 	if err := s.ListFinished(ctx, xid.ID{}, func(core.Transaction) bool { return true }); !errors.Is(err, context.Canceled) {
 		t.Errorf("ListFinished: %v", err)
 	}
+	setValue(t, s, "space", "name", []byte{1})
+	if err := s.ListValues(ctx, "space", "", func(string, []byte) bool { return true }); !errors.Is(err, context.Canceled) {
+		t.Errorf("ListValues: %v", err)
+	}
 	if _, err := s.Expire(ctx, base.Add(time.Hour), 10); !errors.Is(err, context.Canceled) {
 		t.Errorf("Expire: %v", err)
 	}

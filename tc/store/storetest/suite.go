@@ -321,6 +321,9 @@ func testFailedWrite(t *testing.T, h Harness) {
 			t.Fatalf("a write that failed was acknowledged: %v", err)
 		}
 	}
+	if err := s.SetValue("space", "name", []byte{1}); !errors.Is(err, store.ErrFailed) {
+		t.Fatalf("SetValue: %v", err)
+	}
 	if err := s.Quarantine(1, "x"); !errors.Is(err, store.ErrFailed) {
 		t.Fatalf("Quarantine: %v", err)
 	}
@@ -350,6 +353,18 @@ func testClosed(t *testing.T, h Harness) {
 	}
 	if _, err := s.Expire(context.Background(), base, 1); err == nil {
 		t.Error("Expire after Close")
+	}
+	if _, _, err := s.Lookup("key"); err == nil {
+		t.Error("Lookup after Close")
+	}
+	if _, err := s.Value("space", "name"); err == nil {
+		t.Error("Value after Close")
+	}
+	if err := s.SetValue("space", "name", []byte{1}); err == nil {
+		t.Error("SetValue after Close")
+	}
+	if err := s.ListValues(context.Background(), "space", "", func(string, []byte) bool { return true }); err == nil {
+		t.Error("ListValues after Close")
 	}
 	if err := s.Close(); err != nil {
 		t.Errorf("Close again: %v", err)

@@ -242,7 +242,7 @@ func TestShowTellsWhatIsCalled(t *testing.T) {
 		Xid: anXID, Phase: handfastv1.Phase_PHASE_SETTLING, Outcome: handfastv1.Outcome_OUTCOME_ROLLED_BACK,
 		Branches: []*handfastv1.Branch{
 			{BranchId: strings.Repeat("ab", 16), Name: "hotel", Mode: handfastv1.Mode_MODE_SAGA, Vote: handfastv1.Vote_VOTE_YES, Plan: &handfastv1.Plan{
-				Forward: &handfastv1.Action{Url: "http://hotel/book"}, Rollback: &handfastv1.Action{Url: "http://hotel/cancel"}}},
+				Forward: &handfastv1.Action{Url: "http://hotel/book"}, Rollback: &handfastv1.Action{Url: "http://hotel/cancel", Dialect: handfastv1.Dialect_DIALECT_DTM}}},
 			{BranchId: strings.Repeat("cd", 16), Name: "flight", Mode: handfastv1.Mode_MODE_SAGA, Vote: handfastv1.Vote_VOTE_NO, VoteReason: "no seat",
 				Plan: &handfastv1.Plan{Forward: &handfastv1.Action{Handler: "fly", HandlerResource: aUUID}}},
 			{BranchId: strings.Repeat("ef", 16), Name: "car", Mode: handfastv1.Mode_MODE_SAGA,
@@ -255,7 +255,7 @@ func TestShowTellsWhatIsCalled(t *testing.T) {
 	if code != ExitOK {
 		t.Fatal(errOut)
 	}
-	for _, w := range []string{"http://hotel/book", "http://hotel/cancel", "rollback", "503", "08:00:07", "failed: no seat", "fly of " + aUUID, "drive of garage ", "LAST ANSWER"} {
+	for _, w := range []string{"http://hotel/book ", "http://hotel/cancel (as DTM) ", "rollback", "503", "08:00:07", "failed: no seat", "fly of " + aUUID, "drive of garage ", "LAST ANSWER"} {
 		if !strings.Contains(out, w) {
 			t.Errorf("does not show %q:\n%s", w, out)
 		}

@@ -72,6 +72,9 @@ func showCalls(w io.Writer, t *handfastv1.Transaction, now time.Time) error {
 			if a.GetHandler() != "" {
 				target += " of " + cmp.Or(a.GetHandlerGroup(), a.GetHandlerResource())
 			}
+			if a.GetDialect() == handfastv1.Dialect_DIALECT_DTM {
+				target += " (as DTM)"
+			}
 			next := "-"
 			if p.GetNextAttemptTime() != nil {
 				next = age(now, p.GetNextAttemptTime())
