@@ -361,6 +361,18 @@ func TestJSONRPCServiceRefusesByItsCode(t *testing.T) {
 	w.ends(gid, "failed", "01 compensate succeed", "01 action succeed", "02 compensate succeed", "02 action failed")
 }
 
+func TestSagaUnderstandsOldServices(t *testing.T) {
+	t.Parallel()
+	each(t, func(w *world, p protocol) {
+		w.on("out action", answer(oldError("ONGOING")))
+		w.on("in action", always(oldError("FAILURE")))
+		gid := w.gid(p)
+		check(w.t, w.saga(p, gid, func(s *dtmcli.Saga) { s.RetryInterval = 1 }, "out", "in"))
+		w.ends(gid, "failed", "01 compensate succeed", "01 action succeed", "02 compensate succeed", "02 action failed")
+		same(w.t, "calls", w.log(), []string{"out action", "out action", "in action", "in compensate", "out compensate"})
+	}, bothWays...)
+}
+
 func TestSagaIsRolledBackAtItsTimeout(t *testing.T) {
 	t.Parallel()
 	each(t, func(w *world, p protocol) {
@@ -482,4 +494,26 @@ func TestSagaSurvivesTheCoordinator(t *testing.T) {
 	for _, gid := range gids {
 		w.ends(gid, "succeed", "01 compensate prepared", "01 action succeed", "02 compensate prepared", "02 action succeed")
 	}
+}
+
+func TestRollbackOfASagaSurvivesTheCoordinator(t *testing.T) {
+	t.Parallel()
+	w := newWorldToKill(t)
+	let := newSignal()
+	w.on("in action", always(dtmcli.ErrFailure))
+	w.on("out compensate", func(call) error { return let.wait() })
+	var gids []string
+	for _, p := range []protocol{overHTTP, overJSONRPC, overGRPC} {
+		gid := w.gid(p)
+		gids = append(gids, gid)
+		check(t, w.saga(p, gid, func(s *dtmcli.Saga) { s.RetryInterval = 1 }, "out", "in"))
+		w.called("out compensate", len(gids))
+	}
+	w.Kill()
+	let.give()
+	w.Restart()
+	for _, gid := range gids {
+		w.ends(gid, "failed", "01 compensate succeed", "01 action succeed", "02 compensate succeed", "02 action failed")
+	}
+	equal(t, "actions", len(w.all("out action")), len(gids))
 }
