@@ -150,6 +150,14 @@ func (s *Server) newGRPC() *grpc.Server {
 // Addr is where the server listens.
 func (s *Server) Addr() net.Addr { return s.lis.Addr() }
 
+// DTMAddrs are where DTM's clients are served, over HTTP and gRPC; nil where they are not.
+func (s *Server) DTMAddrs() (http, grpc net.Addr) {
+	if s.dtm == nil {
+		return nil, nil
+	}
+	return s.dtm.HTTPAddr(), s.dtm.GRPCAddr()
+}
+
 // Engine gives the engine, for tests and benchmarks in the same process.
 func (s *Server) Engine() *engine.Engine { return s.eng }
 

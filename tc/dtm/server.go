@@ -80,7 +80,7 @@ func (s *Server) closeListeners() error {
 	return errors.Join(errs...)
 }
 
-// HTTPAddr and GRPCAddr are where the server listens.
+// HTTPAddr is where the server listens for HTTP and JSON-RPC.
 func (s *Server) HTTPAddr() net.Addr { return s.lis[0].Addr() }
 
 // GRPCAddr is where the server listens for gRPC.
@@ -111,6 +111,12 @@ func (s *Server) Use(eng *engine.Engine, st store.Store, interceptors ...grpc.Un
 // Serve serves until Shutdown is called, or something fails.
 func (s *Server) Serve() error {
 	s.cfg.Log.Info("serving DTM's clients", "http", s.HTTPAddr().String(), "grpc", s.GRPCAddr().String())
+	for _, l := range s.lis {
+		if a, ok := l.Addr().(*net.TCPAddr); !ok || !a.IP.IsLoopback() {
+			s.cfg.Log.Warn("DTM's clients can't authenticate: whoever reaches this address can have any URL called",
+				"address", l.Addr().String())
+		}
+	}
 	ended := make(chan error, 2)
 	go func() { ended <- s.http.Serve(s.lis[0]) }()
 	go func() { ended <- s.grpc.Serve(s.lis[1]) }()

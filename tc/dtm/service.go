@@ -479,7 +479,7 @@ func (s *service) registerBranch(ctx context.Context, gid string, t transType, d
 	p := newPlanner(g.XID, g.note.Protocol, &g.note.Options)
 	var b core.Register
 	before := g.named(d["branch_id"]) // never that of a step of a workflow, whose names have an op
-	switch t { //nolint:exhaustive // the others were refused
+	switch t {                        //nolint:exhaustive // the others were refused
 	case tcc:
 		b, err = p.confirm(d, payload, g.last())
 	case xa:

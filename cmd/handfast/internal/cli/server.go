@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"syscall"
 
@@ -87,9 +86,16 @@ func newDev(s Streams) *cobra.Command {
 			return err
 		}
 		defer func() { err = errors.Join(err, os.RemoveAll(cfg.StoreDir)) }()
-		return serve(cmd.Context(), s, cfg, func(addr net.Addr) error {
-			_, err := fmt.Fprintf(s.Out, devBanner, addr, cfg.StoreDir, addr)
-			return err
+		return serve(cmd.Context(), s, cfg, func(server *tc.Server) error {
+			addr := server.Addr()
+			if _, err := fmt.Fprintf(s.Out, devBanner, addr, cfg.StoreDir, addr); err != nil {
+				return err
+			}
+			if http, grpc := server.DTMAddrs(); http != nil {
+				_, err := fmt.Fprintf(s.Out, "DTM's clients: http://%s/api/dtmsvr and %s.\n", http, grpc)
+				return err
+			}
+			return nil
 		})
 	}
 	return cmd
@@ -124,7 +130,7 @@ func callConfig(s config.Calls) (caller.Config, error) {
 
 // serve runs a coordinator until ctx ends. ready, if set, is called when it
 // listens.
-func serve(ctx context.Context, s Streams, cfg config.Server, ready func(net.Addr) error) error {
+func serve(ctx context.Context, s Streams, cfg config.Server, ready func(*tc.Server) error) error {
 	log, err := newLogger(s.Err, cfg)
 	if err != nil {
 		return err
@@ -171,7 +177,7 @@ func serve(ctx context.Context, s Streams, cfg config.Server, ready func(net.Add
 		return err
 	}
 	if ready != nil {
-		if err := ready(server.Addr()); err != nil {
+		if err := ready(server); err != nil {
 			// The banner cannot be written; nobody would know of this server.
 			return errors.Join(err, server.Shutdown(ctx))
 		}

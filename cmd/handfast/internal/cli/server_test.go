@@ -41,6 +41,18 @@ var banner = regexp.MustCompile(`Coordinator at (\S+); its store (\S+) is remove
 // startDev runs "handfast dev" until the test ends.
 func startDev(t *testing.T, args ...string) *running {
 	t.Helper()
+	d, said := startDevReading(t, args...)
+	go func() {
+		for range said { // or it can't write any more
+		}
+	}()
+	return d
+}
+
+// startDevReading is startDev that gives what it says after its first line. All of it has
+// to be read.
+func startDevReading(t *testing.T, args ...string) (*running, <-chan string) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	r, w := io.Pipe()
 	d := &running{stop: cancel, code: make(chan int, 1), err: &bytes.Buffer{}}
@@ -62,8 +74,18 @@ func startDev(t *testing.T, args ...string) *running {
 		t.Fatalf("dev said %q, %v", first, err)
 	}
 	d.addr, d.store = m[1], m[2]
-	go func() { _, _ = io.Copy(io.Discard, lines) }()
-	return d
+	said := make(chan string)
+	go func() {
+		defer close(said)
+		for {
+			line, err := lines.ReadString('\n')
+			if err != nil {
+				return
+			}
+			said <- line
+		}
+	}()
+	return d, said
 }
 
 func (d *running) coordinator(t *testing.T) handfastv1.CoordinatorClient {
