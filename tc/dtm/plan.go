@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/net/http/httpguts"
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/handfast/handfast/internal/address"
@@ -120,12 +121,23 @@ func (p *planner) action(field, addr string, payload []byte) (core.Action, error
 		return a, wrong(field, "%v", err)
 	}
 	for _, h := range p.headers {
-		if err := address.CheckHeader(to.Kind, h.Name, h.Value); err != nil {
+		if err := checkHeader(to.Kind, h); err != nil {
 			return a, wrong("branch_headers", "%v", err)
 		}
 	}
 	a.Lane = to.Lane()
 	return a, nil
+}
+
+// checkHeader: over HTTP a value may be any text, as with DTM.
+func checkHeader(kind address.Kind, h core.Header) error {
+	if kind == address.GRPC {
+		return address.CheckHeader(kind, h.Name, h.Value)
+	}
+	if !httpguts.ValidHeaderFieldValue(h.Value) {
+		return fmt.Errorf("the value of %.40q holds a character that no header may hold", h.Name)
+	}
+	return address.CheckHeaderName(kind, h.Name)
 }
 
 // maxAddress is the longest URL, in bytes.

@@ -183,9 +183,9 @@ func checkGid(gid string) error {
 	case len(gid) > maxGid:
 		return wrong("gid", "%d bytes long, at most %d", len(gid), maxGid)
 	}
-	for i := range len(gid) {
-		if c := gid[i]; c < ' ' || c > '~' || strings.IndexByte("'\"\\;`", c) >= 0 {
-			return wrong("gid", "%.150q holds %q; want visible ASCII without quotes, backslash and semicolon", gid, c)
+	for _, c := range gid {
+		if c < ' ' || c > '~' || strings.ContainsRune("'\"\\;`", c) {
+			return wrong("gid", "%.150q holds %q; want ASCII without control characters, quotes, backslash and semicolon", gid, c)
 		}
 	}
 	return nil

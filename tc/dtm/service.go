@@ -110,7 +110,7 @@ func (s *service) open(ctx context.Context, r *request) (g global, began bool, e
 // begin makes the begin of a request's transaction.
 func (r *request) begin(id xid.ID, deadline time.Time, n *note) (core.Begin, error) {
 	b, err := json.Marshal(n)
-	return core.Begin{XID: id, Name: "dtm " + string(r.Type), Key: r.Gid, Note: b, Deadline: deadline}, err
+	return core.Begin{XID: id, Name: "dtm " + string(r.Type) + " " + r.Gid, Key: r.Gid, Note: b, Deadline: deadline}, err
 }
 
 // start finds the transaction of a request, or begins it and hands its branches over, all
@@ -475,6 +475,8 @@ func (s *service) registerBranch(ctx context.Context, gid string, t transType, d
 		return s.told(ctx, &g, late)
 	case g.note.Type != t:
 		return refuse(failure, "gid %s is that of a %s, not of a %s. FAILURE", gid, g.note.Type, t)
+	case len(g.Branches) >= maxSteps:
+		return refuse(failure, "gid %s has %d branches already, which is the limit. FAILURE", gid, maxSteps)
 	}
 	p := newPlanner(g.XID, g.note.Protocol, &g.note.Options)
 	var b core.Register

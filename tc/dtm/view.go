@@ -127,7 +127,7 @@ func (g *global) view() *transactionView {
 	if g.Outcome == core.RolledBack {
 		v.RollbackReason = g.reason()
 	}
-	v.UpdateTime = cmp.Or(g.Finished, g.Decided, v.CreateTime)
+	v.UpdateTime = g.updated()
 	switch v.Status {
 	case succeed:
 		v.FinishTime = g.Finished
@@ -145,6 +145,24 @@ func (g *global) view() *transactionView {
 		}
 	}
 	return v
+}
+
+// updated is when something was last heard of the transaction.
+func (g *global) updated() time.Time {
+	last := cmp.Or(g.Finished, g.Decided, g.XID.Begin())
+	heard := func(t time.Time) {
+		if t.After(last) {
+			last = t
+		}
+	}
+	for i := range g.Branches {
+		heard(g.Branches[i].Registered)
+		heard(g.Branches[i].Forward.Last)
+	}
+	for i := range g.Settlements {
+		heard(g.Settlements[i].Last)
+	}
+	return last
 }
 
 // nextCall is the call that is due next; nil where there is none.

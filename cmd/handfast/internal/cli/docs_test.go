@@ -39,6 +39,25 @@ func TestGuaranteesNameTestsThatExist(t *testing.T) {
 			t.Errorf("guarantee %s names no test", m[1])
 		}
 	}
+	namesTests(t, root, "docs/guarantees.md", table)
+}
+
+// So do those that are named to whoever comes from DTM.
+func TestFromDTMNamesTestsThatExist(t *testing.T) {
+	t.Parallel()
+	const root = "../../../../"
+	raw, err := os.ReadFile(root + "docs/from-dtm.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(raw), "## What is better")
+	table, _, _ = strings.Cut(table, "## What differs")
+	namesTests(t, root, "docs/from-dtm.md", table)
+}
+
+// namesTests looks for the tests that a table names, each behind its package.
+func namesTests(t *testing.T, root, file, table string) {
+	t.Helper()
 	pkg, named := "", 0
 	for _, m := range regexp.MustCompile("`([a-z/]+)`:|`(Test\\w+)`").FindAllStringSubmatch(table, -1) {
 		if m[1] != "" {
@@ -47,7 +66,7 @@ func TestGuaranteesNameTestsThatExist(t *testing.T) {
 		}
 		named++
 		if !definesTest(t, root+pkg, m[2]) {
-			t.Errorf("docs/guarantees.md names %s in %s, which is not there", m[2], pkg)
+			t.Errorf("%s names %s in %s, which is not there", file, m[2], pkg)
 		}
 	}
 	if named < 8 {

@@ -170,6 +170,9 @@ func serve(ctx context.Context, s Streams, cfg config.Server, ready func(*tc.Ser
 		conf.DTM = nil
 		server, err = tc.NewServer(ctx, conf)
 	}
+	if errors.Is(err, dtm.ErrListen) {
+		return fmt.Errorf("%w; --dtm-http and --dtm-grpc name other addresses", err)
+	}
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return fmt.Errorf("%w; is a coordinator running there already? --listen names another address", err)
 	}

@@ -79,7 +79,7 @@ func showCalls(w io.Writer, t *handfastv1.Transaction, now time.Time) error {
 			if p.GetNextAttemptTime() != nil {
 				next = age(now, p.GetNextAttemptTime())
 			}
-			rows = append(rows, []string{clean(name), op, clean(target), strconv.FormatUint(uint64(p.GetAttempts()), 10),
+			rows = append(rows, []string{clean(name), op, clean(target), attempts(p.GetAttempts()),
 				stamp(p.GetLastAttemptTime()), next, attention(p.GetAttention()), orDash(answer)})
 		}
 		if f := b.GetPlan().GetForward(); f != nil {
@@ -278,4 +278,13 @@ func printEvent(s Streams, ev *handfastv1.WatchEvent, asJSON bool) error {
 	_, err := fmt.Fprintf(s.Out, "%s  %-*s  %-10s  %-11s  branches %d, settled %d of %d  %s  %s\n", when, xid.TextLen, clean(t.GetXid()),
 		word(t.GetPhase()), word(t.GetOutcome()), len(t.GetBranches()), done, len(t.GetSettlements()), attention(t.GetAttention()), orDash(t.GetName()))
 	return err
+}
+
+// attempts counts those since the coordinator started; they are not kept with what is
+// finished.
+func attempts(n uint32) string {
+	if n == 0 {
+		return "-"
+	}
+	return strconv.FormatUint(uint64(n), 10)
 }
