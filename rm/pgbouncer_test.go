@@ -3,6 +3,7 @@ package rm_test
 import (
 	"bytes"
 	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
 	"net"
@@ -127,8 +128,16 @@ func behindPgBouncer(tb testing.TB, mode string) (w *world, dsn string) {
 	return w, dsn
 }
 
-// modes are those that need no prepared statement that outlives a transaction.
-func modes() []string { return []string{"cache_describe", "describe_exec", "exec", "simple_protocol"} }
+var everyMode = flag.Bool("rm.all", false, "talk to PgBouncer in every way that pgx has, and not in two of four")
+
+// modes are those that need no prepared statement that outlives a transaction: without a
+// flag the one that keeps most on its side, and the one that keeps nothing.
+func modes() []string {
+	if !*everyMode {
+		return []string{"cache_describe", "simple_protocol"}
+	}
+	return []string{"cache_describe", "describe_exec", "exec", "simple_protocol"}
+}
 
 func TestPgBouncerWorkIsKeptOrUndone(t *testing.T) {
 	t.Parallel()

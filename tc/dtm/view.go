@@ -205,7 +205,9 @@ func (g *global) rows() []branchView {
 	out := []branchView{}
 	branches := slices.Clone(g.Branches)
 	if g.note.Type == saga { // whatever the order was in which they depend on each other
-		slices.SortFunc(branches, func(a, b core.Branch) int { return cmp.Compare(a.Name, b.Name) })
+		slices.SortFunc(branches, func(a, b core.Branch) int { // 100 comes after 99
+			return cmp.Or(cmp.Compare(len(a.Name), len(b.Name)), cmp.Compare(a.Name, b.Name))
+		})
 	}
 	for i := range branches {
 		b := &branches[i]

@@ -62,7 +62,10 @@ func serveBare(b *testing.B) *bare {
 	}))
 	done := make(chan error, 1)
 	go func() { done <- g.Serve(lis) }()
-	b.Cleanup(func() { g.Stop(); <-done })
+	b.Cleanup(func() {
+		g.Stop()
+		<-done //nolint:errcheck // it was stopped
+	})
 	return s
 }
 

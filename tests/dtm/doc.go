@@ -10,6 +10,6 @@
 // their own: this test program again, playing a worker.
 //
 //	go test ./...                    against Handfast
-//	go test ./... -server=dtm        against DTM's own server, to compare
+//	go test . -server=dtm        against DTM's own server, to compare
 //	go test -run Endurance -long .   10,000 transactions and 20 crashes
 package dtm

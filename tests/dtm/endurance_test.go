@@ -180,13 +180,11 @@ func (r *teller) workflow(x *transfer) error {
 // TestEndurance has many transfers made while the coordinator is killed again and
 // again. In the end each account has what the outcomes say.
 func TestEndurance(t *testing.T) {
+	t.Parallel()
 	betterThanDTM(t, "loses transactions with its embedded store")
 	transfers, kills, limit := 1000, 2, 2*time.Minute
 	if *long {
 		transfers, kills, limit = 10_000, 20, 20*time.Minute
-	}
-	if !*long {
-		t.Parallel()
 	}
 	r, all := newTeller(t, limit), make([]*transfer, transfers)
 	ways := []string{"saga", "concurrent saga", "tcc", "message", "workflow"}

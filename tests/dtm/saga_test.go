@@ -233,10 +233,10 @@ func TestConcurrentSagaCompensatesNoActionThatStillRuns(t *testing.T) {
 		w.on("slow action", func(call) error {
 			select {
 			case <-slow.done:
-				return errors.New("compensated while it ran")
+				t.Error("compensated while it ran")
 			case <-time.After(time.Second): // as long as the action takes
-				return nil
 			}
+			return nil
 		})
 		w.on("slow compensate", func(call) error { slow.give(); return nil })
 		w.on("bad action", func(c call) error {
@@ -247,6 +247,7 @@ func TestConcurrentSagaCompensatesNoActionThatStillRuns(t *testing.T) {
 		check(t, w.saga(p, gid, func(s *dtmcli.Saga) { s.SetConcurrent() }, "slow", "bad"))
 		// What an action answers after the decision is not recorded.
 		w.ends(gid, "failed", "01 compensate succeed", "01 action prepared", "02 compensate succeed", "02 action failed")
+		equal(t, "compensations", len(w.all("slow compensate")), 1)
 	})
 }
 
@@ -359,6 +360,18 @@ func TestJSONRPCServiceRefusesByItsCode(t *testing.T) {
 	gid := w.gid(overJSONRPC)
 	check(t, w.saga(overJSONRPC, gid, func(s *dtmcli.Saga) { s.RetryInterval = 1 }, "out", "in"))
 	w.ends(gid, "failed", "01 compensate succeed", "01 action succeed", "02 compensate succeed", "02 action failed")
+}
+
+func TestSagaUnderstandsOldServices(t *testing.T) {
+	t.Parallel()
+	each(t, func(w *world, p protocol) {
+		w.on("out action", answer(oldError("ONGOING")))
+		w.on("in action", always(oldError("FAILURE")))
+		gid := w.gid(p)
+		check(w.t, w.saga(p, gid, func(s *dtmcli.Saga) { s.RetryInterval = 1 }, "out", "in"))
+		w.ends(gid, "failed", "01 compensate succeed", "01 action succeed", "02 compensate succeed", "02 action failed")
+		same(w.t, "calls", w.log(), []string{"out action", "out action", "in action", "in compensate", "out compensate"})
+	}, bothWays...)
 }
 
 func TestSagaIsRolledBackAtItsTimeout(t *testing.T) {
@@ -482,4 +495,26 @@ func TestSagaSurvivesTheCoordinator(t *testing.T) {
 	for _, gid := range gids {
 		w.ends(gid, "succeed", "01 compensate prepared", "01 action succeed", "02 compensate prepared", "02 action succeed")
 	}
+}
+
+func TestRollbackOfASagaSurvivesTheCoordinator(t *testing.T) {
+	t.Parallel()
+	w := newWorldToKill(t)
+	let := newSignal()
+	w.on("in action", always(dtmcli.ErrFailure))
+	w.on("out compensate", func(call) error { return let.wait() })
+	var gids []string
+	for _, p := range []protocol{overHTTP, overJSONRPC, overGRPC} {
+		gid := w.gid(p)
+		gids = append(gids, gid)
+		check(t, w.saga(p, gid, func(s *dtmcli.Saga) { s.RetryInterval = 1 }, "out", "in"))
+		w.called("out compensate", len(gids))
+	}
+	w.Kill()
+	let.give()
+	w.Restart()
+	for _, gid := range gids {
+		w.ends(gid, "failed", "01 compensate succeed", "01 action succeed", "02 compensate succeed", "02 action failed")
+	}
+	equal(t, "actions", len(w.all("out action")), len(gids))
 }

@@ -22,7 +22,9 @@ import (
 	"github.com/dtm-labs/client/dtmgrpc"
 	"github.com/dtm-labs/client/dtmgrpc/dtmgimp"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/handfast/handfast/tests/dtm/server"
@@ -157,6 +159,12 @@ type bareError int
 
 func (bareError) Error() string { return "see the code" }
 
+// oldError is an answer as services gave it before DTM 1.10: a word in a body that says
+// OK, or ABORTED with that word.
+type oldError string
+
+func (e oldError) Error() string { return string(e) }
+
 // answer gives errors one after the other, and success after that.
 func answer(errs ...error) func(call) error {
 	var mu sync.Mutex
@@ -241,9 +249,13 @@ func (s *services) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	status, result := dtmcli.Result2HttpJSON(s.got(c))
+	err = s.got(c)
+	status, result := dtmcli.Result2HttpJSON(err)
+	var old oldError
 	if status == http.StatusOK {
 		result = map[string]string{"did": c.Name}
+	} else if errors.As(err, &old) {
+		status, result = http.StatusOK, map[string]string{"dtm_result": string(old)}
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
@@ -295,6 +307,10 @@ func (s *services) overGRPC(_ any, stream grpc.ServerStream) error {
 		Via: "grpc", Body: in.GetValue(), Context: stream.Context(),
 		Header: func(name string) string { return strings.Join(md.Get(name), ",") }}
 	if err := s.got(c); err != nil {
+		var old oldError
+		if errors.As(err, &old) {
+			return status.Error(codes.Aborted, string(old))
+		}
 		return dtmgrpc.DtmError2GrpcError(err)
 	}
 	return stream.SendMsg(wrapperspb.String(c.Name))

@@ -138,3 +138,49 @@ func TestXAIsRolledBackAtItsTimeout(t *testing.T) {
 		b.unprepared()
 	}, overHTTP, overGRPC)
 }
+
+func TestXASurvivesTheCoordinator(t *testing.T) {
+	t.Parallel()
+	for name, submitted := range map[string]bool{"before its decision": false, "after its decision": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			each(t, func(w *world, p protocol) {
+				t, w, b := w.t, newWorldToKill(w.t), newBank(w.t)
+				b.local(w, "out", take, "out", 30)
+				b.local(w, "in", give, "in", 30)
+				commit, let := w.answers["out commit"], newSignal()
+				w.on("out commit", func(c call) error {
+					if err := let.wait(); err != nil {
+						return err
+					}
+					return commit(c)
+				})
+				gid := w.gid(p)
+				timeout := func(b *dtmimp.TransBase) { b.TimeoutToFail, b.RetryInterval = 3, 1 }
+				err := w.xa(p, gid, timeout, func(act func(string) error) error {
+					check(t, inTurn(act, "out", "in"))
+					if !submitted {
+						w.Kill()
+					}
+					return nil
+				})
+				if submitted {
+					check(t, err)
+					w.called("out commit", 1)
+				} else if err == nil {
+					t.Fatal("submitted to nobody")
+				}
+				let.give()
+				w.Restart()
+				if submitted {
+					w.reaches(gid, "succeed")
+					b.holds(70, 130)
+				} else {
+					w.reaches(gid, "failed")
+					b.holds(100, 100)
+				}
+				b.unprepared()
+			}, bothWays...)
+		})
+	}
+}
