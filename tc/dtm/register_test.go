@@ -136,6 +136,15 @@ func TestLateBranches(t *testing.T) {
 				if want := "no trans with gid: " + gid + " status: prepared found FAILURE"; err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), tell) {
 					t.Errorf("%s: got %v, want %s %s", name, err, tell, want)
 				}
+				if name == "aborting" || name == "submitted" { // the same again is as late
+					same := tccBranch(gid, "01", b.at("/a", "status", "425"), "")
+					if name == "aborting" {
+						same = tccBranch(gid, "01", "", b.at("/a", "status", "425"))
+					}
+					if err := f(t, same); err == nil || !strings.Contains(err.Error(), tell) {
+						t.Errorf("%s, again: got %v", name, err)
+					}
+				}
 				if got := shared.query(t, gid).statuses(); got != was {
 					t.Errorf("%s: it is %s, and was %s", name, got, was)
 				}
