@@ -24,6 +24,10 @@ const (
 	DefaultGRPC = "127.0.0.1:36790"
 )
 
+// streamWorkers is how many goroutines wait for requests over gRPC, with stacks that have
+// grown. When all are busy a request gets one of its own.
+const streamWorkers = 32
+
 // ErrListen is wrapped by the error of a New that can't listen.
 var ErrListen = errors.New("can't listen for DTM's clients")
 
@@ -100,6 +104,7 @@ func (s *Server) Use(eng *engine.Engine, st store.Store, interceptors ...grpc.Un
 	}
 	s.grpc = grpc.NewServer(
 		grpc.MaxRecvMsgSize(maxBody),
+		grpc.NumStreamWorkers(streamWorkers),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.ChainUnaryInterceptor(append(interceptors, s.count)...),

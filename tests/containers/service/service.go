@@ -10,7 +10,7 @@ import (
 	"net/http"
 
 	"github.com/handfast/handfast/rm"
-	"github.com/handfast/handfast/tests/api"
+	"github.com/handfast/handfast/tests/containers/api"
 	"github.com/handfast/handfast/tm"
 	"github.com/handfast/handfast/xid"
 )

@@ -1,4 +1,4 @@
-package tests
+package containers
 
 import (
 	"bytes"
@@ -17,7 +17,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	handfastv1 "github.com/handfast/handfast/proto/handfast/v1"
-	"github.com/handfast/handfast/tests/api"
+	"github.com/handfast/handfast/tests/containers/api"
 	"github.com/handfast/handfast/undolog"
 )
 
@@ -39,7 +39,7 @@ func newCluster(t *testing.T) *cluster {
 	t.Helper()
 	e := newEngine(t)
 	c := &cluster{e: e, services: map[string]*node{}, databases: map[string]*database{}}
-	c.image = e.image(t, "..", "./cmd/handfast", "handfast", "../Dockerfile")
+	c.image = e.image(t, "../..", "./cmd/handfast", "handfast", "../../Dockerfile")
 	service := e.image(t, ".", "./service", "service", "service/Dockerfile")
 	c.volume = e.volume(t, "store")
 	c.startCoordinator(t)

@@ -1,4 +1,4 @@
-package tests
+package containers
 
 import (
 	"context"
@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/handfast/handfast/tests/api"
+	"github.com/handfast/handfast/tests/containers/api"
 )
 
 // The scenarios share one cluster and run one after the other; each uses the

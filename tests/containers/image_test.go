@@ -1,4 +1,4 @@
-package tests
+package containers
 
 import (
 	"strings"
@@ -10,7 +10,7 @@ func TestBinaryRunsInAnEmptyImage(t *testing.T) {
 	t.Parallel()
 	requireEngine(t)
 	e := newEngine(t)
-	image := e.image(t, "..", "./cmd/handfast", "handfast", "../Dockerfile")
+	image := e.image(t, "../..", "./cmd/handfast", "handfast", "../../Dockerfile")
 	if out := e.finish(t, image, "version"); !strings.HasPrefix(out, "handfast ") {
 		t.Errorf("version printed %q", out)
 	}

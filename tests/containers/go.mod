@@ -1,8 +1,8 @@
-module github.com/handfast/handfast/tests
+module github.com/handfast/handfast/tests/containers
 
 go 1.26
 
-replace github.com/handfast/handfast => ../
+replace github.com/handfast/handfast => ../../
 
 require (
 	github.com/handfast/handfast v0.0.0-00010101000000-000000000000

@@ -1,4 +1,4 @@
-// Package tests runs Handfast as it is deployed: every part in a container of
+// Package containers runs Handfast as it is deployed: every part in a container of
 // its own, reached over the network only.
 //
 //	this test --HTTP--> order ---HTTP with the XID---> stock, account
@@ -12,4 +12,4 @@
 // skipped, unless HANDFAST_REQUIRE_CONTAINERS=1 makes that a failure.
 // HANDFAST_TEST_POSTGRES_IMAGE names the Postgres image, by default
 // postgres:15-bookworm.
-package tests
+package containers
