@@ -89,10 +89,9 @@ func TestWhatBranchesAnswer(t *testing.T) {
 	t.Parallel()
 	b := newBranches(t)
 	g := newRPCBranches(t)
-	const method = "method"
 	over := func(status int, body string) string { return b.at("/h", "status", fmt.Sprint(status), "body", body) }
 	rpc := func(status int, body string) string {
-		return b.at("/r", "status", fmt.Sprint(status), "body", body, method, "m")
+		return b.at("/r", "status", fmt.Sprint(status), "body", body, "method", "m")
 	}
 	// How soon it is asked again tells "not yet" from all else: 10 s, or not.
 	const (

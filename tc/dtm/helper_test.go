@@ -84,7 +84,7 @@ func dial(overHTTP, overGRPC string) (*world, error) {
 }
 
 // stop ends it in order.
-func (w *world) stop(context.Context) error {
+func (w *world) stop() error {
 	err := w.close()
 	w.cancel()
 	return errors.Join(err, <-w.served)
@@ -104,7 +104,7 @@ func own(t *testing.T, change ...func(*tc.Config)) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := w.stop(context.Background()); err != nil {
+		if err := w.stop(); err != nil {
 			t.Error(err)
 		}
 	})
@@ -424,7 +424,7 @@ func with(o object, fields ...any) object {
 // trans is one of a mode that gets its branches later.
 func trans(gid, mode string) object { return object{"gid": gid, "trans_type": mode} }
 
-// branch registers one of TCC.
+// tccBranch is a branch of TCC.
 func tccBranch(gid, id, confirm, cancel string) object {
 	return object{"gid": gid, "trans_type": "tcc", "branch_id": id, "data": `{"n":1}`, "confirm": confirm, "cancel": cancel}
 }
@@ -444,7 +444,7 @@ func ended(gid, status, reason, result string) object {
 	return object{"gid": gid, "trans_type": "workflow", "req_extra": object{"status": status, "rollback_reason": reason, "result": result}}
 }
 
-// options of gRPC, from fields as they are in JSON.
+// request is a transaction over gRPC, with options that say nothing.
 func request(gid, mode string) *dtmgimp.DtmRequest {
 	return &dtmgimp.DtmRequest{Gid: gid, TransType: mode, Steps: "null", TransOptions: &dtmgimp.DtmTransOptions{}}
 }

@@ -1,7 +1,6 @@
 package dtm_test
 
 import (
-	"context"
 	"flag"
 	"fmt"
 	"os"
@@ -38,7 +37,7 @@ func run(m *testing.M) (code int) {
 		return 1
 	}
 	code = m.Run()
-	if err := shared.stop(context.Background()); err != nil {
+	if err := shared.stop(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}
