@@ -31,7 +31,8 @@ type service struct {
 	eng    *engine.Engine
 	topics *topics
 	// Requests about one gid that is new are one after another, or two of them would
-	// begin a transaction each.
+	// begin a transaction each. Whoever has begun one stays until it can be found, even
+	// where its client has gone: that one asks again.
 	gids [4096]sync.Mutex
 }
 
@@ -89,6 +90,7 @@ func (g *global) readNote() error {
 
 // open finds the transaction of a request, or begins it.
 func (s *service) open(ctx context.Context, r *request) (g global, began bool, err error) {
+	ctx = context.WithoutCancel(ctx)
 	lock := s.gid(r.Gid)
 	lock.Lock()
 	defer lock.Unlock()
@@ -121,6 +123,7 @@ func (s *service) start(ctx context.Context, r *request, plan func(xid.ID) ([]co
 	if err != nil {
 		return g, false, err
 	}
+	ctx = context.WithoutCancel(ctx)
 	lock := s.gid(r.Gid)
 	lock.Lock()
 	defer lock.Unlock()
