@@ -3,6 +3,7 @@ package crash
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -36,7 +37,7 @@ type scene struct {
 	*testing.T
 	part
 	victim string
-	lis    *os.File // the victim's address
+	lis    []*os.File // the victim's addresses
 	proc   *child.Process
 	db     [2]*pgx.Conn
 	admin  pb.AdminClient
@@ -52,8 +53,9 @@ func newScene(t *testing.T, victim, name string, refuse bool) *scene {
 		s.DSN[i] = cluster.DSN(t)
 		s.db[i] = s.prepare(s.DSN[i])
 	}
-	coordinator, participant := s.listen(), s.listen()
+	coordinator, forDTM, participant := s.listen(), s.listen(), s.listen()
 	s.Coordinator = coordinator.Addr().String()
+	s.DTM = "http://" + forDTM.Addr().String() + "/api/dtmsvr/"
 	s.Participant = "http://" + participant.Addr().String()
 	cc, err := grpc.NewClient("passthrough:///"+s.Coordinator, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		// It dies again and again; by default the pauses grow to two minutes.
@@ -62,8 +64,8 @@ func newScene(t *testing.T, victim, name string, refuse bool) *scene {
 	t.Cleanup(func() { _ = cc.Close() })
 	s.admin = pb.NewAdminClient(cc)
 	// The participant stops first, and may say goodbye.
-	s.run("coordinator", coordinator, s.coordinate)
-	s.run("participant", participant, s.takePart)
+	s.run("coordinator", s.coordinate, coordinator, forDTM)
+	s.run("participant", s.takePart, participant)
 	return s
 }
 
@@ -96,18 +98,22 @@ func (s *scene) listen() *net.TCPListener {
 }
 
 // run starts a part: as a process if it is the one who dies, here otherwise.
-func (s *scene) run(role string, lis *net.TCPListener, here func(context.Context, net.Listener) error) {
+func (s *scene) run(role string, here func(context.Context, []net.Listener) error, addresses ...*net.TCPListener) {
 	s.Helper()
 	if role == s.victim {
-		file, err := lis.File()
-		s.check(errors.Join(err, lis.Close()))
-		s.lis = file
+		for _, lis := range addresses {
+			file, err := lis.File()
+			s.check(errors.Join(err, lis.Close()))
+			s.lis = append(s.lis, file)
+			s.Cleanup(func() { _ = file.Close() })
+		}
 		s.start(func(*part) {})
-		s.Cleanup(func() {
-			s.proc.Kill()
-			_ = s.lis.Close()
-		})
+		s.Cleanup(func() { s.proc.Kill() })
 		return
+	}
+	var lis []net.Listener
+	for _, l := range addresses {
+		lis = append(lis, l)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -141,6 +147,7 @@ func (s *scene) once(point string, n int64) (died bool) {
 		s.check(err)
 	}
 	begun := time.Now()
+	s.Gid = rand.Text()
 	var told string
 	if s.victim == "caller" {
 		told, died = s.callElsewhere(ctx, n)
@@ -318,7 +325,7 @@ func undone(lines []string) bool {
 }
 
 // decided is what the coordinator has on record.
-func (s *scene) decided(ctx context.Context, begun time.Time) (outcome string, text string) {
+func (s *scene) decided(ctx context.Context, begun time.Time) (outcome, text string, n int) {
 	s.Helper()
 	r, err := s.admin.List(ctx, &pb.ListRequest{BegunAfter: timestamppb.New(begun.Add(-time.Millisecond))})
 	s.check(err)
@@ -328,59 +335,99 @@ func (s *scene) decided(ctx context.Context, begun time.Time) (outcome string, t
 			outcome = committed
 		}
 	}
-	return outcome, fmt.Sprint(r.GetTransactions())
+	return outcome, fmt.Sprint(r.GetTransactions()), len(r.GetTransactions())
 }
 
 func (s *scene) judge(ctx context.Context, begun time.Time, told string, died bool) {
 	s.Helper()
 	got, left := s.state(ctx)
-	outcome, text := s.decided(ctx, begun)
-	want := slices.Sorted(slices.Values(scenarios[s.Scenario].committed))
+	outcome, text, n := s.decided(ctx, begun)
+	_, overDTM := dtmScenarios[s.Scenario]
+	scenario := scenarioOf(s.Scenario)
+	want := slices.Sorted(slices.Values(scenario.committed))
 	switch {
 	case left > 0:
 		s.Errorf("%d rows or prepared transactions are left", left)
 	case outcome == committed && !slices.Equal(got, want), outcome == rolledBack && !undone(got):
 		s.Errorf("it is %s, and there is %q", outcome, got)
-	case (told == committed || told == rolledBack) && told != outcome:
+	case told != "" && told != unknown && told != outcome:
 		s.Errorf("it is %s, and the caller was told %s", outcome, told)
-	case s.Refuse && outcome == committed:
+	case (s.Refuse || scenario.always) && outcome == committed:
 		s.Error("it is committed although somebody refused")
-	case !s.Refuse && !died && outcome != committed:
+	case !s.Refuse && !scenario.always && !scenario.open && !died && outcome != committed:
 		s.Error("it is rolled back although nobody refused or died")
+	case overDTM && n > 1:
+		s.Errorf("there are %d transactions for one gid", n)
+	case overDTM:
+		s.judgeQuery(ctx, outcome)
 	}
 	if s.Failed() {
 		s.Fatalf("somebody died: %t; %s", died, text)
 	}
 }
 
+// judgeQuery has DTM's API tell the same about the outcome.
+func (s *scene) judgeQuery(ctx context.Context, outcome string) {
+	s.Helper()
+	c := newDTMClient(s.part, http.DefaultTransport)
+	st, err := c.status(ctx)
+	s.check(err)
+	if of := map[string]string{"succeed": committed, "failed": rolledBack, "": rolledBack}; of[st] != outcome {
+		s.Errorf("it is %s, and DTM's clients are told %q", outcome, st)
+	}
+}
+
 // Whoever dies, and wherever, the transaction ends as it was decided.
 func TestWhoeverDiesTheTransactionEndsAsDecided(t *testing.T) {
 	t.Parallel()
-	victims := []string{"coordinator", "participant", "caller"}
 	for i, name := range slices.Sorted(maps.Keys(scenarios)) {
 		for _, refuse := range []bool{false, true} {
 			for j, victim := range victims {
-				if !*everything && (name != "mixed" && refuse || (name != "mixed" || refuse) && j != i%len(victims)) {
-					continue
+				if *everything || (name == "mixed" || !refuse) && (name == "mixed" && !refuse || j == i%len(victims)) {
+					tryEverywhere(t, victim, name, refuse)
 				}
-				title := name + "/" + victim
-				if refuse {
-					title += "/refused"
-				}
-				t.Run(title, func(t *testing.T) {
-					t.Parallel()
-					s := newScene(t, victim, name, refuse)
-					points := []string{""}
-					if victim == "coordinator" {
-						points = []string{engine.BeforeWrite, engine.AfterWrite, engine.AfterForce}
-					}
-					for _, point := range points {
-						s.everywhere(point)
-					}
-				})
 			}
 		}
 	}
+}
+
+// The same holds for the clients of DTM.
+func TestWhoeverDiesATransactionOfDTMEndsAsDecided(t *testing.T) {
+	t.Parallel()
+	for i, name := range slices.Sorted(maps.Keys(dtmScenarios)) {
+		s := dtmScenarios[name]
+		for k, refuse := range []bool{false, true} {
+			for j, victim := range victims {
+				if !(refuse && (s.always || s.open)) && (*everything || j == (i+k)%len(victims)) {
+					tryEverywhere(t, victim, name, refuse)
+				}
+			}
+		}
+	}
+}
+
+var victims = []string{"coordinator", "participant", "caller"}
+
+func tryEverywhere(t *testing.T, victim, name string, refuse bool) {
+	t.Helper()
+	title := name + "/" + victim
+	if refuse {
+		title += "/refused"
+	}
+	t.Run(title, func(t *testing.T) {
+		t.Parallel()
+		s := newScene(t, victim, name, refuse)
+		points := []string{""}
+		if victim == "coordinator" {
+			points = []string{engine.BeforeWrite, engine.AfterWrite, engine.AfterForce}
+			if _, ok := dtmScenarios[name]; ok { // with peeks at what is not durable
+				points = append(points, beforeForce)
+			}
+		}
+		for _, point := range points {
+			s.everywhere(point)
+		}
+	})
 }
 
 // everywhere lets n grow until nobody dies. Not to be here all day, it jumps, and
@@ -389,7 +436,9 @@ func (s *scene) everywhere(point string) {
 	s.Helper()
 	n, step, times := int64(1), int64(1), 0
 	if !*everything {
-		step = 9
+		if step = 9; dtmScenarios[s.Scenario].call != nil {
+			step = 4 // they are shorter
+		}
 		n += int64(len(s.Name())+len(point)) % step
 	}
 	defer func() {

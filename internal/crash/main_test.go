@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 	}
 	flag.Parse()
 	// The processes wait for each other most of the time.
-	if err := flag.Set("test.parallel", "6"); err != nil {
+	if err := flag.Set("test.parallel", "8"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -57,6 +57,8 @@ type part struct {
 	Crash       string // the coordinator's point
 	At          int64  // at which message a participant or a caller dies; 0: never
 	Coordinator string
+	DTM         string // URL of the coordinator's API for DTM's clients
+	Gid         string // of the next transaction over it
 	Participant string // URL
 	StoreDir    string
 	DSN         [2]string
@@ -75,9 +77,13 @@ func play(text string) error {
 		// What was told is read by the test, also where this dies after it.
 		return p.call(ctx, func(told string) { fmt.Println(told) })
 	}
-	lis, err := net.FileListener(os.NewFile(3, "listener"))
-	if err != nil {
-		return err
+	var lis []net.Listener
+	for i := range listeners[p.Role] {
+		l, err := net.FileListener(os.NewFile(3+uintptr(i), "listener"))
+		if err != nil {
+			return err
+		}
+		lis = append(lis, l)
 	}
 	switch p.Role {
 	case "coordinator":
@@ -89,9 +95,12 @@ func play(text string) error {
 	}
 }
 
-// start starts the part as a process. Its address outlives it: who calls while it is
+// listeners is how many addresses a part has.
+var listeners = map[string]int{"coordinator": 2, "participant": 1}
+
+// start starts the part as a process. Its addresses outlive it: who calls while it is
 // dead waits for the next one.
-func (p part) start(lis *os.File, out io.Writer) (*child.Process, error) {
+func (p part) start(lis []*os.File, out io.Writer) (*child.Process, error) {
 	text, err := json.Marshal(p)
 	if err != nil {
 		return nil, err
@@ -99,9 +108,7 @@ func (p part) start(lis *os.File, out io.Writer) (*child.Process, error) {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), asRole+"="+string(text))
 	cmd.Stdout, cmd.Stderr = out, os.Stderr
-	if lis != nil {
-		cmd.ExtraFiles = []*os.File{lis}
-	}
+	cmd.ExtraFiles = lis
 	return child.Start(cmd, syscall.SIGKILL)
 }
 

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -19,20 +20,33 @@ import (
 	"github.com/handfast/handfast/target"
 	"github.com/handfast/handfast/tc"
 	"github.com/handfast/handfast/tc/core"
+	"github.com/handfast/handfast/tc/dtm"
 	"github.com/handfast/handfast/tc/engine"
+	"github.com/handfast/handfast/tc/store"
+	"github.com/handfast/handfast/tc/store/pebblestore"
 	"github.com/handfast/handfast/tm"
 	"github.com/handfast/handfast/workflow"
 	"github.com/handfast/handfast/xid/xidhttp"
 )
 
 // coordinate is the coordinator, with shorter pauses than usual.
-func (p part) coordinate(ctx context.Context, lis net.Listener) error {
-	crash, err := tc.CrashPoint(p.Crash, quiet())
+func (p part) coordinate(ctx context.Context, lis []net.Listener) error {
+	st, err := pebblestore.Open(p.StoreDir, pebblestore.WithLogger(quiet()))
+	if err != nil {
+		return err
+	}
+	disk := &slowDisk{Store: st}
+	var crash func(string)
+	if n, ok := strings.CutPrefix(p.Crash, beforeForce+":"); ok {
+		disk.at, err = strconv.ParseInt(n, 10, 64)
+	} else {
+		crash, err = tc.CrashPoint(p.Crash, quiet())
+	}
 	if err != nil {
 		return err
 	}
 	s, err := tc.NewServer(ctx, tc.Config{
-		Listener: lis, StoreDir: p.StoreDir, Log: quiet(), DrainTimeout: time.Second,
+		Listener: lis[0], DTM: &dtm.Config{Listener: lis[1], GRPC: "127.0.0.1:0"}, Store: disk, Log: quiet(), DrainTimeout: time.Second,
 		Engine: engine.Config{CrashPoint: crash, Core: core.Config{
 			RestartGrace: time.Second, RetryFirst: 20 * time.Millisecond, RetryMax: 200 * time.Millisecond, AnswerTimeout: time.Second,
 		}},
@@ -43,10 +57,32 @@ func (p part) coordinate(ctx context.Context, lis net.Listener) error {
 	return s.Serve(ctx)
 }
 
+// beforeForce is a point for coordinators beside those of package engine: the log is
+// about to be forced.
+const beforeForce = "before-force"
+
+// slowDisk takes its time to force the log, and dies when it does so for the at-th time.
+// Meanwhile others hear of what is not durable yet, if somebody tells them.
+type slowDisk struct {
+	store.Store
+	at, seen int64
+}
+
+// Apply implements store.Store. The log is forced by one goroutine only.
+func (d *slowDisk) Apply(b store.Batch, sync bool) (uint64, error) {
+	if sync && d.at > 0 {
+		time.Sleep(5 * time.Millisecond)
+		if d.seen++; d.seen == d.at {
+			kill()
+		}
+	}
+	return d.Store.Apply(b, sync)
+}
+
 const schema = `CREATE TABLE at (id int PRIMARY KEY, v int); INSERT INTO at VALUES (1, 0);
 	CREATE TABLE xa (v int); INSERT INTO xa VALUES (0);
 	CREATE TABLE effect (name text, action text);
-	CREATE TABLE sent (id text PRIMARY KEY, really boolean)`
+	CREATE TABLE sent (id text PRIMARY KEY, really boolean);` + barrierTable
 
 // participant is the services: two databases, actions behind fences, and handlers.
 type participant struct {
@@ -58,7 +94,7 @@ type participant struct {
 	busy  atomic.Int64
 }
 
-func (p part) takePart(ctx context.Context, lis net.Listener) (err error) {
+func (p part) takePart(ctx context.Context, lis []net.Listener) (err error) {
 	s := &participant{p: p}
 	c, err := s.dial(p.Coordinator)
 	if err != nil {
@@ -80,7 +116,7 @@ func (p part) takePart(ctx context.Context, lis net.Listener) (err error) {
 	defer detach()
 	srv := &http.Server{Handler: s.routes(), ReadHeaderTimeout: time.Second}
 	ended := make(chan error, 1)
-	go func() { ended <- srv.Serve(lis) }()
+	go func() { ended <- srv.Serve(lis[0]) }()
 	select {
 	case <-ctx.Done():
 		limited, cancel := context.WithTimeout(context.Background(), 5*time.Second)
@@ -106,6 +142,10 @@ func (s *participant) routes() http.Handler {
 	counted.HandleFunc("POST /publish/{id}", s.publish)
 	counted.HandleFunc("POST /send/{id}", s.send)
 	counted.HandleFunc("POST /sent/{id}", s.sent)
+	counted.HandleFunc("/dtm/do/{name}", s.dtmDo)
+	counted.HandleFunc("/dtm/refuse/{name}", s.dtmRefuse)
+	counted.HandleFunc("/dtm/sent", s.dtmSent)
+	counted.HandleFunc("/dtm/flow", s.dtmFlow)
 	mux := http.NewServeMux()
 	mux.Handle("/", s.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.busy.Add(1)

@@ -32,17 +32,28 @@ type caller struct {
 type scenario struct {
 	call      func(*caller, context.Context) (outcome string)
 	committed []string
+	always    bool // it is rolled back, whatever happens
+	open      bool // it may be rolled back, whatever happens
 }
 
+// scenarioOf gives a scenario of either kind.
+func scenarioOf(name string) scenario {
+	if s, ok := dtmScenarios[name]; ok {
+		return s
+	}
+	return scenarios[name]
+}
+
+// scenarios are transactions over Handfast's own API.
 var scenarios = map[string]scenario{
-	"at":       {(*caller).at, []string{"a at 1", "b at 1"}},
-	"xa":       {(*caller).xa, []string{"a xa 1", "b xa 1"}},
-	"tcc":      {(*caller).tcc, []string{"t1 forward", "t1 commit", "t2 forward", "t2 commit"}},
-	"saga":     {(*caller).saga, []string{"s1 forward", "s2 forward", "pivot forward", "last forward"}},
-	"message":  {(*caller).message, []string{"m1 forward", "m2 forward", "sent"}},
-	"publish":  {(*caller).publish, []string{"m1 forward", "m2 forward", "sent"}},
-	"workflow": {(*caller).workflow, []string{"w1 forward", "w2 forward", "w3 forward"}},
-	"mixed": {(*caller).mixed, []string{"a at 1", "b xa 1", "t1 forward", "t1 commit", "m1 forward", "m2 forward",
+	"at":       {call: (*caller).at, committed: []string{"a at 1", "b at 1"}},
+	"xa":       {call: (*caller).xa, committed: []string{"a xa 1", "b xa 1"}},
+	"tcc":      {call: (*caller).tcc, committed: []string{"t1 forward", "t1 commit", "t2 forward", "t2 commit"}},
+	"saga":     {call: (*caller).saga, committed: []string{"s1 forward", "s2 forward", "pivot forward", "last forward"}},
+	"message":  {call: (*caller).message, committed: []string{"m1 forward", "m2 forward", "sent"}},
+	"publish":  {call: (*caller).publish, committed: []string{"m1 forward", "m2 forward", "sent"}},
+	"workflow": {call: (*caller).workflow, committed: []string{"w1 forward", "w2 forward", "w3 forward"}},
+	"mixed": {call: (*caller).mixed, committed: []string{"a at 1", "b xa 1", "t1 forward", "t1 commit", "m1 forward", "m2 forward",
 		"s1 forward", "s2 forward", "pivot forward", "last forward"}},
 }
 
@@ -65,7 +76,7 @@ func (p part) call(ctx context.Context, told func(string)) (err error) {
 	c.http = &http.Client{Transport: &xidhttp.Transport{Base: &c.points}, Timeout: 5 * time.Second}
 	defer http.DefaultTransport.(*http.Transport).CloseIdleConnections()
 	c.arm(p.At)
-	told(scenarios[p.Scenario].call(c, ctx))
+	told(scenarioOf(p.Scenario).call(c, ctx))
 	return nil
 }
 

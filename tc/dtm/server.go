@@ -35,6 +35,8 @@ var ErrListen = errors.New("can't listen for DTM's clients")
 type Config struct {
 	HTTP string // host:port of HTTP and JSON-RPC; empty: DefaultHTTP
 	GRPC string // host:port of gRPC; empty: DefaultGRPC
+	// Listener is used instead of HTTP, if set. The server closes it.
+	Listener net.Listener
 	// Version is told beside DTM's.
 	Version string
 	// Log; nil: slog.Default.
@@ -64,7 +66,11 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		cfg.Log = slog.Default()
 	}
 	s := &Server{cfg: cfg}
+	s.lis[0] = cfg.Listener
 	for i, addr := range []string{cfg.HTTP, cfg.GRPC} {
+		if s.lis[i] != nil {
+			continue
+		}
 		lis, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("%w: %w", ErrListen, err), s.closeListeners())
