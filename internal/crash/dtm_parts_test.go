@@ -215,7 +215,7 @@ func (c *dtmClient) status(ctx context.Context) (string, error) {
 // submitted says that it is committed.
 func (c *dtmClient) end(ctx context.Context, decided bool) string {
 	c = newDTMClient(c.part, http.DefaultTransport)
-	for range 1000 {
+	for range 400 {
 		st, err := c.status(ctx)
 		switch {
 		case err != nil:
@@ -225,7 +225,7 @@ func (c *dtmClient) end(ctx context.Context, decided bool) string {
 		case st == "failed", st == "aborting", st == "":
 			return rolledBack
 		}
-		time.Sleep(10 * time.Millisecond) // there is no signal for it
+		time.Sleep(50 * time.Millisecond) // there is no signal for it
 	}
 	return unknown
 }

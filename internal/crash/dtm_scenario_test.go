@@ -16,11 +16,11 @@ var dtmScenarios = map[string]scenario{
 	"dtm-side":     {call: (*caller).dtmSideBySide, committed: []string{"s1 forward", "s2 forward", "s3 forward"}},
 	"dtm-twice":    {call: (*caller).dtmTwice, committed: []string{"s1 forward", "s2 forward"}},
 	"dtm-tcc":      {call: (*caller).dtmTCC, committed: []string{"t1 forward", "t1 commit", "t2 forward", "t2 commit"}},
-	"dtm-regret":   {call: (*caller).dtmRegret, always: true},
+	"dtm-regret":   {call: (*caller).dtmRegret, refused: true},
 	"dtm-race":     {call: (*caller).dtmRace, committed: []string{"t1 forward", "t1 commit"}, open: true},
 	"dtm-message":  {call: (*caller).dtmMessage, committed: []string{"m1 forward", "m2 forward", "sent"}},
 	"dtm-silent":   {call: (*caller).dtmSilent, committed: []string{"m1 forward", "m2 forward", "sent"}},
-	"dtm-called":   {call: (*caller).dtmCalled, committed: []string{"w1 forward", "w2 forward"}},
+	"dtm-called":   {call: (*caller).dtmCalled, refused: true},
 	"dtm-workflow": {call: (*caller).dtmWorkflow, committed: []string{"w1 forward", "w2 forward"}},
 }
 
@@ -144,7 +144,7 @@ func (c *caller) dtmTCC(ctx context.Context) string {
 	return d.submit(ctx)
 }
 
-// dtmRegret is TCC that is aborted although all went well.
+// dtmRegret is TCC that is aborted although all went well: it is the caller who refuses.
 func (c *caller) dtmRegret(ctx context.Context) string {
 	d := c.dtm()
 	_ = d.tries(ctx, "", "t1", "t2")
@@ -225,7 +225,8 @@ func (c *caller) dtmWorkflow(ctx context.Context) string {
 	return d.end(ctx, true)
 }
 
-// dtmCalled is a workflow that nobody runs before it is called back.
+// dtmCalled is a workflow that nobody runs before it is called back. Up to where somebody
+// refuses it is as if nobody did.
 func (c *caller) dtmCalled(ctx context.Context) string {
 	d := c.dtm()
 	for range 50 {

@@ -32,8 +32,8 @@ type caller struct {
 type scenario struct {
 	call      func(*caller, context.Context) (outcome string)
 	committed []string
-	always    bool // it is rolled back, whatever happens
-	open      bool // it may be rolled back, whatever happens
+	open      bool // it may be rolled back although nobody refuses
+	refused   bool // it is of interest only where somebody refuses
 }
 
 // scenarioOf gives a scenario of either kind.

@@ -20,10 +20,9 @@ func (nowhere) AskVote(core.AskVote)     {}
 func (nowhere) Call(core.Call)           {}
 func (nowhere) Changed(core.Transaction) {}
 
-// A client that gave up and asks again meets the transaction that it has begun, however
-// long that took to be written.
-func TestClientThatGaveUpFindsItsTransaction(t *testing.T) {
-	t.Parallel()
+// onSlowDisk is a service whose transactions take a while to be written.
+func onSlowDisk(t *testing.T) *service {
+	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	st, err := pebblestore.Open(t.TempDir(), pebblestore.WithLogger(log))
 	if err != nil {
@@ -31,7 +30,7 @@ func TestClientThatGaveUpFindsItsTransaction(t *testing.T) {
 	}
 	eng, err := engine.New(t.Context(), st, engine.Config{Log: log, CrashPoint: func(point string) {
 		if point == engine.BeforeWrite {
-			time.Sleep(20 * time.Millisecond) // a slow disk
+			time.Sleep(20 * time.Millisecond)
 		}
 	}})
 	if err != nil {
@@ -46,7 +45,24 @@ func TestClientThatGaveUpFindsItsTransaction(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	svc := newService(eng, st)
+	return newService(eng, st)
+}
+
+// of gives the transactions that were begun under a gid.
+func (s *service) of(t *testing.T, gid string) []core.Transaction {
+	t.Helper()
+	all, _, err := s.eng.List(t.Context(), xid.ID{}, 10, func(tx *core.Transaction) bool { return tx.Key == gid })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// A client that gave up and asks again meets the transaction that it has begun, however
+// long that took to be written.
+func TestClientThatGaveUpFindsItsTransaction(t *testing.T) {
+	t.Parallel()
+	svc := onSlowDisk(t)
 	for _, test := range []struct {
 		gid string
 		ask func(context.Context, *request) error
@@ -67,10 +83,35 @@ func TestClientThatGaveUpFindsItsTransaction(t *testing.T) {
 			if err := test.ask(t.Context(), &test.r); err != nil {
 				t.Fatal(err)
 			}
-			all, _, err := eng.List(t.Context(), xid.ID{}, 10, func(tx *core.Transaction) bool { return tx.Key == test.gid })
-			if err != nil || len(all) != 1 {
-				t.Errorf("there are %d transactions for one gid, %v: %v", len(all), err, all)
+			if all := svc.of(t, test.gid); len(all) != 1 {
+				t.Errorf("there are %d transactions for one gid: %v", len(all), all)
 			}
 		})
+	}
+}
+
+// Where a crash came between the begin and the branches of one request, the next that
+// says the same hands them over.
+func TestSubmitGoesOnWithWhatWasBegun(t *testing.T) {
+	t.Parallel()
+	svc := onSlowDisk(t)
+	r := &request{Gid: "g", Type: saga, Protocol: "http", Steps: []map[string]string{{"action": "http://a/b"}}, Payloads: [][]byte{nil}}
+	id, now := svc.eng.NewXID()
+	n := r.note()
+	begin, err := r.begin(id, now.Add(submitPatience), &n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := svc.ask(t.Context(), func(ref core.Ref) core.Input { begin.Ref = ref; return begin }); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second joins it
+		if err := svc.submit(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all := svc.of(t, "g")
+	if len(all) != 1 || all[0].XID != id || !all[0].Submitted || len(all[0].Branches) != 1 {
+		t.Errorf("%v; want %s, submitted, with one branch", all, id)
 	}
 }
