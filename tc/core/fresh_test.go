@@ -148,6 +148,10 @@ func TestNothingIsCommittedByACallBeforeTheDelayOfAVote(t *testing.T) {
 		}
 		out = append(out, c.pass(29_999*time.Millisecond)...)
 		wantCalls(t, out, "")
+		if n == settled { // unless somebody says that it must not
+			wantCalls(t, c.do(core.RetryNow{Ref: 1, XID: id, Delayed: true}), "2c 3c ")
+			return
+		}
 		wantCalls(t, c.pass(time.Millisecond), "2c 3c ")
 	})
 	// A rollback does not wait.

@@ -171,10 +171,12 @@ type (
 		Resource xid.ResourceID
 		Others   bool
 	}
-	// RetryNow makes every unsettled resource of the transaction due at once.
+	// RetryNow makes every unsettled resource of the transaction due at once; with
+	// Delayed also what is to wait before its first call.
 	RetryNow struct {
-		Ref Ref
-		XID xid.ID
+		Ref     Ref
+		XID     xid.ID
+		Delayed bool
 	}
 	// Horizon raises Config.Horizon.
 	Horizon struct{ Time time.Time }

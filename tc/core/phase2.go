@@ -477,7 +477,7 @@ func (m *Machine) retryNow(in RetryNow) {
 		switch {
 		case l.state == legInFlight:
 			l.again = true
-		case l.state == legPausing && !l.delayed:
+		case l.state == legPausing && (!l.delayed || in.Delayed):
 			m.makeReady(r, l)
 		}
 		m.pump(r)

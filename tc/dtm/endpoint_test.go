@@ -242,6 +242,11 @@ func TestTryAgainNow(t *testing.T) {
 		}
 		b.called(t, "", before+int(read[object](t, a)["succeed_count"].(float64)))
 	}
+	// A workflow is called back at once, not after its interval; nobody asks the sender of a
+	// message before its time.
+	w.post(t, "prepareWorkflow", with(workflow("r4", b.at("/back")), "retry_interval", 1000)).want(t, 200)
+	w.post(t, "resetNextCronTime", object{"gid": "r4"}).ok(t)
+	b.called(t, "r4", 1)
 	w.get(t, "resetCronTime", "timeout", "x").want(t, 400, "timeout")
 	w.get(t, "resetCronTime", "limit", "-1").want(t, 400, "limit")
 	w.post(t, "resetNextCronTime", object{"gid": "never"}).want(t, 500, `{"message":"no TransGlobal with gid: never found"}`)

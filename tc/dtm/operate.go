@@ -32,7 +32,7 @@ func (s *service) retryNow(ctx context.Context, gid string) error {
 	if err != nil {
 		return err
 	}
-	_, err = s.ask(ctx, func(ref core.Ref) core.Input { return core.RetryNow{Ref: ref, XID: g.XID} })
+	_, err = s.ask(ctx, func(ref core.Ref) core.Input { return core.RetryNow{Ref: ref, XID: g.XID, Delayed: g.note.Type == workflow} })
 	return err
 }
 
