@@ -216,6 +216,9 @@ func (m *Machine) goOn() {
 // keep or change what it is given.
 func (m *Machine) Newest(before xid.ID, limit int, match func(*Transaction) bool) []Transaction {
 	var found newest
+	if limit <= 0 {
+		return nil
+	}
 	for id, tx := range m.txs {
 		if !before.IsZero() && bytes.Compare(id[:], before[:]) >= 0 {
 			continue

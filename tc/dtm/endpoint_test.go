@@ -199,6 +199,9 @@ func TestAll(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("in pages: got %q, want %q", got, want)
 	}
+	if page, next := all("limit", "0"); len(page) != 0 || next != "" {
+		t.Errorf("of a page of none: got %q %q", page, next)
+	}
 	for field, value := range map[string]string{"limit": "x", "position": "x", "createTimeStart": "-1", "createTimeEnd": "1e3"} {
 		w.get(t, "all", field, value).want(t, 400, field)
 	}

@@ -21,6 +21,9 @@ const maxScan = 20_000
 // match is called from goroutines of the engine and must not keep or change
 // what it is given.
 func (e *Engine) List(ctx context.Context, before xid.ID, limit int, match func(*core.Transaction) bool) (found []core.Transaction, next xid.ID, err error) {
+	if limit <= 0 {
+		return nil, xid.ID{}, nil
+	}
 	// The open ones first: one that finishes meanwhile is then seen twice
 	// rather than not at all.
 	open, err := e.listOpen(ctx, before, limit, match)
