@@ -32,16 +32,19 @@ func (s *service) retryNow(ctx context.Context, gid string) error {
 	if err != nil {
 		return err
 	}
-	_, err = s.ask(ctx, func(ref core.Ref) core.Input { return core.RetryNow{Ref: ref, XID: g.XID, Delayed: g.note.Type == workflow} })
+	_, err = s.ask(ctx, func(ref core.Ref) core.Input {
+		return core.RetryNow{Ref: ref, XID: g.XID, Delayed: g.note.Type == workflow}
+	})
 	return err
 }
 
-// retryLate is retryNow for open transactions whose next attempt is later than after.
+// retryLate is retryNow for open transactions whose next attempt is later than after. What
+// was never tried is not late: it waits for the moment that its client has named.
 func (s *service) retryLate(ctx context.Context, after time.Duration, limit int) (done int, more bool, err error) {
 	late := s.eng.Now().Add(after)
 	open, _, err := s.eng.List(ctx, xid.ID{}, limit+1, func(t *core.Transaction) bool {
 		next := nextCall(t)
-		return t.Key != "" && t.Phase != core.Finished && next != nil && next.Next.After(late)
+		return t.Key != "" && t.Phase != core.Finished && next != nil && !next.Last.IsZero() && next.Next.After(late)
 	})
 	if err != nil {
 		return 0, false, err
