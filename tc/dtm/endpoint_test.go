@@ -274,6 +274,7 @@ func TestTopics(t *testing.T) {
 		{"GET", "subscribe?url=http://h/1", 500, `{"message":"empty topic"}`},
 		{"GET", "subscribe?topic=a", 500, `{"message":"empty url"}`},
 		{"GET", "subscribe?topic=a&url=ftp://h/1", 400, `{"message":"url: `},
+		{"GET", "subscribe?topic=a%FF&url=http://h/1", 400, `{"message":"topic: `},
 		{"GET", "unsubscribe?url=http://h/1", 500, `{"message":"empty topic"}`},
 		{"GET", "unsubscribe?topic=a", 500, `{"message":"empty url"}`},
 		{"GET", "unsubscribe?topic=never&url=http://h/1", 500, `{"message":"no such a topic"}`},

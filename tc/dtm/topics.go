@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/handfast/handfast/internal/address"
 	"github.com/handfast/handfast/tc/store"
@@ -116,6 +117,9 @@ func (t *topics) subscribe(topic, url, remark string) error {
 	}
 	if len(topic) > maxTopic || len(remark) > maxRemark {
 		return wrong("topic", "it or its remark is too long: at most %d and %d bytes", maxTopic, maxRemark)
+	}
+	if !utf8.ValidString(topic) {
+		return wrong("topic", "%.130q is no UTF-8", topic) // JSON would show it by another name
 	}
 	parse := address.ParseGRPC
 	if strings.HasPrefix(url, "http://") || strings.HasPrefix(url, "https://") {
