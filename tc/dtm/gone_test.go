@@ -3,6 +3,7 @@ package dtm
 import (
 	"context"
 	"log/slog"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,18 +22,22 @@ func (nowhere) Call(core.Call)           {}
 func (nowhere) Changed(core.Transaction) {}
 
 // onSlowDisk is a service whose transactions take a while to be written.
-func onSlowDisk(t *testing.T) *service {
+func onSlowDisk(t *testing.T, change ...func(*engine.Config)) *service {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	st, err := pebblestore.Open(t.TempDir(), pebblestore.WithLogger(log))
 	if err != nil {
 		t.Fatal(err)
 	}
-	eng, err := engine.New(t.Context(), st, engine.Config{Log: log, CrashPoint: func(point string) {
+	cfg := engine.Config{Log: log, CrashPoint: func(point string) {
 		if point == engine.BeforeWrite {
 			time.Sleep(20 * time.Millisecond)
 		}
-	}})
+	}}
+	for _, c := range change {
+		c(&cfg)
+	}
+	eng, err := engine.New(t.Context(), st, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,5 +118,43 @@ func TestSubmitGoesOnWithWhatWasBegun(t *testing.T) {
 	all := svc.of(t, "g")
 	if len(all) != 1 || all[0].XID != id || !all[0].Submitted || len(all[0].Branches) != 1 {
 		t.Errorf("%v; want %s, submitted, with one branch", all, id)
+	}
+}
+
+// Where the queue of its shard is full between the begin and the branches, whoever asks
+// again meets what was begun, and begins nothing beside it.
+func TestGidIsBegunOnceAlthoughTheQueueIsFull(t *testing.T) {
+	t.Parallel()
+	writes, goOn := make(chan struct{}, 100), make(chan struct{})
+	svc := onSlowDisk(t, func(c *engine.Config) {
+		c.Shards, c.Queue = 1, 1
+		c.CrashPoint = func(point string) {
+			if point == engine.BeforeWrite {
+				writes <- struct{}{}
+				<-goOn
+			}
+		}
+	})
+	id, now := svc.eng.NewXID()
+	if err := svc.eng.SubmitWait(t.Context(), core.Begin{Ref: nobody{}, XID: id, Deadline: now.Add(time.Hour)}); err != nil {
+		t.Fatal(err)
+	}
+	<-writes
+	var asking sync.WaitGroup
+	ask := func() {
+		asking.Go(func() {
+			r := &request{Gid: "g", Type: saga, Protocol: "http", Steps: []map[string]string{{"action": "http://a/b"}}, Payloads: [][]byte{nil}}
+			_ = svc.submit(t.Context(), r) // the first is refused
+		})
+		time.Sleep(50 * time.Millisecond)
+	}
+	ask()              // there is room for the begin, and none for the branches
+	goOn <- struct{}{} // the begin is on its way into the log
+	<-writes
+	ask()
+	close(goOn)
+	asking.Wait()
+	if all := svc.of(t, "g"); len(all) != 1 {
+		t.Errorf("there are %d transactions for one gid: %v", len(all), all)
 	}
 }

@@ -143,11 +143,15 @@ func (s *service) start(ctx context.Context, r *request, plan func(xid.ID) ([]co
 	if err := s.eng.Submit(begin); err != nil {
 		return g, false, err
 	}
-	err = s.submitBranches(ctx, &g, branches, deadline)
-	var e *core.Error
-	if errors.As(err, &e) && e.Kind == core.ErrUnknownXID {
-		if reply := <-refused; reply.Err != nil { // it was answered before
-			err = reply.Err
+	if err = s.submitBranches(ctx, &g, branches, deadline); err != nil {
+		// Whoever comes next has to find what was begun, even where the queue was full
+		// between the two.
+		select {
+		case reply := <-refused:
+			if reply.Err != nil {
+				err = reply.Err
+			}
+		case <-s.eng.Dead():
 		}
 	}
 	return g, true, err
