@@ -205,6 +205,11 @@ func (s *Server) serve() error {
 		other <- err
 	}()
 	err := s.grpc.Serve(s.lis)
+	select {
+	case <-s.draining: // Shutdown ends the other one, too, and gives it the time that it has
+		return errors.Join(err, <-other)
+	default:
+	}
 	down, cancel := context.WithTimeout(context.Background(), lastWords)
 	defer cancel()
 	return errors.Join(err, s.dtm.Shutdown(down), <-other)

@@ -522,3 +522,32 @@ func newHandler(t *testing.T, f http.HandlerFunc) string {
 	})
 	return "http://" + lis.Addr().String()
 }
+
+// Who waits for the end when the coordinator is told to stop gets it, as long as that
+// comes within the drain timeout.
+func TestShutdownWaitsForWhatClientsWaitFor(t *testing.T) {
+	t.Parallel()
+	w, err := startWorld(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := newBranches(t)
+	r := with(saga("g", b.at("/a", "hold", "a"), ""), "wait_result", true, "request_timeout", 20)
+	got := make(chan answer, 1)
+	go func() {
+		a, err := w.try(limited(t), "POST", "/api/dtmsvr/submit", marshal(t, r))
+		a.body += fmt.Sprint(err)
+		got <- a
+	}()
+	b.called(t, "g", 1)
+	stopped := make(chan error, 1)
+	go func() { stopped <- w.stop() }()
+	time.Sleep(2 * time.Second) // Handfast's own API, where nobody asks for anything, has ended
+	b.open("a")
+	if a := <-got; a.status != 200 {
+		t.Errorf("got %+v", a)
+	}
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+}
