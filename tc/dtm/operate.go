@@ -42,7 +42,7 @@ func (s *service) retryNow(ctx context.Context, gid string) error {
 // was never tried is not late: it waits for the moment that its client has named.
 func (s *service) retryLate(ctx context.Context, after time.Duration, limit int) (done int, more bool, err error) {
 	late := s.eng.Now().Add(after)
-	open, _, err := s.eng.List(ctx, xid.ID{}, limit+1, func(t *core.Transaction) bool {
+	open, rest, err := s.eng.List(ctx, xid.ID{}, limit+1, func(t *core.Transaction) bool {
 		next := nextCall(t)
 		return t.Key != "" && t.Phase != core.Finished && next != nil && !next.Last.IsZero() && next.Next.After(late)
 	})
@@ -55,5 +55,5 @@ func (s *service) retryLate(ctx context.Context, after time.Duration, limit int)
 		}
 		done++
 	}
-	return done, len(open) > limit, nil
+	return done, len(open) > limit || done > 0 && !rest.IsZero(), nil
 }

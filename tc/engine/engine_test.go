@@ -338,6 +338,42 @@ func TestCrashPointsStandBeforeTheStoreAndBeforeAnybodyIsTold(t *testing.T) {
 
 func all(*core.Transaction) bool { return true }
 
+// A page is bounded in bytes, too: whoever lists pays for its notes in memory.
+func TestListGivesFewOfWhatIsLarge(t *testing.T) {
+	t.Parallel()
+	e, _ := run(t, newMemory())
+	const n = 12
+	for i := range n {
+		id, now := e.NewXID()
+		w := newWaiter()
+		submit(t, e, core.Begin{Ref: w, XID: id, Deadline: now.Add(time.Hour), Note: make([]byte, 4<<20)})
+		w.wait(t)
+		if i%2 == 0 {
+			w = newWaiter()
+			submit(t, e, core.Commit{Ref: w, XID: id})
+			w.wait(t)
+		}
+	}
+	seen, pages := 0, 0
+	var before xid.ID
+	for {
+		found, next, err := e.List(context.Background(), before, 100, all)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(found) > 6 {
+			t.Errorf("a page holds %d large transactions", len(found))
+		}
+		seen, pages, before = seen+len(found), pages+1, next
+		if next.IsZero() {
+			break
+		}
+	}
+	if seen != n || pages < 2 {
+		t.Errorf("%d transactions in %d pages, want %d", seen, pages, n)
+	}
+}
+
 func TestListGivesEveryTransactionOnceNewestFirst(t *testing.T) {
 	t.Parallel()
 	e, _ := run(t, newMemory())

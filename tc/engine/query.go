@@ -13,10 +13,14 @@ import (
 // maxScan bounds how many finished transactions one List looks at.
 const maxScan = 20_000
 
+// maxListed bounds what the transactions of one List hold, in bytes, as core.Transaction.Held
+// counts it: notes and results of what is finished are in nobody's account.
+const maxListed = 16 << 20
+
 // List gives up to limit transactions that match, newest XID first, from the
 // first below before on (the zero ID: from the newest). next is where to go on,
-// the zero ID at the end; a List that looked at many and found few may give
-// fewer than limit and still a next. What it tells is durable.
+// the zero ID at the end; a List that looked at many and found few, or found
+// large ones, may give fewer than limit and still a next. What it tells is durable.
 //
 // match is called from goroutines of the engine and must not keep or change
 // what it is given.
@@ -32,21 +36,22 @@ func (e *Engine) List(ctx context.Context, before xid.ID, limit int, match func(
 	}
 	var finished []core.Transaction
 	var stop xid.ID // where the scan was given up; zero: it was not
-	scanned := 0
+	scanned, listed, full := 0, int64(0), false
 	err = e.st.ListFinished(ctx, before, func(tx core.Transaction) bool {
 		if scanned++; scanned > maxScan {
 			return false
 		}
 		if match(&tx) {
 			finished = append(finished, tx)
+			listed += tx.Held()
 		}
-		stop = tx.XID
-		return len(finished) < limit
+		stop, full = tx.XID, len(finished) == limit || listed > maxListed
+		return !full
 	})
 	if err != nil {
 		return nil, xid.ID{}, fmt.Errorf("list finished transactions: %w", err)
 	}
-	if scanned <= maxScan && len(finished) < limit {
+	if scanned <= maxScan && !full {
 		stop = xid.ID{}
 	}
 	found = merge(open, finished)
@@ -56,9 +61,12 @@ func (e *Engine) List(ctx context.Context, before xid.ID, limit int, match func(
 		found = slices.DeleteFunc(found, func(tx core.Transaction) bool { return bytes.Compare(tx.XID[:], stop[:]) < 0 })
 		next = stop
 	}
-	if len(found) >= limit {
-		found = found[:limit]
-		next = found[limit-1].XID
+	listed = 0
+	for i := range found {
+		if listed += found[i].Held(); i == limit-1 || listed > maxListed {
+			found, next = found[:i+1], found[i].XID
+			break
+		}
 	}
 	return found, next, e.flusher.barrier(ctx)
 }
