@@ -551,3 +551,24 @@ func TestShutdownWaitsForWhatClientsWaitFor(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Who is told to try again because there is no room can do so, with the same gid.
+func TestGidCanBeSentAgainOnceThereIsRoom(t *testing.T) {
+	t.Parallel()
+	w := own(t, func(c *tc.Config) { c.Engine.Core.MaxHeld = 1 << 20 })
+	b := newBranches(t)
+	large := strings.Repeat("x", 300<<10)
+	of := func(gid, url string) object {
+		return object{"gid": gid, "trans_type": "saga", "steps": []object{{"action": url}}, "payloads": []string{large}}
+	}
+	for _, gid := range []string{"a", "b"} {
+		w.post(t, "submit", of(gid, b.at("/a", "hold", "a"))).ok(t)
+	}
+	w.post(t, "submit", of("c", b.at("/c"))).want(t, 503, "no room", "try again")
+	w.get(t, "query", "gid", "c").want(t, 200, `"transaction":null`)
+	b.open("a")
+	w.await(t, "a", "succeed")
+	w.await(t, "b", "succeed")
+	w.post(t, "submit", of("c", b.at("/c"))).ok(t)
+	w.await(t, "c", "succeed")
+}

@@ -137,6 +137,9 @@ func (s *service) start(ctx context.Context, r *request, plan func(xid.ID) ([]co
 	if err != nil {
 		return g, false, err
 	}
+	if err := s.room(begin, core.Submit{Branches: branches}); err != nil {
+		return g, false, err
+	}
 	// Not waited for: its shard takes one after the other, mostly in one batch.
 	refused := make(first, 1)
 	begin.Ref = refused
@@ -155,6 +158,21 @@ func (s *service) start(ctx context.Context, r *request, plan func(xid.ID) ([]co
 		}
 	}
 	return g, true, err
+}
+
+// room refuses a new transaction that there is no room for before it is begun: a client
+// that is told to try again does so with the same gid. The last eighth is for what has
+// branches already, as in the core, which has the last word.
+func (s *service) room(inputs ...core.Input) error {
+	held, limit := s.eng.Held()
+	need := int64(0)
+	for _, in := range inputs {
+		need += core.Weight(in)
+	}
+	if need > limit-limit/8-held {
+		return refuse(busy, "no room for %d bytes: open transactions hold %d bytes (limit %d); try again", need, held, limit)
+	}
+	return nil
 }
 
 // first holds the reply to a request that is followed by another.
