@@ -328,3 +328,20 @@ func TestBranchesThatAreNone(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// A client may call its branch what asking the sender of a message is called.
+func TestBranchOfTheNameZeroIsShown(t *testing.T) {
+	t.Parallel()
+	w := shared
+	for mode, want := range map[string]string{"tcc": "00-cancel", "xa": "00-rollback"} {
+		gid := w.gid(t)
+		w.post(t, "prepare", trans(gid, mode)).ok(t)
+		w.post(t, "registerBranch", object{
+			"gid": gid, "trans_type": mode, "branch_id": "00", "confirm": "http://h/1", "cancel": "http://h/2", "url": "http://h/3",
+		}).ok(t)
+		rows := w.query(t, gid).Branches
+		if len(rows) != 2 || fmt.Sprint(rows[0]["branch_id"], "-", rows[0]["op"]) != want {
+			t.Errorf("%s: got %v", mode, rows)
+		}
+	}
+}

@@ -211,8 +211,8 @@ func (g *global) rows() []branchView {
 	}
 	for i := range branches {
 		b := &branches[i]
-		if b.Name == zero || b.Plan == nil {
-			continue
+		if b.Plan == nil || b.Name == zero && (g.note.Type == msg || g.note.Type == workflow) {
+			continue // it stands for whoever is asked, or called back
 		}
 		switch g.note.Type {
 		case saga:
