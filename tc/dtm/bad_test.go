@@ -221,3 +221,28 @@ func TestBadBranches(t *testing.T) {
 		})
 	}
 }
+
+// A page in a browser of this machine reaches loopback, too: it may not have URLs called.
+func TestPagesOfOtherOriginsAreRefused(t *testing.T) {
+	t.Parallel()
+	w := shared
+	for origin, want := range map[string]int{"": 200, "http://pages.example": 403, w.url: 200} {
+		body := marshal(t, trans(w.gid(t), "tcc"))
+		req, err := http.NewRequestWithContext(limited(t), http.MethodPost, w.url+"/api/dtmsvr/prepare", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "text/plain") // as such pages may send it
+		if origin != "" {
+			req.Header.Set("Origin", origin)
+		}
+		resp, err := w.client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("from origin %q: got %d, want %d", origin, resp.StatusCode, want)
+		}
+	}
+}

@@ -101,7 +101,7 @@ func (s *Server) GRPCAddr() net.Addr { return s.lis[1].Addr() }
 func (s *Server) Use(eng *engine.Engine, st store.Store, interceptors ...grpc.UnaryServerInterceptor) {
 	s.svc = newService(eng, st)
 	s.http = &http.Server{
-		Handler:           s.routes(),
+		Handler:           http.NewCrossOriginProtection().Handler(s.routes()), // loopback keeps no page in a browser out
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       time.Minute,
 		IdleTimeout:       2 * time.Minute,
