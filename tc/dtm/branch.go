@@ -39,9 +39,9 @@ func (s *service) registerBranch(ctx context.Context, gid string, t transType, d
 	case g.status() != prepared:
 		return s.told(ctx, &g, late)
 	case g.note.Type != t:
-		return refuse(failure, "gid %s is that of a %s, not of a %s. FAILURE", gid, g.note.Type, t)
+		return s.told(ctx, &g, refuse(failure, "gid %s is that of a %s, not of a %s. FAILURE", gid, g.note.Type, t))
 	case len(g.Branches) >= maxSteps:
-		return refuse(failure, "gid %s has %d branches already, which is the limit. FAILURE", gid, maxSteps)
+		return s.told(ctx, &g, refuse(failure, "gid %s has %d branches already, which is the limit. FAILURE", gid, maxSteps))
 	}
 	p := newPlanner(g.XID, g.note.Protocol, &g.note.Options)
 	var b core.Register

@@ -292,8 +292,13 @@ func matcher(st, t, from, to string) (func(*core.Transaction) bool, error) {
 			return false
 		}
 		g := global{Transaction: *tx}
+		for _, of := range []transType{saga, msg, tcc, xa, workflow} {
+			if tx.Name == nameOf(of, tx.Key) {
+				g.note.Type = of
+			}
+		}
 		ms := tx.XID.Begin().UnixMilli()
-		return ms >= begin && ms <= end && g.readNote() == nil &&
+		return g.note.Type != "" && ms >= begin && ms <= end &&
 			(st == "" || st == string(g.status())) && (t == "" || t == string(g.note.Type))
 	}, nil
 }

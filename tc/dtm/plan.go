@@ -262,6 +262,9 @@ func (p *planner) callBack(r *request) (core.Register, error) {
 	if custom.Name == "" || len(custom.Name) > maxGid || strings.ContainsFunc(custom.Name, func(r rune) bool { return r < ' ' }) {
 		return b, wrong("custom_data.name", "%.150q; want the name of the workflow, at most %d bytes", custom.Name, maxGid)
 	}
+	if err := address.CheckHeaderValue(address.GRPC, "dtm-op", custom.Name); err != nil && p.protocol == "grpc" {
+		return b, wrong("custom_data.name", "%.150q goes along with calls over gRPC, and %v", custom.Name, err)
+	}
 	payload := custom.Data
 	if p.protocol == "grpc" && len(payload) > 0 { // workflow.WorkflowData
 		payload = protowire.AppendBytes(protowire.AppendTag(nil, 1, protowire.BytesType), payload)

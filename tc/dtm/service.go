@@ -73,7 +73,10 @@ func (s *service) find(ctx context.Context, gid string) (g global, found bool, e
 	if g.Transaction, found, err = s.eng.Peek(ctx, id); err != nil || !found {
 		return g, false, err
 	}
-	return g, true, g.readNote()
+	if err := g.readNote(); err != nil {
+		return g, true, s.durable(ctx, id, err)
+	}
+	return g, true, nil
 }
 
 func (g *global) readNote() error {
@@ -107,8 +110,12 @@ func (s *service) open(ctx context.Context, r *request) (g global, began bool, e
 // begin makes the begin of a request's transaction.
 func (r *request) begin(id xid.ID, deadline time.Time, n *note) (core.Begin, error) {
 	b, err := json.Marshal(n)
-	return core.Begin{XID: id, Name: "dtm " + string(r.Type) + " " + r.Gid, Key: r.Gid, Note: b, Deadline: deadline}, err
+	return core.Begin{XID: id, Name: nameOf(r.Type, r.Gid), Key: r.Gid, Note: b, Deadline: deadline}, err
 }
+
+// nameOf is what people see in lists. Lists of this package read the type in it: a note
+// may be long.
+func nameOf(t transType, gid string) string { return "dtm " + string(t) + " " + gid }
 
 // start finds the transaction of a request, or begins it and hands its branches over, all
 // durable when it returns. Where a crash came between the two, it goes on.
@@ -210,7 +217,11 @@ func (s *service) submitBranches(ctx context.Context, g *global, branches []core
 
 // told gives err when what it rests on is durable, although it was only peeked at.
 func (s *service) told(ctx context.Context, g *global, err error) error {
-	if _, e := s.get(ctx, g.XID); e != nil {
+	return s.durable(ctx, g.XID, err)
+}
+
+func (s *service) durable(ctx context.Context, id xid.ID, err error) error {
+	if _, e := s.ask(ctx, func(ref core.Ref) core.Input { return core.Get{Ref: ref, XID: id} }); e != nil {
 		return e
 	}
 	return err
