@@ -38,7 +38,7 @@ func FuzzAllowList(f *testing.F) {
 		if deny(host, ip) == fits {
 			t.Fatalf("%q: allowed and denied are the same for %q, %s", pattern, host, ip)
 		}
-		if allow(strings.ToUpper(host), ip) != fits && strings.ToLower(strings.ToUpper(host)) == strings.ToLower(host) {
+		if allow(strings.ToUpper(host), ip) != fits && strings.EqualFold(strings.ToUpper(host), host) {
 			t.Fatalf("%q: %q in capitals is another host", pattern, host)
 		}
 		if strings.HasSuffix(host, ".") || host == "" {

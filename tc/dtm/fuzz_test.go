@@ -61,7 +61,12 @@ func fresh(f *testing.F) (*tc.Server, *alarm) {
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(ctx) }()
-	f.Cleanup(func() { cancel(); <-served })
+	f.Cleanup(func() {
+		cancel()
+		if err := <-served; err != nil {
+			f.Error(err)
+		}
+	})
 	return s, a
 }
 
@@ -189,7 +194,7 @@ func FuzzGRPC(f *testing.F) {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		err := cc.Invoke(ctx, "/dtmgimp.Dtm/"+methods[int(method)%len(methods)], in, new(emptypb.Empty))
-		switch code := status.Code(err); code {
+		switch code := status.Code(err); code { //nolint:exhaustive // no other is right
 		case codes.OK, codes.Aborted, codes.FailedPrecondition, codes.InvalidArgument, codes.ResourceExhausted:
 		case codes.Unknown: // DTM's own answer to what it does not take
 			if status.Convert(err).Message() == "" {

@@ -11,7 +11,10 @@ import (
 	"github.com/handfast/handfast/tc/core"
 )
 
-var all = flag.Bool("explore.all", false, "search within the full bounds, which takes minutes")
+var (
+	all  = flag.Bool("explore.all", false, "search within the full bounds, which takes minutes and up to 3 GB")
+	only = flag.String("explore.scene", "", "search only scenes whose name contains this")
+)
 
 var (
 	twoDatabases = []branchDef{{resource: 0, mode: core.ModeAT}, {resource: 1, mode: core.ModeAT}}
@@ -28,6 +31,12 @@ func row(name string, left budget) scene {
 
 func rivals(name string, branches int, left budget) scene {
 	return scene{name: name, txs: 2, branches: twoDatabases[:branches], rules: atRules, left: left}
+}
+
+// nearest searches the nearest states alone: there are too many to visit.
+func nearest(s scene) scene {
+	s.limit = 3_000_000
+	return s
 }
 
 func sessions(left budget) scene {
@@ -83,7 +92,8 @@ var (
 		row("two branches on one row", budget{crashes: 1, losses: 1, janitors: 1}),
 		rivals("two transactions on one row", 1, budget{crashes: 1, breaks: 1}),
 		rivals("two transactions on one row", 1, budget{crashes: 1, janitors: 1}),
-		rivals("two transactions on two rows", 2, budget{}),
+		nearest(rivals("two transactions on two rows", 2, budget{})),
+		nearest(rivals("two transactions on two rows", 2, budget{crashes: 1, breaks: 1})),
 		sessions(budget{crashes: 1, detaches: 1}),
 		settledFirst(budget{crashes: 1, losses: 1}),
 		saga(budget{crashes: 2, losses: 1, refusals: 1, operators: 1}),
@@ -104,12 +114,15 @@ func TestEveryStateKeepsThePromises(t *testing.T) {
 	}
 	var states, steps int
 	for _, s := range scenes {
+		if !strings.Contains(s.name, *only) {
+			continue
+		}
 		begun := time.Now()
-		r := newExplorer(&s).search(0)
+		r := newExplorer(&s).search(s.limit)
 		if r.bad != "" {
 			t.Fatalf("%s, %s: %s", s.name, s.left, r.story())
 		}
-		t.Logf("%s, %s: %s; %s", s.name, s.left, r, time.Since(begun).Round(time.Millisecond))
+		t.Logf("%s, %s: %s; %s", s.name, s.left, r, time.Since(begun).Round(100*time.Millisecond))
 		states, steps = states+r.states, steps+r.steps
 		debug.FreeOSMemory()
 	}

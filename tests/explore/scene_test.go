@@ -21,6 +21,7 @@ type scene struct {
 	votesAnswered bool // who votes waits for the answer
 	sameRow       bool // all branches of a transaction write to the same row
 	rules         func(*explorer) rules
+	limit         int // stop after so many states; 0: visit all
 	planted       plant
 }
 

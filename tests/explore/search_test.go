@@ -161,8 +161,9 @@ func (g *graph) stuck() (at uint32, found bool) {
 }
 
 func (r result) String() string {
-	return fmt.Sprintf("%d states, %d steps, depth %d, %d of them settled; %d states of the core, %d steps of the core",
-		r.states, r.steps, r.depth, r.over, r.machines, r.moves)
+	cut := map[bool]string{true: " (cut, whether the end can be reached was not looked at)"}[r.cut]
+	return fmt.Sprintf("%d states, %d steps, depth %d%s, %d of them settled; %d states of the core, %d steps of the core",
+		r.states, r.steps, r.depth, cut, r.over, r.machines, r.moves)
 }
 
 func (r result) story() string {
