@@ -262,7 +262,13 @@ func (e *explorer) crash(w *world, keep int) {
 	slices.SortFunc(w.net, compareMsg)
 	w.net = slices.Compact(w.net)
 	e.rules.crashed(w)
-	e.apply(w, e.ms.boot(w.mid, w.inc, w.dur))
+	boot := e.ms.boot(w.mid, w.inc, w.dur)
+	for _, r := range e.ms.batches[boot.rec] {
+		if r.Outcome == core.RolledBack && r.Reason != core.ReasonVotedNo {
+			w.fail("the crash rolls %s back", txName(txOf(r.XID)))
+		}
+	}
+	e.apply(w, boot)
 	if !e.scene.attach {
 		e.attachAll(w)
 	}
