@@ -9,3 +9,6 @@ import (
 func DoctorWith(ctx context.Context, db Beginner, old time.Duration, dead, bytes int64) ([]Finding, error) {
 	return doctor(ctx, db, limits{leftover: old, held: old, dead: dead, heap: bytes, index: bytes})
 }
+
+// ParseGID is parseGID.
+var ParseGID = parseGID

@@ -2,6 +2,7 @@ package address_test
 
 import (
 	"bytes"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -108,6 +109,35 @@ func FuzzHTTP(f *testing.F) {
 		}
 		if err != nil || a.Host == "" {
 			t.Errorf("%q: %+v, and then %v", s, a, err)
+		}
+	})
+}
+
+// What is accepted is a method at one host and port, and can be read again.
+func FuzzGRPC(f *testing.F) {
+	for _, s := range []string{"h:1/p.S/M", "grpcs://[::1]:2/S/M", "GRPC://h:65535/a.b.C/d", "h:0/S/M", "[fe80::1%25a]:1/S/M", "a@h:1/S/M", "h:1//M", "://h:1/S/M"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		a, err := address.ParseGRPC(s)
+		if err != nil {
+			if a != (address.Address{}) {
+				t.Fatalf("%q: both %+v and %v", s, a, err)
+			}
+			return
+		}
+		if host, port, err := net.SplitHostPort(a.Host); err != nil || host == "" || port == "" || strings.ContainsAny(host, "/@\\ ") {
+			t.Fatalf("%q: host %q, %v", s, a.Host, err)
+		}
+		if a.Kind != address.GRPC || strings.Count(a.Method, "/") != 2 {
+			t.Fatalf("%q: %+v", s, a)
+		}
+		again := "grpc://" + a.Host + a.Method
+		if a.TLS {
+			again = "grpcs://" + a.Host + a.Method
+		}
+		if b, err := address.ParseGRPC(again); err != nil || a != b {
+			t.Fatalf("%q is %+v, and %q is %+v, %v", s, a, again, b, err)
 		}
 	})
 }

@@ -279,6 +279,10 @@ func TestNothingIsSubmittedBeforeItsTriesHaveVoted(t *testing.T) {
 		t.Errorf("without the vote: %+v", r[0])
 	}
 	s.vote(id, 1, core.VoteYes)
+	// Nor with one whose vote would be missing for ever.
+	if r := replies(s.submit(id, step(2), try(id, 3))); r[0].Err == nil || r[0].Err.Kind != core.ErrWrongState {
+		t.Errorf("with one that has no vote: %+v", r[0])
+	}
 	wantCalls(t, s.submit(id, step(2)), "2f ")
 }
 

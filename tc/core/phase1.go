@@ -158,6 +158,10 @@ func (m *Machine) submit(in Submit) {
 			m.refuse(in.Ref, tx.lsn, &Error{Kind: ErrBranchConflict, XID: in.XID, Message: fmt.Sprintf(
 				"transaction %s was submitted before, without branch %s", in.XID, b.Branch)})
 			return
+		case isNew && b.Vote == VoteNone && onlyTold(&Branch{Resource: b.Resource, Plan: b.Plan}):
+			m.refuse(in.Ref, tx.lsn, &Error{Kind: ErrWrongState, XID: in.XID, Message: fmt.Sprintf(
+				"transaction %s can't be submitted with branch %s, whose vote is missing: nobody can be asked for it", in.XID, b.Branch)})
+			return
 		case isNew:
 			news = append(news, b)
 		}
