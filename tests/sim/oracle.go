@@ -24,7 +24,8 @@ type history struct {
 	tc   *coordinator
 	kind string
 
-	begun    int // batch of the log, from 1; 0: not in the log
+	begun    int    // batch of the log, from 1; 0: not in the log
+	born     uint32 // life of the coordinator that began it
 	decision decision
 	branches []member
 	submit   int // batch
@@ -109,7 +110,7 @@ func (o *oracle) appended(c *coordinator, r *core.Record) {
 		if h.begun > 0 {
 			o.w.fail("%s was begun twice", short(r.XID))
 		}
-		h.begun = batch
+		h.begun, h.born = batch, c.life
 		o.w.count("transactions begun")
 	case core.RecordRegister:
 		h.branches = append(h.branches, member{id: r.Branch, resource: r.Resource, mode: r.Mode, plan: r.Plan, batch: batch, vote: r.Vote, voted: batch})
@@ -336,7 +337,9 @@ func (o *oracle) called(c *coordinator, m core.Call) {
 	if b == nil || b.plan == nil {
 		return
 	}
-	if m.Op == core.OpRollback && o.w.forwardUnderWay(m) {
+	// After a restart an answer to an attempt of before is taken for one to the attempt
+	// of the same number that is under way: see docs/simulation.md.
+	if m.Op == core.OpRollback && (h.born == c.life || o.w.o.Strict) && o.w.forwardUnderWay(m) {
 		o.w.rule("%s: branch %s is compensated while its action is under way", short(m.XID), m.Branch)
 	}
 	for _, r := range m.Before {

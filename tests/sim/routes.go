@@ -27,7 +27,7 @@ type session struct {
 
 // underWay is a call that a coordinator made and waits for.
 type underWay struct {
-	at      time.Duration
+	at      time.Time
 	life    uint32 // of the coordinator: a later one knows nothing of the call
 	session *session
 }
@@ -115,14 +115,14 @@ func (r *routes) call(m core.Call) {
 	action := *m.Action // it belongs to the machine
 	m.Action = &action
 	ses.calls = append(ses.calls, m)
-	life, first := r.c.life, true
+	life, first, at := r.c.life, true, r.c.Now()
 	send := r.c.w.net.sendOnce
 	if r.c.w.o.DoubleCalls {
 		send = r.c.w.net.send
 	}
 	send(r.c.node, ses.s.node, func() {
 		if first && r.c.life == life && r.seen[ses.s.id] == ses {
-			ses.s.since[callKey{branchKey{m.XID, m.Branch}, m.Op}] = underWay{at: r.c.w.now, life: life, session: ses}
+			ses.s.since[callKey{branchKey{m.XID, m.Branch}, m.Op}] = underWay{at: at, life: life, session: ses}
 		}
 		first = false
 		ses.s.callCommand(m)

@@ -15,17 +15,12 @@ func (c *client) workflow(p *proc, r *rng, j job) {
 		return
 	}
 	n := r.between(1, 3)
-	var changes []change // one per step, in the service that runs it
-	sum := 0
+	changes := []change{{key: r.below(accounts)}} // one per step, in the service that runs it
 	for i := range n {
-		add := 1 + r.below(5) + 6*i
-		if i%2 == 0 {
-			add = -add
-		}
-		changes = append(changes, change{key: r.below(accounts), add: add})
-		sum += add
+		give := change{key: r.below(accounts) + reserved, add: 1 + r.below(5) + 6*i}
+		changes = append(changes, give)
+		changes[0].add -= give.add
 	}
-	changes = append(changes, change{key: r.below(accounts), add: -sum})
 	a := c.w.serviceOf(r, c.tc).action(payload{kind: payloadWorkflow, changes: changes, refuses: r.below(4) == 0})
 	a.Timeout = 5 * time.Second
 	err := c.submit(p, core.Submit{XID: x, Branches: []core.Register{

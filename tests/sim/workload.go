@@ -126,8 +126,11 @@ func (w *world) serviceOf(r *rng, c *coordinator) *service {
 
 // action makes what the coordinator calls of changes.
 func (s *service) action(a payload) core.Action {
-	return core.Action{Kind: core.TargetHandler, Address: "work", Lane: s.group, Group: "group", Payload: a.encode(), Timeout: 2 * time.Second}
+	return core.Action{Kind: core.TargetHandler, Address: "work", Lane: s.group, Group: "group", Payload: a.encode(), Timeout: actionTimeout}
 }
+
+// actionTimeout is how long one call may take; the coordinator waits a bit longer.
+const actionTimeout = 2 * time.Second
 
 func opposite(cs []change) []change {
 	out := make([]change, len(cs))
@@ -141,6 +144,7 @@ func opposite(cs []change) []change {
 var retry = core.Retry{First: 50 * time.Millisecond, Max: time.Second, Poll: 200 * time.Millisecond}
 
 // sagaOf draws a graph of steps: some forward with a compensation, some after the pivot.
+// The first takes, all give; after the pivot nothing may refuse.
 func (w *world) sagaOf(r *rng, c *client, x xid.ID) []core.Register {
 	n := r.between(1, 5)
 	refuses := -1
@@ -148,17 +152,22 @@ func (w *world) sagaOf(r *rng, c *client, x xid.ID) []core.Register {
 		refuses = r.below(n)
 	}
 	pivot := r.below(n + 2)
+	amounts, sum := make([]int, n), 0
+	for i := range n {
+		if pivot > 0 { // what only gives needs somebody who takes
+			amounts[i] = 1 + r.below(5) + 6*i
+		}
+		sum += amounts[i]
+	}
 	var branches []core.Register
-	sum := 0
 	for i := range n {
 		s := w.serviceOf(r, c.tc)
-		add := 1 + r.below(5) + 6*i
-		if i%2 == 0 {
-			add = -add
+		// What is given before the pivot is put aside: its compensation has to find it.
+		a := payload{changes: []change{{key: r.below(accounts), add: amounts[i]}}, refuses: i == refuses && i < pivot}
+		if i < pivot {
+			a.changes[0].key += reserved
 		}
-		a := payload{changes: []change{{key: r.below(accounts), add: add}}, refuses: i == refuses && i < pivot}
-		sum += add
-		if i == n-1 {
+		if i == 0 && pivot > 0 {
 			a.changes = append(a.changes, change{key: r.below(accounts), add: -sum})
 		}
 		b := core.Register{Branch: xid.BranchOf(x, stepName(i)), Mode: core.ModeSaga, Name: stepName(i), Plan: &core.Plan{Retry: retry}}

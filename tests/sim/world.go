@@ -32,6 +32,8 @@ type Options struct {
 	// DoubleCalls lets a call of user code arrive twice as one attempt, which
 	// no stream or HTTP client does by itself.
 	DoubleCalls bool
+	// Strict checks also what is known not to hold; see docs/simulation.md.
+	Strict bool
 
 	jobs int           // at most so many
 	busy time.Duration // for so long jobs begin and faults happen
@@ -321,7 +323,7 @@ func (w *world) diskFails(c *coordinator) bool {
 func (w *world) forwardUnderWay(m core.Call) bool {
 	for _, s := range w.services {
 		u, runs := s.since[callKey{branchKey{m.XID, m.Branch}, core.OpForward}]
-		if runs && s.up && u.life == s.tc.life && s.tc.routes.seen[s.id] == u.session && w.now-u.at < 2*time.Second {
+		if runs && s.up && u.life == s.tc.life && s.tc.routes.seen[s.id] == u.session && s.tc.Now().Sub(u.at) < actionTimeout {
 			return true
 		}
 	}
