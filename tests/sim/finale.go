@@ -63,8 +63,8 @@ func (w *world) whole(h *history) {
 			w.count("committed with effects")
 		}
 	case core.RolledBack:
-		if h.kind == "publish" && h.byHand {
-			return
+		if h.byHand && (h.kind == "publish" || h.kind == kindNames[kindCheckBack]) {
+			return // an operator keeps a message back: what it tells of stays
 		}
 		for _, n := range rows {
 			if n != 0 {
