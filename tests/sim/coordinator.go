@@ -24,7 +24,7 @@ type coordinator struct {
 	flushing bool
 	wanted   bool
 
-	zombie *coordinator // of a planted fault only
+	old []*shard // of a planted fault only
 }
 
 // shard is engine.shard.
@@ -66,6 +66,9 @@ func (w *world) newCoordinator(i int) *coordinator {
 
 // shardOf is engine.shardOf.
 func (c *coordinator) shardOf(id xid.ID) *shard {
+	if c.old != nil && c.rng.below(3) == 0 {
+		return c.old[int(binary.BigEndian.Uint64(id[27:35])%uint64(len(c.old)))]
+	}
 	return c.shards[int(binary.BigEndian.Uint64(id[27:35])%uint64(len(c.shards)))]
 }
 
@@ -73,9 +76,9 @@ func (c *coordinator) shardOf(id xid.ID) *shard {
 func (c *coordinator) boot() {
 	c.start()
 	d := c.disk
+	c.counter = 0
 	if c.w.plant != plantSameIncarnation || d.incarnation == 0 {
 		d.incarnation++ // forced before the first begin
-		c.counter = 0
 	}
 	c.graph = waits.New(1 << 18)
 	c.routes = routes{c: c, seen: map[int]*session{}}
@@ -152,6 +155,10 @@ func (c *coordinator) newXID() xid.ID {
 	c.counter++
 	p := xid.Parts{Begin: c.Now(), Incarnation: c.disk.incarnation, Store: c.disk.id, Counter: c.counter}
 	binary.BigEndian.PutUint64(p.Random[4:], c.rng.next())
+	if c.w.plant == plantSameIncarnation {
+		p.Begin = epoch
+		binary.BigEndian.PutUint64(p.Random[4:], c.counter)
+	}
 	return xid.New(p)
 }
 
@@ -167,6 +174,10 @@ func (c *coordinator) endLife() {
 	keep := c.rng.below(tail + 1)
 	if c.rng.below(2) == 0 {
 		keep = 0
+	}
+	if c.w.plant == plantLostEpoch && len(c.shards) > 0 {
+		keep = tail
+		c.hang()
 	}
 	c.note("crashes", tail, keep)
 	c.stop()
@@ -457,6 +468,7 @@ func (c *coordinator) park(p core.Parked) {
 	for _, cycle := range cycles {
 		c.w.count("deadlocks")
 		c.note("deadlock", cycle.Victim)
+		c.after(1500*time.Millisecond, func() { c.w.oracle.cycle(cycle) })
 		if c.w.plant == plantNoVictim {
 			continue
 		}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/handfast/handfast/tc/core"
+	"github.com/handfast/handfast/tc/waits"
 	"github.com/handfast/handfast/xid"
 )
 
@@ -214,6 +215,9 @@ func (o *oracle) reply(c *coordinator, r core.Reply) {
 		return
 	}
 	h := o.of(c, r.Tx.XID)
+	if r.Tx.Phase == core.Finished {
+		o.carriedOut(h)
+	}
 	switch in := req.about.(type) {
 	case core.Register:
 		o.acknowledge(h, in.Branch)
@@ -233,6 +237,17 @@ func (o *oracle) reply(c *coordinator, r core.Reply) {
 		m.voteTold = true
 		if !h.survives(m.voted) {
 			o.w.rule("%s: a vote that nobody can be asked for is acknowledged before it is durable", short(h.id))
+		}
+	}
+}
+
+// carriedOut: what is told to be over is settled in every database.
+func (o *oracle) carriedOut(h *history) {
+	for i := range h.branches {
+		m := &h.branches[i]
+		d := o.w.databaseOf(m.resource)
+		if d != nil && m.plan == nil && m.vote != core.VoteWithdrawn && !h.settled[d] {
+			o.w.fail("%s is told to be carried out, and is not in %s", short(h.id), d.name)
 		}
 	}
 }
@@ -361,6 +376,13 @@ func (o *oracle) called(c *coordinator, m core.Call) {
 	}
 	if len(m.Before) < want {
 		o.w.fail("%s: branch %s is called with %d results of %d steps before it", short(m.XID), m.Branch, len(m.Before), want)
+	}
+}
+
+// cycle looks, a moment after a cycle of waits was found, whether it is broken.
+func (o *oracle) cycle(c waits.Cycle) {
+	if h := o.txs[c.Victim]; h != nil && h.begun > 0 && h.decision.batch == 0 {
+		o.w.fail("a cycle of waits is not broken: %s is not decided", short(c.Victim))
 	}
 }
 

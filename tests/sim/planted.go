@@ -31,7 +31,9 @@ const (
 	plantFailedIsDone
 	plantLostResults
 	plantSameIncarnation
-	plantRecreate
+	plantEmptyUnforced
+	plantRollbackUnforced
+	plantLostEpoch
 	plantDropFence
 	plantNoTombstone
 	plantReleaseBeforeRestore
@@ -77,8 +79,10 @@ var planted = [plants]Plant{
 	plantLostCancel:            {"lost-cancel", "promise 6", "Cancel of TCC is taken for done without a call"},
 	plantFailedIsDone:          {"failed-is-done", "promise 2", "an attempt to settle that failed is taken for done"},
 	plantLostResults:           {"lost-results", "guarantee 12", "steps are called without the results of those before them"},
-	plantSameIncarnation:       {"same-incarnation", "C6", "the incarnation is not raised at the start, and XIDs have no random part"},
-	plantRecreate:              {"recreate", "C6", "a registration creates a transaction that is not known"},
+	plantSameIncarnation:       {"same-incarnation", "C6", "the incarnation is not raised at the start, and XIDs are a counter alone"},
+	plantEmptyUnforced:         {"empty-commit-unforced", "H12", "the commit of a transaction without branches is told before it is durable"},
+	plantRollbackUnforced:      {"rollback-unforced", "C1", "a rollback is told, and sent, before it is durable"},
+	plantLostEpoch:             {"lost-epoch", "H8", "a process that hung goes on beside its successor, on the same log"},
 	plantDropFence:             {"drop-fence", "C3", "a branch puts in its fence without looking whether there is a tombstone"},
 	plantNoTombstone:           {"no-tombstone", "C3", "rollback and questions for votes leave no tombstone"},
 	plantReleaseBeforeRestore:  {"release-before-restore", "promise 2", "keys are released before the rows are restored"},
@@ -119,6 +123,12 @@ func (w *world) mutateRestored(tx core.Transaction) core.Transaction {
 	switch {
 	case w.plant == plantDecideTwice && tx.Outcome != core.Undecided:
 		tx.Outcome, tx.Phase, tx.Settlements, tx.Decided = core.Undecided, core.Active, nil, time.Time{}
+		if tx.Submitted {
+			tx.Phase = core.Collecting
+		}
+		if h := w.oracle.txs[tx.XID]; h != nil {
+			tx.Deadline = tx.XID.Begin() // so that the second one is the other
+		}
 	case w.plant == plantForgetSubmitted && tx.Outcome == core.Undecided && tx.Submitted:
 		tx.Submitted, tx.Phase = false, core.Active
 	}
@@ -156,10 +166,6 @@ func (s *shard) mutateInput(now time.Time, in core.Input) []core.Input {
 			}
 		}
 		return append(all, in)
-	case core.Register:
-		if s.c.w.plant == plantRecreate && !s.m.Known(m.XID) && m.XID.Store() == s.c.disk.id {
-			return []core.Input{core.Begin{Ref: &request{reply: func(core.Reply) {}}, XID: m.XID, Deadline: now.Add(5 * time.Second)}, in}
-		}
 	}
 	return []core.Input{in}
 }
@@ -186,6 +192,12 @@ func (s *shard) mutateOutput(in core.Input, out core.Output) core.Output {
 				s.c.after(time.Second, func() { s.c.routes.settle(m) })
 			}
 		}
+	case plantEmptyUnforced, plantRollbackUnforced:
+		for i := range out.Messages {
+			if s.unforced(out.Messages[i].Body) {
+				out.Messages[i].Need = 0
+			}
+		}
 	case plantLostResults:
 		for i := range out.Messages {
 			if m, ok := out.Messages[i].Body.(core.Call); ok {
@@ -206,6 +218,30 @@ func (s *shard) mutateOutput(in core.Input, out core.Output) core.Output {
 		s.endCallsEarly(out)
 	}
 	return out
+}
+
+// unforced tells whether a message leaves too early.
+func (s *shard) unforced(b core.Body) bool {
+	outcome := core.Undecided
+	var id xid.ID
+	switch b := b.(type) {
+	case core.Reply:
+		outcome, id = b.Tx.Outcome, b.Tx.XID
+	case core.Settle:
+		outcome, id = b.Outcome, b.XID
+	}
+	if s.c.w.plant == plantRollbackUnforced {
+		return outcome == core.RolledBack
+	}
+	h := s.c.w.oracle.txs[id]
+	return outcome == core.Committed && h != nil && len(h.branches) == 0
+}
+
+// hang leaves the machines of a process in the world, which answers one request in three
+// for a while.
+func (c *coordinator) hang() {
+	c.old = c.shards
+	c.w.after(4*time.Second, func() { c.old = nil })
 }
 
 // endCallsEarly makes a machine believe that no call is under way once it has decided

@@ -145,10 +145,10 @@ func (w *world) setWeather() {
 		w.weather.lose, w.weather.double, w.weather.slow = r.below(60_000), r.below(60_000), r.below(60_000)
 	}
 	if r.below(2) == 0 {
-		w.breaks = r.below(8_000)
+		w.breaks = r.below(30_000)
 	}
 	if r.below(2) == 0 {
-		w.moods = r.below(150_000)
+		w.moods = r.below(300_000)
 	}
 	w.undoRefused = r.below(3) == 0
 	for _, off := range []struct {
