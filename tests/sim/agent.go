@@ -20,7 +20,7 @@ func settlementOf(x xid.ID, o core.Outcome, branches []core.Branch) (settlement,
 	case core.Committed:
 		s.commit = true
 	case core.RolledBack:
-	default:
+	case core.Undecided:
 		return s, errors.New("no decision, so nothing is settled")
 	}
 	for i := range branches {

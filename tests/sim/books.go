@@ -14,10 +14,10 @@ type books struct {
 	want  map[int]row
 	owner map[int]xid.ID    // rows that an undecided or unsettled transaction changed
 	tags  map[string]xid.ID // unique values that it had, or has taken
-	done  map[action3]int   // how often an action has had its effect
+	done  map[deed]int      // how often an action has had its effect
 }
 
-type action3 struct {
+type deed struct {
 	k  branchKey
 	op core.Op
 }
@@ -32,7 +32,7 @@ func (o *oracle) booksOf(d *database) *books {
 }
 
 func (o *oracle) open(d *database) {
-	b := &books{d: d, want: map[int]row{}, owner: map[int]xid.ID{}, tags: map[string]xid.ID{}, done: map[action3]int{}}
+	b := &books{d: d, want: map[int]row{}, owner: map[int]xid.ID{}, tags: map[string]xid.ID{}, done: map[deed]int{}}
 	for k, r := range d.rows {
 		b.want[k] = r
 	}
@@ -113,14 +113,14 @@ func (o *oracle) commits(l *local) {
 
 // onceOnly checks the effects of actions.
 func (o *oracle) onceOnly(b *books, l *local) {
-	a := action3{l.acting, l.op}
+	a := deed{l.acting, l.op}
 	b.done[a]++
 	if b.done[a] > 1 {
 		o.w.fail("the %s of branch %s of %s has had its effect twice", opNames[l.op], a.k.b, short(a.k.x))
 	}
-	undone := b.done[action3{l.acting, core.OpRollback}] > 0
+	undone := b.done[deed{l.acting, core.OpRollback}] > 0
 	switch {
-	case l.op == core.OpRollback && b.done[action3{l.acting, core.OpForward}] == 0:
+	case l.op == core.OpRollback && b.done[deed{l.acting, core.OpForward}] == 0:
 		o.w.fail("branch %s of %s is compensated, and its action never happened", a.k.b, short(a.k.x))
 	case l.op == core.OpForward && undone:
 		o.w.fail("branch %s of %s happens after it was compensated", a.k.b, short(a.k.x))
@@ -161,12 +161,10 @@ func (o *oracle) mayEnd(d *database, x xid.ID, outcome core.Outcome) {
 		o.w.fail("%s settles %s as %s, and nobody has begun it", d.name, short(x), outcomeNames[outcome])
 		return
 	}
-	switch h.decided() {
-	case outcome:
-	case core.Undecided:
+	if was := h.decided(); was == core.Undecided {
 		o.w.fail("%s settles %s as %s, and no such decision is durable", d.name, short(x), outcomeNames[outcome])
-	default:
-		o.w.fail("%s settles %s as %s, and decided was %s", d.name, short(x), outcomeNames[outcome], outcomeNames[h.decided()])
+	} else if was != outcome {
+		o.w.fail("%s settles %s as %s, and decided was %s", d.name, short(x), outcomeNames[outcome], outcomeNames[was])
 	}
 }
 

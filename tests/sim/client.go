@@ -16,7 +16,7 @@ type client struct {
 }
 
 const (
-	retryLimit  = 12 * time.Second // tm.DefaultRetryLimit
+	retryLimit  = 12 * time.Second // tm.WithRetryLimit
 	callTimeout = 6 * time.Second  // of one call of a service
 )
 
@@ -34,7 +34,7 @@ func (c *client) run(p *proc, j job) {
 	case kindSaga:
 		c.saga(p, r, j)
 	case kindPublish:
-		c.publish(p, r, j)
+		c.publish(p, r)
 	case kindMessage:
 		c.message(p, r, j)
 	case kindCheckBack:
@@ -43,6 +43,7 @@ func (c *client) run(p *proc, j job) {
 		c.workflow(p, r, j)
 	case kindPlain:
 		c.plain(p, r)
+	case kinds:
 	}
 	c.note("job ends", j.n)
 }
@@ -78,10 +79,10 @@ func fateOf(r *rng) fate {
 }
 
 // global is Manager.Do: it begins, calls services, and ends as its code does.
-func (c *client) global(p *proc, r *rng, j job, parent xid.ID, nested int) bool {
+func (c *client) global(p *proc, r *rng, j job, parent xid.ID, nested int) {
 	x, ok := c.begin(p, j.kind, parent, j.timeout)
 	if !ok {
-		return false
+		return
 	}
 	end := fateOf(r)
 	legs := c.w.legs(r, c, r.between(2, 4))
@@ -102,12 +103,12 @@ func (c *client) global(p *proc, r *rng, j job, parent xid.ID, nested int) bool 
 			break
 		}
 	}
-	return c.end(p, r, x, j, end, err)
+	c.end(p, r, x, j, end, err)
 }
 
 // callLeg calls a service, which works in a branch of the transaction.
 func (c *client) callLeg(p *proc, x xid.ID, l leg) error {
-	return p.between(l.service.node, callTimeout, func(q *proc) error {
+	return p.between(l.service.node, func(q *proc) error {
 		for {
 			err := l.service.work(q, x, l)
 			if !errors.Is(err, errRerun) {
@@ -154,29 +155,30 @@ func (s *service) work(p *proc, x xid.ID, l leg) error {
 	return t.commit()
 }
 
-// end is the end of Manager.Do. It tells whether the transaction is known to be
-// committed.
-func (c *client) end(p *proc, r *rng, x xid.ID, j job, f fate, err error) bool {
-	switch {
-	case f == fateLeave:
-		return false
-	case f == fateHang:
+// end is the end of Manager.Do.
+func (c *client) end(p *proc, r *rng, x xid.ID, j job, f fate, err error) {
+	switch f {
+	case fateLeave:
+		return
+	case fateHang:
 		p.sleep(j.timeout + r.during(0, 2*time.Second))
+	case fateRollback, fatePanic, fateError:
+		err = errUser
+	case fateCommit:
 	}
-	if err != nil || f == fateRollback || f == fatePanic || f == fateError {
+	if err != nil {
 		c.rollback(p, x)
-		return false
+		return
 	}
-	return c.commit(p, x, r.below(8) == 0)
+	c.commit(p, x, r.below(8) == 0)
 }
 
 // commit is Manager.Commit: where the answer is lost it asks again.
-func (c *client) commit(p *proc, x xid.ID, waitSettled bool) bool {
+func (c *client) commit(p *proc, x xid.ID, waitSettled bool) {
 	a, err := p.ask(c.tc, retryLimit, func(ref core.Ref) core.Input {
 		return core.Commit{Ref: ref, XID: x, WaitSettled: waitSettled}
 	})
 	c.heard(x, a, err)
-	return err == nil && a.Err == nil && a.Tx.Outcome == core.Committed
 }
 
 func (c *client) rollback(p *proc, x xid.ID) {
@@ -266,7 +268,7 @@ func (c *client) try(p *proc, x xid.ID, s *service, r *rng, try, confirm, cancel
 	}
 	var result string
 	refuses := r.below(10) == 0
-	err := p.between(s.node, callTimeout, func(q *proc) error {
+	err := p.between(s.node, func(q *proc) error {
 		if err := s.mood(q); err != nil {
 			return err
 		}
@@ -319,13 +321,13 @@ func (c *client) message(p *proc, r *rng, j job) {
 }
 
 // publish is rm.Publish in a plain local transaction of a service.
-func (c *client) publish(p *proc, r *rng, j job) {
+func (c *client) publish(p *proc, r *rng) {
 	s := c.w.serviceOf(r, c.tc)
 	n := 1 + r.below(5)
 	from, to := r.below(accounts), r.below(accounts)
 	receiver := c.w.serviceOf(r, c.tc)
 	end := fateOf(r)
-	_ = p.between(s.node, callTimeout, func(q *proc) error {
+	_ = p.between(s.node, func(q *proc) error {
 		return s.publish(q, change{key: from, add: -n}, receiver.action(payload{changes: []change{{key: to, add: n}}}), end)
 	})
 }
@@ -423,7 +425,7 @@ func (c *client) plain(p *proc, r *rng) {
 	if r.below(4) == 0 {
 		changes = append(changes, change{key: r.below(accounts), tag: c.w.tag(r)})
 	}
-	_ = p.between(s.node, callTimeout, func(q *proc) error {
+	_ = p.between(s.node, func(q *proc) error {
 		l := s.db.begin(s.node)
 		defer l.abort()
 		for _, ch := range changes {

@@ -10,7 +10,6 @@ var epoch = time.UnixMilli(1_800_000_000_000)
 type clock struct {
 	offset time.Duration
 	drift  int // parts of a million
-	floor  time.Time
 }
 
 func (c *clock) read(now time.Duration) time.Time {

@@ -58,6 +58,12 @@ func (r *request) of(in core.Input) core.Input {
 	return in
 }
 
+// isGet tells whether it only asks.
+func (r *request) isGet() bool {
+	_, ok := r.about.(core.Get)
+	return ok
+}
+
 func (w *world) newCoordinator(i int) *coordinator {
 	c := &coordinator{node: w.newNode("tc", i)}
 	c.disk = newDisk(xid.StoreID{byte(i + 1), 0x5e})
@@ -229,12 +235,12 @@ func (s *shard) step() {
 
 func (s *shard) take(now time.Time, in core.Input) {
 	if s.c.w.plant != plantNone {
-		for _, in := range s.mutateInput(now, in) {
-			s.collect(in, s.m.Step(now, in))
+		for _, in := range s.mutateInput(in) {
+			s.collect(s.m.Step(now, in))
 		}
 		return
 	}
-	s.collect(in, s.m.Step(now, in))
+	s.collect(s.m.Step(now, in))
 }
 
 // lookUp is shard.lookUp.
@@ -249,7 +255,7 @@ func (s *shard) lookUp(in core.Input) {
 		return
 	}
 	if !found {
-		s.collect(nil, s.m.Step(s.c.Now(), core.Horizon{Time: s.c.disk.horizon}))
+		s.collect(s.m.Step(s.c.Now(), core.Horizon{Time: s.c.disk.horizon}))
 		return
 	}
 	s.m.Load(tx)
@@ -257,9 +263,9 @@ func (s *shard) lookUp(in core.Input) {
 }
 
 // collect is shard.collect.
-func (s *shard) collect(in core.Input, out core.Output) {
+func (s *shard) collect(out core.Output) {
 	if s.c.w.plant != plantNone {
-		out = s.mutateOutput(in, out)
+		out = s.mutateOutput(out)
 	}
 	s.records = append(s.records, out.Records...)
 	s.done = append(s.done, out.Finished...)
@@ -469,7 +475,7 @@ func (c *coordinator) park(p core.Parked) {
 		c.w.count("deadlocks")
 		c.note("deadlock", cycle.Victim)
 		c.after(1500*time.Millisecond, func() { c.w.oracle.cycle(cycle) })
-		if c.w.plant == plantNoVictim {
+		if c.w.plant == plantNoVictim || c.w.plant == plantGraphPerShard && c.shardOf(p.Waiter) != c.shardOf(p.Holder) {
 			continue
 		}
 		c.post(core.Break{XID: cycle.Victim, Cause: cycle.String()})

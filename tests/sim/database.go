@@ -257,6 +257,9 @@ func (d *database) forget(l *local) {
 func (l *local) commit(synchronous bool) {
 	d := l.d
 	d.w.oracle.commits(l)
+	if !synchronous {
+		d.unsynced = append(d.unsynced, l.takeBack())
+	}
 	for _, k := range l.order {
 		d.put(k, l.rows[k])
 	}
@@ -280,6 +283,25 @@ func (l *local) commit(synchronous bool) {
 	l.ended = true
 	l.unlock(0)
 	d.forget(l)
+}
+
+// takeBack gives what a crash of the server does to a commit that was not forced. It is
+// for a planted fault only.
+func (l *local) takeBack() func() {
+	d := l.d
+	before := map[int]row{}
+	for _, k := range l.order {
+		before[k] = d.rows[k]
+	}
+	return func() {
+		for _, k := range l.order {
+			d.put(k, before[k])
+		}
+		d.forgetUndo(l.x)
+		for _, k := range l.fences {
+			delete(d.fence, k)
+		}
+	}
 }
 
 // put writes a row and the unique index.

@@ -112,6 +112,7 @@ func (w *world) apply(f fault) {
 		})
 	case faultOperator:
 		w.meddle(r)
+	case faultKinds:
 	}
 }
 

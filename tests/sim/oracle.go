@@ -32,9 +32,10 @@ type history struct {
 	submit   int // batch
 	told     core.Outcome
 
-	submitTold bool // the submission was acknowledged
-	byHand     bool // an operator meddled, so it may be half of what was meant
-	abandoned  bool // an operator gave calls up
+	heard      time.Duration // when somebody had heard of the decision; 0: nobody
+	submitTold bool          // the submission was acknowledged
+	byHand     bool          // an operator meddled, so it may be half of what was meant
+	abandoned  bool          // an operator gave calls up
 	archived   time.Time
 	expired    bool
 
@@ -238,6 +239,27 @@ func (o *oracle) reply(c *coordinator, r core.Reply) {
 		if !h.survives(m.voted) {
 			o.w.rule("%s: a vote that nobody can be asked for is acknowledged before it is durable", short(h.id))
 		}
+	}
+}
+
+// answers sees what a client gets to hear. Each transaction is a register that is
+// written once: the history is linearizable if all read one value, and nobody reads that
+// there is none who began to ask after somebody had heard of it.
+func (o *oracle) answers(invoked time.Duration, r core.Reply) {
+	id, decided := r.Tx.XID, r.Err == nil && r.Tx.Outcome != core.Undecided
+	if r.Err != nil {
+		id, decided = r.Err.XID, r.Err.Kind == core.ErrRolledBack || r.Err.Kind == core.ErrCommitted
+		if !decided {
+			return
+		}
+	}
+	h := o.txs[id]
+	switch {
+	case h == nil:
+	case !decided && h.heard > 0 && h.heard < invoked:
+		o.w.fail("%s: the decision was heard of at %s, and a request of %s is answered with undecided", short(id), h.heard, invoked)
+	case decided && h.heard == 0:
+		h.heard = o.w.now
 	}
 }
 

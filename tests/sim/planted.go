@@ -52,6 +52,9 @@ const (
 	plantVoteIsOpinion
 	plantNoJanitor
 	plantNoVictim
+	plantGraphPerShard
+	plantUnsyncedYes
+	plantStaleRead
 	plants
 )
 
@@ -100,6 +103,9 @@ var planted = [plants]Plant{
 	plantAnswerBeforeSettling:  {"answer-before-settling", "promise 2", "half of the commands to settle are answered and not carried out"},
 	plantVoteIsOpinion:         {"vote-is-opinion", "H5", "a branch votes yes before its local commit"},
 	plantNoJanitor:             {"no-janitor", "§2", "nobody looks for what a database brings back after a crash"},
+	plantGraphPerShard:         {"graph-per-shard", "H14", "cycles of waits that run through several shards are not seen"},
+	plantUnsyncedYes:           {"unsynced-yes", "H4", "local commits are not forced by the database before the vote"},
+	plantStaleRead:             {"stale-read", "promise 1", "one answer in eight to a question is from before the decision"},
 	plantNoVictim:              {"no-victim", "H2", "cycles of waits are found, and nobody is rolled back"},
 }
 
@@ -136,7 +142,7 @@ func (w *world) mutateRestored(tx core.Transaction) core.Transaction {
 }
 
 // mutateInput changes what a machine is given.
-func (s *shard) mutateInput(now time.Time, in core.Input) []core.Input {
+func (s *shard) mutateInput(in core.Input) []core.Input {
 	switch m := in.(type) {
 	case core.CastVote:
 		if s.c.w.plant == plantNoIsYes && m.Vote == core.VoteNo {
@@ -171,7 +177,7 @@ func (s *shard) mutateInput(now time.Time, in core.Input) []core.Input {
 }
 
 // mutateOutput changes what comes out of a machine.
-func (s *shard) mutateOutput(in core.Input, out core.Output) core.Output {
+func (s *shard) mutateOutput(out core.Output) core.Output {
 	w := s.c.w
 	switch w.plant { //nolint:exhaustive // most faults are planted elsewhere
 	case plantNoOperator:
@@ -196,6 +202,17 @@ func (s *shard) mutateOutput(in core.Input, out core.Output) core.Output {
 		for i := range out.Messages {
 			if s.unforced(out.Messages[i].Body) {
 				out.Messages[i].Need = 0
+			}
+		}
+	case plantStaleRead:
+		for i := range out.Messages {
+			r, ok := out.Messages[i].Body.(core.Reply)
+			if !ok || r.Tx.Outcome == core.Undecided || s.c.rng.below(8) > 0 {
+				continue
+			}
+			if req, ok := r.Ref.(*request); ok && req.isGet() {
+				r.Tx.Outcome, r.Tx.Phase = core.Undecided, core.Active
+				out.Messages[i].Body = r
 			}
 		}
 	case plantLostResults:

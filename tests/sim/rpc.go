@@ -29,7 +29,7 @@ func (p *proc) begin(c *coordinator, patience time.Duration, in core.Begin, time
 
 func (p *proc) askWith(c *coordinator, patience time.Duration, build func(*coordinator, core.Ref) core.Input) (core.Reply, error) {
 	n := p.n
-	deadline := n.w.now + patience
+	invoked, deadline := n.w.now, n.w.now+patience
 	var got *core.Reply
 	for got == nil && n.w.now < deadline {
 		wake := p.waker()
@@ -51,13 +51,14 @@ func (p *proc) askWith(c *coordinator, patience time.Duration, build func(*coord
 	if got == nil {
 		return core.Reply{}, errUnanswered
 	}
+	n.w.oracle.answers(invoked, *got)
 	return *got, nil
 }
 
 // askOnce is ask without sending again, for what waits on the other side; the wait ends
 // there at the latest when the patience does.
 func (p *proc) askOnce(c *coordinator, patience time.Duration, build func(core.Ref) core.Input) (core.Reply, error) {
-	n := p.n
+	n, invoked := p.n, p.n.w.now
 	var got *core.Reply
 	wake := p.waker()
 	ref := &request{}
@@ -79,18 +80,19 @@ func (p *proc) askOnce(c *coordinator, patience time.Duration, build func(core.R
 		n.w.net.send(n, c.node, func() { c.post(core.Cancel{Ref: ref, XID: id}) })
 		return core.Reply{}, errUnanswered
 	}
+	n.w.oracle.answers(invoked, *got)
 	return *got, nil
 }
 
 // between makes one call to another process, which runs f and answers. It is neither
 // sent again nor doubled: whoever calls can't know whether it happened.
-func (p *proc) between(to *node, patience time.Duration, f func(p *proc) error) error {
+func (p *proc) between(to *node, f func(p *proc) error) error {
 	n := p.n
 	var answer *error
 	wake := p.waker()
 	w := n.w
 	if w.net.isCut(n, to) || w.net.rng.chance(w.weather.lose) {
-		p.sleep(patience)
+		p.sleep(callTimeout)
 		return errUnanswered
 	}
 	w.net.sure(to, func() {
@@ -105,7 +107,7 @@ func (p *proc) between(to *node, patience time.Duration, f func(p *proc) error) 
 			})
 		})
 	})
-	n.after(patience, wake)
+	n.after(callTimeout, wake)
 	p.park()
 	if answer == nil {
 		return errUnanswered

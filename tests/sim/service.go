@@ -31,7 +31,7 @@ const (
 )
 
 func (w *world) newService(i int, d *database, c *coordinator) *service {
-	return &service{node: w.newNode("rm", i), db: d, tc: c, group: xid.ResourceID{0xe, 14: byte(c.disk.id[0]), 15: d.id[15]}}
+	return &service{node: w.newNode("rm", i), db: d, tc: c, group: xid.ResourceID{0xe, 14: c.disk.id[0], 15: d.id[15]}}
 }
 
 // boot is rm.New: attach, settlers and the janitor.

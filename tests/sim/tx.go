@@ -195,7 +195,7 @@ func (t *tx) end(p *proc, l *local) error {
 		l.prepare()
 		return nil
 	}
-	l.commit(true)
+	l.commit(t.s.w.plant != plantUnsyncedYes)
 	return nil
 }
 

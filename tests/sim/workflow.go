@@ -34,8 +34,8 @@ func (c *client) workflow(p *proc, r *rng, j job) {
 const self = "workflow"
 
 var (
-	errUnsure   = errors.New("a step ended without anybody knowing whether it happened")
-	errDecided2 = errors.New("it was decided while the call was on its way")
+	errUnsure    = errors.New("a step ended without anybody knowing whether it happened")
+	errOvertaken = errors.New("it was decided while the call was on its way")
 )
 
 // runWorkflow is workflow.run, and W.step for each step.
@@ -46,7 +46,7 @@ func (s *service) runWorkflow(p *proc, m core.Call) (string, error) {
 		return "", err
 	}
 	if t.Tx.Outcome != core.Undecided {
-		return "", errDecided2
+		return "", errOvertaken
 	}
 	past := map[xid.BranchID]core.Branch{}
 	for _, b := range t.Tx.Branches {

@@ -79,7 +79,6 @@ type world struct {
 	weather     weather
 	breaks      int // database connections, parts of a million and trip
 	moods       int // user code
-	disks       int // writes that fail
 	slowDisk    map[*coordinator]time.Duration
 	failDisk    map[*coordinator]bool
 	branches    uint64
@@ -295,16 +294,13 @@ func (w *world) becalm() {
 	}
 	for _, c := range w.coords {
 		if !c.up {
-			c.after2(time.Second, c.restart)
+			w.after(time.Second, c.restart)
 		}
 	}
 	for _, s := range w.services {
 		s.restart()
 	}
 }
-
-// after2 is after for a node that is down.
-func (n *node) after2(d time.Duration, run func()) { n.w.after(d, run) }
 
 // diskDelay is how long a forced write takes.
 func (w *world) diskDelay(c *coordinator) time.Duration {
