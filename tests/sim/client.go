@@ -397,25 +397,34 @@ func (s *service) tellVouched(k branchKey) {
 	})
 }
 
-// checkBack submits a message whose sender is asked whether it is to go out.
+// checkBack submits a message whose sender is asked whether its local transaction has
+// committed. That one is fenced as the forward action of a branch, so that the question
+// can keep it out.
 func (c *client) checkBack(p *proc, r *rng, j job) {
 	x, ok := c.begin(p, j.kind, xid.ID{}, j.timeout)
 	if !ok {
 		return
 	}
 	s, n := c.w.serviceOf(r, c.tc), 1+r.below(5)
-	ask := payload{changes: []change{{key: r.below(accounts), add: -n}}, refuses: r.below(3) == 0}
-	forward := s.action(ask)
-	forward.Delay = r.during(0, time.Second)
+	ask := s.action(payload{kind: payloadCheckBack})
+	ask.Delay = r.during(0, 200*time.Millisecond)
 	in := core.Submit{XID: x, Branches: []core.Register{
-		{Branch: xid.BranchOf(x, "ask"), Mode: core.ModeMessage, Name: "ask", Plan: &core.Plan{Forward: forward, Retry: retry}},
+		{Branch: xid.BranchOf(x, "ask"), Mode: core.ModeMessage, Name: "ask", Plan: &core.Plan{Forward: ask, Retry: retry}},
 		{Branch: xid.BranchOf(x, "delivery"), Mode: core.ModeMessage, Name: "delivery", Vote: core.VoteYes, Plan: &core.Plan{
 			Commit: c.w.serviceOf(r, c.tc).action(payload{changes: []change{{key: r.below(accounts), add: n}}}), Retry: retry,
 		}},
 	}}
-	if err := c.submit(p, in); err == nil {
-		c.wait(p, x, r)
+	if err := c.submit(p, in); err != nil {
+		return
 	}
+	_ = p.between(s.node, func(q *proc) error {
+		q.nap(0, 100*time.Millisecond)
+		_, err := s.fenced(q, branchKey{x, xid.BranchOf(x, "local")}, core.OpForward, payload{
+			changes: []change{{key: r.below(accounts), add: -n}}, refuses: r.below(5) == 0,
+		})
+		return err
+	})
+	c.wait(p, x, r)
 }
 
 // plain is a session without an XID: it moves something inside of one database.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/handfast/handfast/tc/core"
+	"github.com/handfast/handfast/xid"
 )
 
 // Errors of user code.
@@ -28,6 +29,7 @@ type payloadKind byte
 const (
 	payloadEffect payloadKind = iota
 	payloadWorkflow
+	payloadCheckBack
 )
 
 func (a payload) encode() []byte {
@@ -97,12 +99,36 @@ func (s *service) handle(p *proc, m core.Call) (string, error) {
 	if err := s.mood(p); err != nil {
 		return "", err
 	}
+	if a.kind == payloadCheckBack {
+		return s.hasCommitted(p, branchKey{m.XID, xid.BranchOf(m.XID, "local")})
+	}
 	out, err := s.fenced(p, branchKey{m.XID, m.Branch}, m.Op, a)
 	if err == nil && s.rng.chance(s.w.moods) {
 		s.w.count("user code that was late")
 		p.nap(100*time.Millisecond, 4*time.Second)
 	}
 	return out, err
+}
+
+// hasCommitted answers a check-back: yes where the local transaction has committed, and
+// otherwise a no that keeps it out.
+func (s *service) hasCommitted(p *proc, k branchKey) (string, error) {
+	l := s.db.begin(s.node)
+	defer l.abort()
+	if !s.trip(p, l) {
+		return "", errBroken
+	}
+	if !l.lock(p, lockKey{kind: 'a', b: k}, lockTimeout) {
+		return "", errBusy
+	}
+	switch a := s.db.actions[k]; a.state {
+	case 'F':
+		return a.forward, nil
+	case 0:
+		l.actions, l.acts = map[branchKey]action{k: {state: 'T'}}, []branchKey{k}
+		l.commit(true)
+	}
+	return "", errFailedForGood
 }
 
 // mood is user code that fails, panics, hangs or is slow.
@@ -142,7 +168,8 @@ func (s *service) fenced(p *proc, k branchKey, op core.Op, a payload) (string, e
 		return "", err
 	}
 	if run {
-		if op == core.OpForward && a.refuses {
+		if op == core.OpForward && (a.refuses || s.rng.chance(s.w.moods/8)) {
+			s.w.count("user code that refused")
 			return "", errFailedForGood
 		}
 		for _, c := range a.changes {

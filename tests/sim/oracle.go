@@ -58,6 +58,7 @@ type member struct {
 	batch    int
 	vote     core.Vote
 	voted    int  // batch
+	done     bool // what phase two owed it was called
 	told     bool // the registration was acknowledged
 	voteTold bool // the vote was acknowledged, and nobody can be asked for it
 }
@@ -136,6 +137,9 @@ func (o *oracle) appended(c *coordinator, r *core.Record) {
 			h.abandoned = true
 		}
 	case core.RecordDone:
+		if m := h.member(r.Branch); m != nil {
+			m.done = true
+		}
 		if r.Abandoned {
 			h.abandoned = true
 		}
@@ -379,6 +383,7 @@ func (o *oracle) called(c *coordinator, m core.Call) {
 	if m.Op == core.OpRollback && (h.born == c.life || o.w.o.Strict) && o.w.forwardUnderWay(m) {
 		o.w.rule("%s: branch %s is compensated while its action is under way", short(m.XID), m.Branch)
 	}
+	o.callOrder(h, b, m.Op)
 	for _, r := range m.Before {
 		if len(r.Value) == 0 {
 			o.w.fail("%s: branch %s is called without the result of a step before it", short(m.XID), m.Branch)
@@ -398,6 +403,25 @@ func (o *oracle) called(c *coordinator, m core.Call) {
 	}
 	if len(m.Before) < want {
 		o.w.fail("%s: branch %s is called with %d results of %d steps before it", short(m.XID), m.Branch, len(m.Before), want)
+	}
+}
+
+// callOrder: phase two settles databases before it calls anybody, and undoes steps
+// before those that they came after.
+func (o *oracle) callOrder(h *history, b *member, op core.Op) {
+	if h.decision.batch == 0 || op == core.OpForward && b.plan.Forward.Kind != core.TargetNone {
+		return
+	}
+	for i := range h.branches {
+		m := &h.branches[i]
+		d := o.w.databaseOf(m.resource)
+		switch {
+		case d != nil && m.plan == nil && m.vote != core.VoteWithdrawn && !h.settled[d]:
+			o.w.rule("%s: branch %s is called before %s is settled", short(h.id), b.id, d.name)
+		case op == core.OpRollback && m.plan != nil && m.vote == core.VoteYes && m.plan.Rollback.Kind != core.TargetNone &&
+			slices.Contains(m.plan.After, b.id) && !m.done && !h.abandoned:
+			o.w.rule("%s: branch %s is compensated before branch %s, which came after it", short(h.id), b.id, m.id)
+		}
 	}
 }
 

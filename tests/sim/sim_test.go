@@ -14,6 +14,7 @@ var (
 	seedFlag    = flag.Uint64("seed", 0, "play this seed only, and show what happens with -v")
 	firstFlag   = flag.Uint64("first", 1, "the first of -seeds")
 	seedsFlag   = flag.Int("seeds", 1000, "how many seeds to play")
+	shortFlag   = flag.Bool("sim.short", false, "only name the seed that fails")
 	plantedFlag = flag.String("sim.planted", "", "the name of a fault to plant; see TestPlantedFaultsAreFound")
 )
 
@@ -42,6 +43,9 @@ func TestSimulation(t *testing.T) {
 		}
 		total["events"] += r.Events
 		total["seconds of virtual time"] += int(r.Time.Seconds())
+		if r.Err != nil && *shortFlag {
+			t.Fatalf("seed %d: %v", seed, r.Err)
+		}
 		if r.Err != nil {
 			report(t, seed, o)
 			return

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -219,8 +220,19 @@ func (w *world) rule(format string, args ...any) {
 func Run(seed uint64, o Options) Result {
 	w := newWorld(seed, o)
 	defer w.end()
-	w.play()
+	w.playSafely()
 	return Result{Seed: seed, Hash: w.trace.hash, Events: w.steps, Time: w.now, Counts: w.counts, Trace: w.trace.lines, Err: w.failed}
+}
+
+// playSafely makes a panic, such as that of a machine that would record what Fold
+// refuses, a broken promise.
+func (w *world) playSafely() {
+	defer func() {
+		if p := recover(); p != nil {
+			w.fail("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	w.play()
 }
 
 // end frees the coroutines.
