@@ -220,7 +220,7 @@ func (c *client) wait(p *proc, x xid.ID, r *rng) {
 	if r.below(3) > 0 {
 		return
 	}
-	until := c.tc.wall().Add(5 * time.Second)
+	until := c.tc.Now().Add(5 * time.Second)
 	stalled := r.below(2) == 0
 	a, err := p.ask(c.tc, 8*time.Second, func(ref core.Ref) core.Input {
 		return core.Wait{Ref: ref, XID: x, Finished: true, OrStalled: stalled, Until: until}

@@ -18,9 +18,10 @@ type coordinator struct {
 	graph  *waits.Graph
 	routes routes
 
-	floor    time.Time // engine.clock: never behind what was recorded
-	counter  uint64    // engine.ids
-	position int       // engine.flusher: highest batch that was applied
+	last     time.Time // engine.clock: never behind what was told or recorded
+	read     time.Duration
+	counter  uint64 // engine.ids
+	position int    // engine.flusher: highest batch that was applied
 	flushing bool
 	wanted   bool
 
@@ -101,7 +102,7 @@ func (c *coordinator) boot() {
 		c.w.fail("%s can't start: %v", c.name, err)
 		return
 	}
-	c.floor = time.Time{}
+	c.last, c.read = time.Time{}, c.w.now
 	for i := range all {
 		c.raise(lastTime(&all[i]))
 	}
@@ -140,19 +141,19 @@ func lastTime(tx *core.Transaction) time.Time {
 	return t
 }
 
-// Now is engine.clock.Now.
+// Now is engine.clock.Now: where the clock was set back it goes on all the same.
 func (c *coordinator) Now() time.Time {
-	t := c.wall()
-	if t.Before(c.floor) {
-		return c.floor
+	if c.w.plant != plantClockStands {
+		c.last = c.last.Add(c.w.now - c.read)
 	}
-	c.raise(t)
-	return t
+	c.read = c.w.now
+	c.raise(c.wall())
+	return c.last
 }
 
 func (c *coordinator) raise(t time.Time) {
-	if ms := t.Truncate(time.Millisecond); ms.After(c.floor) {
-		c.floor = ms
+	if t.After(c.last) {
+		c.last = t
 	}
 }
 

@@ -98,6 +98,9 @@ func (w *world) apply(f fault) {
 	case faultClock:
 		n := w.nodes[r.below(len(w.nodes))]
 		jump := r.during(0, 6*time.Second) - 2*time.Second
+		if r.below(3) == 0 {
+			jump = -r.during(0, 2*time.Hour)
+		}
 		w.trace.add(w.now, n.name, "clock jumps", jump)
 		n.clock.offset += jump
 	case faultStorm:

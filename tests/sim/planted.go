@@ -52,6 +52,7 @@ const (
 	plantVoteIsOpinion
 	plantNoJanitor
 	plantNoVictim
+	plantClockStands
 	plantGraphPerShard
 	plantUnsyncedYes
 	plantStaleRead
@@ -106,6 +107,7 @@ var planted = [plants]Plant{
 	plantGraphPerShard:         {"graph-per-shard", "H14", "cycles of waits that run through several shards are not seen"},
 	plantUnsyncedYes:           {"unsynced-yes", "H4", "local commits are not forced by the database before the vote"},
 	plantStaleRead:             {"stale-read", "promise 1", "one answer in eight to a question is from before the decision"},
+	plantClockStands:           {"clock-stands", "§2", "the coordinator's clock stands still while the system's catches up, after that was set back"},
 	plantNoVictim:              {"no-victim", "H2", "cycles of waits are found, and nobody is rolled back"},
 }
 

@@ -90,7 +90,7 @@ var mutants = []mutant{
 	{"core-late-registration", "a branch of a decided transaction is acknowledged", []edit{
 		{"tc/core/phase1.go", "m.refuse(in.Ref, tx.lsn, decidedError(tx))\n\t\treturn\n\t}\n\tnews, e := m.admit", "m.send(tx.lsn, Reply{Ref: in.Ref})\n\t\treturn\n\t}\n\tnews, e := m.admit"},
 	}},
-	{"core-settle-anything", "an answer for another outcome counts", []edit{
+	{"core-failed-is-done", "an attempt to settle that failed counts", []edit{
 		{"tc/core/phase2.go", "case in.Done:\n\t\tm.done(l, Record{Kind: RecordDone, Resource: in.Resource})\n\tdefault:", "default:\n\t\tm.done(l, Record{Kind: RecordDone, Resource: in.Resource})\n\tcase false:"},
 	}},
 	{"core-no-deadline", "the deadline does nothing", []edit{

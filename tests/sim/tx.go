@@ -253,7 +253,7 @@ func (w *waiter) again(holder xid.ID) (bool, error) {
 		}
 		once := min(left, deliveryMax)
 		stop := w.watch(holder)
-		until := w.s.tc.wall().Add(once)
+		until := w.s.tc.Now().Add(once)
 		r, err := w.p.askOnce(w.s.tc, min(left, once+time.Second), func(ref core.Ref) core.Input {
 			return core.Wait{Ref: ref, XID: holder, Resource: w.s.db.id, Waiter: w.x, Row: "row", Until: until}
 		})
