@@ -15,6 +15,8 @@ var (
 	firstFlag   = flag.Uint64("first", 1, "the first of -seeds")
 	seedsFlag   = flag.Int("seeds", 1000, "how many seeds to play")
 	shortFlag   = flag.Bool("sim.short", false, "only name the seed that fails")
+	strictFlag  = flag.Bool("sim.strict", false, "check also what is known not to hold; see docs/simulation.md")
+	doubleFlag  = flag.Bool("sim.double-calls", false, "let calls of user code arrive twice as one attempt; check promises alone")
 	plantedFlag = flag.String("sim.planted", "", "the name of a fault to plant; see TestPlantedFaultsAreFound")
 )
 
@@ -23,7 +25,7 @@ var (
 //	go test ./tests/sim -run Simulation -seed N -v
 func TestSimulation(t *testing.T) {
 	t.Parallel()
-	o := Options{Planted: *plantedFlag}
+	o := Options{Planted: *plantedFlag, Strict: *strictFlag, DoubleCalls: *doubleFlag, PromisesOnly: *doubleFlag}
 	if *seedFlag > 0 {
 		o.Trace = true
 		r := Run(*seedFlag, o)
@@ -86,6 +88,12 @@ func report(t *testing.T, seed uint64, o Options) {
 	again := fmt.Sprintf("go test ./tests/sim -run Simulation -seed %d -v", seed)
 	if o.Planted != "" {
 		again += " -sim.planted " + o.Planted
+	}
+	if o.Strict {
+		again += " -sim.strict"
+	}
+	if o.DoubleCalls {
+		again += " -sim.double-calls"
 	}
 	t.Errorf("seed %d: %v\nrepeat it: %s\nshortened by %d jobs and faults; what is left:\n  %s\n  %s\n%s", seed, s.Err, again, s.Gone,
 		strings.Join(s.Jobs, "\n  "), strings.Join(s.Faults, "\n  "), strings.Join(s.Trace, "\n"))

@@ -123,12 +123,13 @@ func TestFaultsInTheSourceAreFound(t *testing.T) {
 		case seeds == "":
 			t.Errorf("%s: %s: not found in %d seeds", m.name, m.text, mostSeeds)
 		default:
-			t.Logf("%-34s %s", m.name, seeds)
+			t.Logf("%-34s after %4s seeds", m.name, seeds)
 		}
 	}
 }
 
-// searchMutant builds the simulation with a fault and plays seeds until it is found.
+// searchMutant builds the simulation with a fault and plays seeds until it is found. It
+// gives how many that took; empty: it was not.
 func searchMutant(t *testing.T, m mutant) (found string, err error) {
 	t.Helper()
 	root, err := filepath.Abs("../..")
@@ -174,5 +175,5 @@ func searchMutant(t *testing.T, m mutant) (found string, err error) {
 	if at == nil {
 		return "", fmt.Errorf("run: %w\n%.2000s", err, out)
 	}
-	return fmt.Sprintf("after %4s seeds: %.300s", at[1], at[2]), nil
+	return at[1], nil
 }
