@@ -437,6 +437,9 @@ func (c *client) plain(p *proc, r *rng) {
 	_ = p.between(s.node, func(q *proc) error {
 		l := s.db.begin(s.node)
 		defer l.abort()
+		if c.w.plant == plantStaleSession {
+			l.x, l.b = s.stale.x, s.stale.b
+		}
 		for _, ch := range changes {
 			if !s.trip(q, l) {
 				return errBroken

@@ -163,6 +163,9 @@ func (s *service) fenced(p *proc, k branchKey, op core.Op, a payload) (string, e
 	if !s.trip(p, l) {
 		return "", errBroken
 	}
+	if s.w.plant == plantAmbientXID {
+		l.x, l.b = k.x, s.w.newBranchID()
+	}
 	run, result, err := l.enter(p, k, op)
 	if err != nil {
 		return "", err

@@ -52,6 +52,8 @@ const (
 	plantVoteIsOpinion
 	plantNoJanitor
 	plantNoVictim
+	plantStaleSession
+	plantAmbientXID
 	plantClockStands
 	plantGraphPerShard
 	plantUnsyncedYes
@@ -108,6 +110,8 @@ var planted = [plants]Plant{
 	plantUnsyncedYes:           {"unsynced-yes", "H4", "local commits are not forced by the database before the vote"},
 	plantStaleRead:             {"stale-read", "promise 1", "one answer in eight to a question is from before the decision"},
 	plantClockStands:           {"clock-stands", "§2", "the coordinator's clock stands still while the system's catches up, after that was set back"},
+	plantStaleSession:          {"stale-session", "H3", "a connection goes back to the pool armed, and its next user writes under another's XID"},
+	plantAmbientXID:            {"ambient-xid", "H10", "an action that is called works in a branch of the transaction that calls it, too"},
 	plantNoVictim:              {"no-victim", "H2", "cycles of waits are found, and nobody is rolled back"},
 }
 

@@ -18,6 +18,8 @@ type service struct {
 	queued map[xid.ID]bool // agent.queued
 	calls  map[callKey]*uint32
 	since  map[callKey]underWay
+
+	stale branchKey // what a connection was armed for; of a planted fault only
 }
 
 type callKey struct {

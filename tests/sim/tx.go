@@ -131,6 +131,7 @@ func (t *tx) commit() error {
 			return err
 		}
 	}
+	t.s.stale = branchKey{t.x, t.branch.id}
 	l := t.l
 	if l.ended || !t.s.db.up {
 		t.rollback()
