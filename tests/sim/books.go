@@ -135,6 +135,7 @@ func (o *oracle) registeredFirst(l *local) {
 		m = h.member(l.b)
 	}
 	switch {
+	case h != nil && h.lost:
 	case m == nil:
 		o.w.rule("%s: branch %s commits in %s, and is not registered", short(l.x), l.b, l.d.name)
 	case !h.survives(m.batch):
@@ -161,7 +162,11 @@ func (o *oracle) mayEnd(d *database, x xid.ID, outcome core.Outcome) {
 		o.w.fail("%s settles %s as %s, and nobody has begun it", d.name, short(x), outcomeNames[outcome])
 		return
 	}
-	if was := h.decided(); was == core.Undecided {
+	was := h.decided()
+	if h.lost && was == core.Undecided {
+		was = h.told // by the store that there was before
+	}
+	if was == core.Undecided {
 		o.w.fail("%s settles %s as %s, and no such decision is durable", d.name, short(x), outcomeNames[outcome])
 	} else if was != outcome {
 		o.w.fail("%s settles %s as %s, and decided was %s", d.name, short(x), outcomeNames[outcome], outcomeNames[was])

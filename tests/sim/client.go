@@ -147,7 +147,7 @@ func (s *service) work(p *proc, x xid.ID, l leg) error {
 	if s.w.plant == plantVoteIsOpinion && t.branch != nil {
 		t.branch.vote(core.VoteYes)
 		p.nap(0, 20*time.Millisecond)
-		if s.rng.below(8) == 0 {
+		if s.rng.below(3) == 0 {
 			t.rollback()
 			return errUser
 		}

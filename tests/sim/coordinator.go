@@ -87,13 +87,17 @@ func (c *coordinator) boot() {
 	if c.w.plant != plantSameIncarnation || d.incarnation == 0 {
 		d.incarnation++ // forced before the first begin
 	}
+	if d.marked && c.w.plant != plantUnmarkedCopy {
+		d.quarantine = d.incarnation
+	}
+	d.marked = false
 	c.graph = waits.New(1 << 18)
 	c.routes = routes{c: c, seen: map[int]*session{}}
 	c.flushing, c.wanted = false, false
 	c.position = len(d.log)
 	c.shards = nil
 	cfg := c.w.coreConfig()
-	cfg.Store, cfg.Incarnation, cfg.Horizon = d.id, d.incarnation, d.horizon
+	cfg.Store, cfg.Incarnation, cfg.Horizon, cfg.QuarantineBelow = d.id, d.incarnation, d.horizon, d.quarantine
 	for range c.w.shards {
 		c.shards = append(c.shards, &shard{c: c, m: core.New(cfg)})
 	}
@@ -395,6 +399,14 @@ func (c *coordinator) dies() {
 	c.w.after(0, c.endLife)
 	c.w.after(c.rng.during(100*time.Millisecond, time.Second), c.restart)
 	c.up = false // nothing goes on meanwhile
+}
+
+// restoreCopy puts an older copy of the store in its place.
+func (c *coordinator) restoreCopy(length int) {
+	c.note("is restored from a copy", len(c.disk.log), length)
+	c.w.oracle.restoredCopy(c)
+	c.disk.restore(length)
+	c.w.oracle.crashed(c)
 }
 
 func (c *coordinator) restart() {

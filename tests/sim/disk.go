@@ -18,6 +18,8 @@ type disk struct {
 	id          xid.StoreID
 	incarnation uint32
 	horizon     time.Time
+	marked      bool   // it is a copy that was restored
+	quarantine  uint32 // incarnations below are read-only
 
 	log     []batch
 	durable int // batches that survive
@@ -30,8 +32,9 @@ type disk struct {
 }
 
 type batch struct {
-	records  []record
-	finished []archive
+	incarnation uint32
+	records     []record
+	finished    []archive
 }
 
 type record struct {
@@ -64,7 +67,7 @@ func (d *disk) reset() {
 
 // apply appends a batch, which is not forced.
 func (d *disk) apply(records []core.Record, finished []core.Transaction) error {
-	var b batch
+	b := batch{incarnation: d.incarnation}
 	for _, r := range records {
 		data, err := store.AppendRecord(nil, r)
 		if err != nil {
@@ -101,6 +104,21 @@ func (d *disk) show(b batch) {
 func (d *disk) crash(keep int) {
 	d.log = d.log[:min(d.durable+keep, len(d.log))]
 	d.durable = len(d.log)
+	d.reset()
+	for _, b := range d.log {
+		d.show(b)
+	}
+}
+
+// restore makes it a copy that was taken when the log was of the given length.
+func (d *disk) restore(length int) {
+	d.log = d.log[:length]
+	d.durable = length
+	d.incarnation = 1
+	if length > 0 {
+		d.incarnation = d.log[length-1].incarnation
+	}
+	d.marked = true
 	d.reset()
 	for _, b := range d.log {
 		d.show(b)

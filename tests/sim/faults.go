@@ -51,6 +51,8 @@ func (w *world) faults(seed uint64) []fault {
 		all[i] = fault{n: i, at: r.during(0, w.o.busy), kind: faultKind(r.below(int(faultKinds))), seed: r.next()}
 		if r.below(4) == 0 { // the one that matters most
 			all[i].kind = faultCrashCoordinator
+		} else if r.below(6) == 0 {
+			all[i].kind = faultCrashDatabase
 		}
 	}
 	return all
@@ -141,6 +143,9 @@ func (w *world) meddle(r *rng) {
 	default:
 		h.byHand = true
 		in = core.Abandon{Ref: ref, XID: h.id, Operator: who, Cause: "it looked stuck"}
+	}
+	if h.lost {
+		return
 	}
 	w.trace.add(w.now, "op", fmt.Sprintf("%T", in), h.id)
 	if h.tc.up {

@@ -171,7 +171,7 @@ func (s *service) fenced(p *proc, k branchKey, op core.Op, a payload) (string, e
 		return "", err
 	}
 	if run {
-		if op == core.OpForward && (a.refuses || s.rng.chance(s.w.moods/8)) {
+		if op == core.OpForward && (a.refuses || s.rng.chance(s.w.moods/3)) {
 			s.w.count("user code that refused")
 			return "", errFailedForGood
 		}

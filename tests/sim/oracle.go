@@ -38,6 +38,7 @@ type history struct {
 	abandoned  bool          // an operator gave calls up
 	archived   time.Time
 	expired    bool
+	lost       bool // the store was restored: of this it may know less than was told
 
 	effects []effect // that stand, of all databases
 	settled map[*database]bool
@@ -154,13 +155,13 @@ func (o *oracle) crashed(c *coordinator) {
 			continue
 		}
 		lost := func(batch int) bool { return batch > end }
-		if h.told != core.Undecided && lost(h.decision.batch) {
+		if h.told != core.Undecided && lost(h.decision.batch) && !h.lost {
 			o.w.fail("%s: the coordinator has forgotten its decision %s, which it had told", short(h.id), outcomeNames[h.told])
 		}
 		if lost(h.decision.batch) {
 			h.decision = decision{}
 		}
-		if h.submitTold && lost(h.submit) {
+		if h.submitTold && lost(h.submit) && !h.lost {
 			o.w.fail("%s: the coordinator has forgotten a submission that it had acknowledged", short(h.id))
 		}
 		if lost(h.submit) {
@@ -168,11 +169,11 @@ func (o *oracle) crashed(c *coordinator) {
 		}
 		for i := range h.branches {
 			m := &h.branches[i]
-			if lost(m.batch) && m.told {
+			if lost(m.batch) && m.told && !h.lost {
 				o.w.fail("%s: the coordinator has forgotten branch %s, which it had acknowledged", short(h.id), m.id)
 			}
 			if lost(m.voted) {
-				if m.voteTold {
+				if m.voteTold && !h.lost {
 					o.w.fail("%s: the coordinator has forgotten the vote of branch %s, which nobody can be asked for", short(h.id), m.id)
 				}
 				m.vote, m.voted = core.VoteNone, 0
@@ -185,10 +186,17 @@ func (o *oracle) crashed(c *coordinator) {
 	}
 }
 
+// restoredCopy sees a store replaced by an older copy.
+func (o *oracle) restoredCopy(c *coordinator) {
+	for _, h := range o.order {
+		h.lost = h.lost || h.tc == c
+	}
+}
+
 // restored compares what a coordinator reads back with what was told.
 func (o *oracle) restored(c *coordinator, tx *core.Transaction) {
 	h := o.of(c, tx.XID)
-	if h.told != core.Undecided && tx.Outcome != h.told {
+	if h.told != core.Undecided && tx.Outcome != h.told && !h.lost {
 		o.w.fail("%s: told %s, and restored as %s", short(tx.XID), outcomeNames[h.told], outcomeNames[tx.Outcome])
 	}
 }
@@ -298,7 +306,7 @@ func (o *oracle) tellError(c *coordinator, e *core.Error) {
 		o.tell(c, e.XID, core.Committed)
 	case core.ErrUnknownXID, core.ErrExpiredXID:
 		h := o.txs[e.XID]
-		if h != nil && !h.expired && h.survives(h.begun) {
+		if h != nil && !h.expired && !h.lost && h.survives(h.begun) {
 			o.w.fail("%s is called unknown, and is in the log", short(e.XID))
 		}
 	}

@@ -131,8 +131,9 @@ const reportTail = `
 
 The models of Postgres and of package rm are not the code that runs: a fault in the SQL or in
 the code around pgx has to be found by the tests on a real Postgres. Not modelled are isolation
-above READ COMMITTED, foreign keys, change capture (H11), a store restored from a backup and its quarantine (C7), several
-nodes of one coordinator, and front-ends for other protocols. Non-idempotent registration (H6)
+above READ COMMITTED, foreign keys, change capture (H11), the adoption of a restored store by
+an operator, several nodes of one coordinator, and front-ends for other protocols.
+Non-idempotent registration (H6)
 and waiters that do not give way (H1) cost an abort or a wait until the lock timeout and break
 no promise, so they are not planted.
 `

@@ -131,3 +131,36 @@ func BenchmarkSimulation(b *testing.B) {
 	b.ReportMetric(float64(txs)/b.Elapsed().Seconds(), "tx/s")
 	b.ReportMetric(float64(events)/b.Elapsed().Seconds(), "events/s")
 }
+
+// A store that was restored from a copy is in quarantine: nothing that it can't know is
+// told, and nothing is done on its word.
+func TestARestoredStoreContradictsNobody(t *testing.T) {
+	t.Parallel()
+	told := 0
+	for seed := uint64(1); seed <= 300; seed++ {
+		o := Options{Restore: true}
+		r := Run(seed, o)
+		if r.Err != nil {
+			report(t, seed, o)
+			return
+		}
+		told += r.Counts["decided COMMITTED"]
+	}
+	if told < 300 {
+		t.Errorf("only %d transactions were committed", told)
+	}
+}
+
+// What is left of a failed run fails in the same way, and is less.
+func TestShrinkingLeavesLittle(t *testing.T) {
+	t.Parallel()
+	o := Options{Planted: "no-guard"}
+	seed, _ := search(o, mostSeeds)
+	a, b := Shrink(uint64(seed), o), Shrink(uint64(seed), o)
+	if a.Err == nil || a.Hash != b.Hash {
+		t.Fatalf("shortened twice: %v and %v", a.Err, b.Err)
+	}
+	if len(a.Jobs) > 8 || len(a.Trace) == 0 {
+		t.Errorf("%d jobs are left: %v", len(a.Jobs), a.Jobs)
+	}
+}

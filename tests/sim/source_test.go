@@ -116,6 +116,9 @@ func TestFaultsInTheSourceAreFound(t *testing.T) {
 		t.Skip("it builds the simulation anew for each fault; -sim.source")
 	}
 	for _, m := range mutants {
+		if *plantedFlag != "" && m.name != *plantedFlag {
+			continue
+		}
 		seeds, err := searchMutant(t, m)
 		switch {
 		case err != nil:

@@ -99,7 +99,7 @@ func (w *world) legs(r *rng, c *client, n int) []leg {
 			l.changes = append(l.changes, change{key: r.below(accounts), add: add})
 			sum += add
 		}
-		if r.below(6) == 0 {
+		if r.below(4) == 0 {
 			l.changes = append(l.changes, change{key: r.below(accounts), tag: w.tag(r)})
 		}
 		if r.below(6) == 0 {
@@ -113,7 +113,7 @@ func (w *world) legs(r *rng, c *client, n int) []leg {
 }
 
 // tag draws one of a few unique values, so that they are fought for.
-func (w *world) tag(r *rng) string { return string(rune('a' + r.below(12))) }
+func (w *world) tag(r *rng) string { return string(rune('a' + r.below(10))) }
 
 // serviceOf draws a service of a coordinator.
 func (w *world) serviceOf(r *rng, c *coordinator) *service {

@@ -19,6 +19,7 @@ const (
 	partJobs
 	partFaults
 	partNode
+	partRestore
 )
 
 // Options change a run. The zero value is what the tests use.
@@ -33,6 +34,9 @@ type Options struct {
 	// DoubleCalls lets a call of user code arrive twice as one attempt, which
 	// no stream or HTTP client does by itself.
 	DoubleCalls bool
+	// Restore has the store of a coordinator replaced by an older copy of it. What the
+	// copy does not know can't be carried out, so such a run does not go on to its end.
+	Restore bool
 	// Strict checks also what is known not to hold; see docs/simulation.md.
 	Strict bool
 
@@ -86,7 +90,7 @@ type world struct {
 	jobsLeft    int
 	calm        bool
 
-	flying map[branchKey][]core.Call // forward calls that were released
+	flying map[xid.ID][]core.Call // forward calls that were released; of a planted fault only
 	counts map[string]int
 }
 
@@ -102,7 +106,7 @@ func newWorld(seed uint64, o Options) *world {
 	w := &world{
 		o: o, plant: plantOf(o.Planted), rng: stream(seed, partWorld), seed: seed, trace: newTrace(o.Trace),
 		slowDisk: map[*coordinator]time.Duration{}, failDisk: map[*coordinator]bool{}, counts: map[string]int{},
-		flying: map[branchKey][]core.Call{},
+		flying: map[xid.ID][]core.Call{},
 	}
 	w.net = newNetwork(w, seed)
 	w.oracle = newOracle(w)
@@ -118,7 +122,7 @@ func newWorld(seed uint64, o Options) *world {
 	for i := range w.rng.between(1, 3) {
 		d := w.newDatabase(i)
 		for k := range accounts {
-			d.put(k, row{n: start, tag: fmt.Sprintf("%s.%d", d.name, k)})
+			d.put(k, row{n: start, tag: string(rune('a' + k))})
 		}
 		w.oracle.open(d)
 		w.dbs = append(w.dbs, d)
@@ -275,6 +279,10 @@ func (w *world) play() {
 			})
 		}
 	}
+	if w.o.Restore || w.plant == plantUnmarkedCopy {
+		w.restoreOnce()
+		return
+	}
 	w.run(w.o.busy, func() bool { return false })
 	w.becalm()
 	quiet, next := false, w.now
@@ -288,6 +296,19 @@ func (w *world) play() {
 	if w.failed == nil {
 		w.finale(quiet)
 	}
+}
+
+// restoreOnce plays a run in which a store is restored, without its end.
+func (w *world) restoreOnce() {
+	r := stream(w.seed, partRestore)
+	c := w.coords[r.below(len(w.coords))]
+	w.run(r.during(w.o.busy/4, w.o.busy), func() bool { return false })
+	c.crash()
+	c.restoreCopy(r.below(len(c.disk.log) + 1))
+	c.restart()
+	w.run(w.o.busy, func() bool { return false })
+	w.becalm()
+	w.run(w.now+20*time.Second, func() bool { return false })
 }
 
 func (j job) name() string { return fmt.Sprintf("job %d", j.n) }
