@@ -22,6 +22,7 @@ type payload struct {
 	changes []change
 	refuses bool // the forward action fails for good
 	kind    payloadKind
+	steady  bool // it refuses always, or never
 }
 
 type payloadKind byte
@@ -171,7 +172,7 @@ func (s *service) fenced(p *proc, k branchKey, op core.Op, a payload) (string, e
 		return "", err
 	}
 	if run {
-		if op == core.OpForward && (a.refuses || s.rng.chance(s.w.moods/3)) {
+		if op == core.OpForward && (a.refuses || !a.steady && s.rng.chance(s.w.moods/3)) {
 			s.w.count("user code that refused")
 			return "", errFailedForGood
 		}
@@ -180,7 +181,7 @@ func (s *service) fenced(p *proc, k branchKey, op core.Op, a payload) (string, e
 				return "", errBroken
 			}
 			if err := l.update(p, c); err != nil {
-				if errors.Is(err, errInsufficient) && op == core.OpForward {
+				if errors.Is(err, errInsufficient) && op == core.OpForward && !a.steady {
 					return "", errFailedForGood
 				}
 				return "", err

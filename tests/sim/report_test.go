@@ -124,16 +124,7 @@ const reportTail = `
 | fault | found by | what became of it |
 |---|---|---|
 | After a step back of the system's clock the coordinator's clock stood still until the old time of day was reached: no pause, retry, deadline or wait ended meanwhile. | steps of up to two hours; seed 3 at that time | It goes on by the time that passes. ` + "`TestClockGoesOnWhereTheSystemsWasSetBack`" + `, and the planted fault ` + "`clock-stands`" + `. |
+| Two runs of a workflow at the same time, as after a timeout or a restart, both take a step that neither finds remembered. In one it is refused for good and remembered as without effect; the other has the effect, and can't say so any more. A rollback compensates nothing, and the effect stays. | random refusals in steps; ` + "`-sim.strict`" + ` | Open. Default runs keep to steps that refuse always or never. |
 | Attempts of a call are counted anew after a restart, so an answer to an attempt of before is taken for one to the attempt of the same number that is under way. A refusal then lets the compensation be called while the action runs. Package fence makes that harmless: the action is refused from then on. | the check that a compensation waits for its action; ` + "`-sim.strict`" + ` | Open. |
 | A call that arrives twice as one attempt, the first copy refused for good and the second carried out, leaves an effect that nobody compensates. No stream, and no HTTP client by itself, sends a call twice. | ` + "`-sim.double-calls`" + `, by promises alone | Open; with UndoRefused in the plan the compensation is called, and the effect undone. |
-
-## What it does not show
-
-The models of Postgres and of package rm are not the code that runs: a fault in the SQL or in
-the code around pgx has to be found by the tests on a real Postgres. Not modelled are isolation
-above READ COMMITTED, foreign keys, change capture (H11), the adoption of a restored store by
-an operator, several nodes of one coordinator, and front-ends for other protocols.
-Non-idempotent registration (H6)
-and waiters that do not give way (H1) cost an abort or a wait until the lock timeout and break
-no promise, so they are not planted.
 `

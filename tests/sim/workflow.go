@@ -23,8 +23,10 @@ func (c *client) workflow(p *proc, r *rng, j job) {
 	}
 	a := c.w.serviceOf(r, c.tc).action(payload{kind: payloadWorkflow, changes: changes, refuses: r.below(4) == 0})
 	a.Timeout = 5 * time.Second
+	again := retry
+	again.Attempts = 8
 	err := c.submit(p, core.Submit{XID: x, Branches: []core.Register{
-		{Branch: xid.BranchOf(x, self), Mode: core.ModeWorkflow, Name: self, Plan: &core.Plan{Forward: a, Retry: retry}},
+		{Branch: xid.BranchOf(x, self), Mode: core.ModeWorkflow, Name: self, Plan: &core.Plan{Forward: a, Retry: again}},
 	}})
 	if err == nil {
 		c.wait(p, x, r)
@@ -37,6 +39,13 @@ var (
 	errUnsure    = errors.New("a step ended without anybody knowing whether it happened")
 	errOvertaken = errors.New("it was decided while the call was on its way")
 )
+
+func errText(err error) string {
+	if err == nil {
+		return "done"
+	}
+	return err.Error()
+}
 
 // runWorkflow is workflow.run, and W.step for each step.
 func (s *service) runWorkflow(p *proc, m core.Call) (string, error) {
@@ -80,7 +89,10 @@ func (s *service) runWorkflow(p *proc, m core.Call) (string, error) {
 				return "", err
 			}
 		}
-		result, err := s.fenced(p, branchKey{m.XID, id}, core.OpForward, payload{changes: []change{ch}, refuses: a.refuses && i == len(a.changes)-1})
+		result, err := s.fenced(p, branchKey{m.XID, id}, core.OpForward, payload{
+			changes: []change{ch}, refuses: a.refuses && i == len(a.changes)-1, steady: !s.w.o.Strict, // see docs/simulation.md
+		})
+		s.note("took a step", m.XID, id, errText(err))
 		vote := core.CastVote{XID: m.XID, Branch: id, Vote: core.VoteYes, Result: []byte(result)}
 		switch {
 		case errors.Is(err, errFailedForGood) && remembered, errors.Is(err, errLate):
@@ -92,6 +104,7 @@ func (s *service) runWorkflow(p *proc, m core.Call) (string, error) {
 		}
 		r, verr := p.ask(s.tc, 2*time.Second, func(ref core.Ref) core.Input { vote.Ref = ref; return vote })
 		if verr = errorOf(r, verr); verr != nil {
+			s.note("step is not remembered", m.XID, id, errText(verr))
 			return "", verr
 		}
 		if err != nil {
