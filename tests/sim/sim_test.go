@@ -11,13 +11,14 @@ import (
 )
 
 var (
-	seedFlag    = flag.Uint64("seed", 0, "play this seed only, and show what happens with -v")
-	firstFlag   = flag.Uint64("first", 1, "the first of -seeds")
-	seedsFlag   = flag.Int("seeds", 1000, "how many seeds to play")
-	shortFlag   = flag.Bool("sim.short", false, "only name the seed that fails")
-	strictFlag  = flag.Bool("sim.strict", false, "check also what is known not to hold; see docs/simulation.md")
-	doubleFlag  = flag.Bool("sim.double-calls", false, "let calls of user code arrive twice as one attempt; check promises alone")
-	plantedFlag = flag.String("sim.planted", "", "the name of a fault to plant; see TestPlantedFaultsAreFound")
+	seedFlag     = flag.Uint64("seed", 0, "play this seed only, and show what happens with -v")
+	firstFlag    = flag.Uint64("first", 1, "the first of -seeds")
+	seedsFlag    = flag.Int("seeds", 1000, "how many seeds to play")
+	shortFlag    = flag.Bool("sim.short", false, "only name the seed that fails")
+	strictFlag   = flag.Bool("sim.strict", false, "check also what is known not to hold; see docs/simulation.md")
+	promisesFlag = flag.Bool("sim.promises", false, "check promises alone, and not the rules that they rest on")
+	doubleFlag   = flag.Bool("sim.double-calls", false, "let calls of user code arrive twice as one attempt; check promises alone")
+	plantedFlag  = flag.String("sim.planted", "", "the name of a fault to plant; see TestPlantedFaultsAreFound")
 )
 
 // TestSimulation plays seeds and checks the promises at every step. After a failure:
@@ -25,7 +26,7 @@ var (
 //	go test ./tests/sim -run Simulation -seed N -v
 func TestSimulation(t *testing.T) {
 	t.Parallel()
-	o := Options{Planted: *plantedFlag, Strict: *strictFlag, DoubleCalls: *doubleFlag, PromisesOnly: *doubleFlag}
+	o := Options{Planted: *plantedFlag, Strict: *strictFlag, DoubleCalls: *doubleFlag, PromisesOnly: *promisesFlag || *doubleFlag}
 	if *seedFlag > 0 {
 		o.Trace = true
 		r := Run(*seedFlag, o)
@@ -91,6 +92,9 @@ func report(t *testing.T, seed uint64, o Options) {
 	}
 	if o.Strict {
 		again += " -sim.strict"
+	}
+	if *promisesFlag {
+		again += " -sim.promises"
 	}
 	if o.DoubleCalls {
 		again += " -sim.double-calls"

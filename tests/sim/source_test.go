@@ -107,6 +107,9 @@ var mutants = []mutant{
 	}},
 }
 
+// mostMutantSeeds is how many seeds may be needed to find a mutant.
+const mostMutantSeeds = 10_000
+
 var atSeed = regexp.MustCompile(`(?m)seed (\d+): (.*)$`)
 
 // TestFaultsInTheSourceAreFound changes real code, one place at a time.
@@ -124,7 +127,7 @@ func TestFaultsInTheSourceAreFound(t *testing.T) {
 		case err != nil:
 			t.Errorf("%s: %v", m.name, err)
 		case seeds == "":
-			t.Errorf("%s: %s: not found in %d seeds", m.name, m.text, mostSeeds)
+			t.Errorf("%s: %s: not found in %d seeds", m.name, m.text, mostMutantSeeds)
 		default:
 			t.Logf("%-34s after %4s seeds", m.name, seeds)
 		}
@@ -170,7 +173,7 @@ func searchMutant(t *testing.T, m mutant) (found string, err error) {
 	if out, err := exec.Command("go", "test", "-c", "-overlay", list, "-o", binary, ".").CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build: %w\n%s", err, out)
 	}
-	out, err := exec.Command(binary, "-test.run", "^TestSimulation$", "-seeds", strconv.Itoa(mostSeeds), "-sim.short").CombinedOutput()
+	out, err := exec.Command(binary, "-test.run", "^TestSimulation$", "-seeds", strconv.Itoa(mostMutantSeeds), "-sim.short").CombinedOutput()
 	if err == nil {
 		return "", nil
 	}
