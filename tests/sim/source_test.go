@@ -93,8 +93,8 @@ var mutants = []mutant{
 	{"core-failed-is-done", "an attempt to settle that failed counts", []edit{
 		{"tc/core/phase2.go", "case in.Done:\n\t\tm.done(l, Record{Kind: RecordDone, Resource: in.Resource})\n\tdefault:", "default:\n\t\tm.done(l, Record{Kind: RecordDone, Resource: in.Resource})\n\tcase false:"},
 	}},
-	{"core-no-deadline", "the deadline does nothing", []edit{
-		{"tc/core/phase1.go", "return !tx.deadline.IsZero() && !m.now.Before(tx.deadline)", "return false"},
+	{"core-no-deadline", "transactions have no deadline", []edit{
+		{"tc/core/phase1.go", "Deadline: in.Deadline.Truncate(time.Millisecond), Key: in.Key", "Key: in.Key"},
 	}},
 	{"core-never-asks", "missing votes are not asked for", []edit{
 		{"tc/core/phase1.go", "m.send(tx.lsn, AskVote{", "_ = (AskVote{"},
