@@ -388,7 +388,9 @@ func (o *oracle) called(c *coordinator, m core.Call) {
 	}
 	// After a restart an answer to an attempt of before is taken for one to the attempt
 	// of the same number that is under way: see docs/simulation.md.
-	if m.Op == core.OpRollback && (h.born == c.life || o.w.o.Strict) && o.w.forwardUnderWay(m) {
+	// Where an attempt that was given up was answered with done after all, a later one
+	// may be under way still; it has nothing left to do.
+	if m.Op == core.OpRollback && b.vote != core.VoteYes && (h.born == c.life || o.w.o.Strict) && o.w.forwardUnderWay(m) {
 		o.w.rule("%s: branch %s is compensated while its action is under way", short(m.XID), m.Branch)
 	}
 	o.callOrder(h, b, m.Op)
