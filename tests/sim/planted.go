@@ -69,7 +69,7 @@ var planted = [plants]Plant{
 	plantDecideTwice:           {"decide-twice", "promise 1", "a decision that is not carried out yet is forgotten at the restart"},
 	plantWrongOutcome:          {"wrong-outcome", "promise 1", "one command to settle in eight says the opposite"},
 	plantForgetSubmitted:       {"forget-submitted", "promise 12", "a submission is forgotten at the restart"},
-	plantEarlyCompensation:     {"early-compensation", "promise 6", "a compensation does not wait for the end of its action, and actions have no memory of it"},
+	plantEarlyCompensation:     {"early-compensation", "promise 6", "a compensation does not wait for the end of its action"},
 	plantDeadlineAfterDecision: {"deadline-after-decision", "promise 1", "the deadline rolls back what is committed and not settled"},
 	plantEarlyHorizon:          {"early-horizon", "H13", "outcomes are forgotten as soon as they are carried out"},
 	plantNoOperator:            {"operator-unrecorded", "promise 7", "the record of a decision by hand does not say whose it was"},
