@@ -4,36 +4,52 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/handfast/handfast/xid"
 )
 
-// clock is the time of day that never goes back, not even behind what a
-// former run of the process has recorded.
+// clock is the time of day that never goes back, not even behind what a former run of
+// the process has recorded. Nor does it stand still: where the system's clock was set
+// back it goes on by the time that passes, or every pause, deadline and retry would
+// last until the old time of day is reached again.
 type clock struct {
-	now   func() time.Time
-	floor atomic.Int64 // milliseconds since 1970
+	now func() time.Time
+
+	mu   sync.Mutex
+	read time.Time // the last reading of now
+	last time.Time // what Now has returned, or a former run recorded; of the wall clock alone
 }
 
 func (c *clock) raise(t time.Time) {
-	ms := t.UnixMilli()
-	for {
-		old := c.floor.Load()
-		if ms <= old || c.floor.CompareAndSwap(old, ms) {
-			return
-		}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t = t.Round(0); t.After(c.last) {
+		c.last = t
 	}
 }
 
 func (c *clock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	t := c.now()
-	if f := c.floor.Load(); t.UnixMilli() < f {
-		return time.UnixMilli(f)
+	var passed time.Duration
+	if !c.read.IsZero() {
+		passed = t.Sub(c.read) // by the monotonic clock, where the readings have one
 	}
-	c.raise(t)
-	return t
+	if passed >= 0 {
+		c.read = t
+	}
+	c.last = goOn(c.last, t.Round(0), passed)
+	return c.last
+}
+
+// goOn gives the time of day after some time has passed, where the wall clock shows wall.
+func goOn(last, wall time.Time, passed time.Duration) time.Time {
+	if last = last.Add(max(passed, 0)); wall.After(last) {
+		return wall
+	}
+	return last
 }
 
 // ids makes XIDs. It reads random bytes for many at once: a system call each

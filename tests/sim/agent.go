@@ -1,0 +1,161 @@
+package sim
+
+import (
+	"errors"
+	"time"
+
+	"github.com/handfast/handfast/tc/core"
+	"github.com/handfast/handfast/xid"
+)
+
+const (
+	janitorEvery = 4 * time.Second
+	janitorAge   = 2 * time.Second
+)
+
+// settlementOf is rm.settlement: only an explicit decision is one.
+func settlementOf(x xid.ID, o core.Outcome, branches []core.Branch) (settlement, error) {
+	s := settlement{x: x}
+	switch o {
+	case core.Committed:
+		s.commit = true
+	case core.RolledBack:
+	case core.Undecided:
+		return s, errors.New("no decision, so nothing is settled")
+	}
+	for i := range branches {
+		b := &branches[i]
+		s.branches = append(s.branches, branchVote{id: b.ID, yes: b.Vote == core.VoteYes, xa: b.Mode == core.ModeXA})
+	}
+	return s, nil
+}
+
+// settleCommand is agent.Settle: into the queue, unless it is there already.
+func (s *service) settleCommand(m core.Settle) {
+	item, err := settlementOf(m.XID, m.Outcome, m.Branches)
+	answer := func(err error) {
+		in := core.Settled{XID: m.XID, Resource: m.Resource, Outcome: m.Outcome, Done: err == nil}
+		if err != nil {
+			var alarm *alarmError
+			in.Error, in.NeedsAttention = err.Error(), errors.As(err, &alarm)
+		}
+		s.tell(in)
+	}
+	if err != nil {
+		answer(err)
+		return
+	}
+	s.enqueue(item, answer)
+}
+
+// enqueue is agent.enqueue, and a settler that takes it.
+func (s *service) enqueue(item settlement, done func(error)) bool {
+	if s.queued[item.x] {
+		return false
+	}
+	s.queued[item.x] = true
+	s.spawn(func(p *proc) {
+		err := s.settle(p, item)
+		delete(s.queued, item.x)
+		if err != nil {
+			s.note("settling failed", item.x, err.Error())
+		}
+		var alarm *alarmError
+		if errors.As(err, &alarm) {
+			s.w.oracle.alarm(s, alarm)
+		}
+		done(err)
+	})
+	return true
+}
+
+// settle is settler.settle: on a connection of its own, which may break before or after.
+func (s *service) settle(p *proc, item settlement) error {
+	p.nap(50*time.Microsecond, time.Millisecond)
+	if !s.db.up || s.rng.chance(s.w.breaks) {
+		return errBroken
+	}
+	if s.w.plant == plantAnswerBeforeSettling && s.rng.below(2) == 0 {
+		return nil
+	}
+	s.note("settles", item.x, item.commit)
+	if err := s.db.settle(p, item); err != nil {
+		return err
+	}
+	p.nap(20*time.Microsecond, 300*time.Microsecond)
+	if s.rng.chance(s.w.breaks) {
+		return errBroken // and yet it is settled
+	}
+	return nil
+}
+
+// askCommand is agent.AskVotes.
+func (s *service) askCommand(m core.AskVote) {
+	s.spawn(func(p *proc) {
+		p.nap(50*time.Microsecond, time.Millisecond)
+		if !s.db.up {
+			return // the coordinator asks again
+		}
+		v := s.db.ask(p, branchKey{m.XID, m.Branch}, m.Mode == core.ModeXA)
+		s.note("looked up a vote", m.XID, m.Branch, v)
+		s.tell(core.Answered{XID: m.XID, Branch: m.Branch, Vote: v, Reason: "the local transaction never committed"})
+	})
+}
+
+// settleDecided is agent.settleDecided: it asks, and acts on a recorded decision only.
+func (s *service) settleDecided(p *proc, x xid.ID) bool {
+	r, err := p.ask(s.tc, 2*time.Second, func(ref core.Ref) core.Input { return core.Get{Ref: ref, XID: x} })
+	if err != nil {
+		return false
+	}
+	outcome := r.Tx.Outcome
+	switch {
+	case r.Err != nil && s.w.plant == plantUnknownIsRolledBack:
+		outcome = core.RolledBack
+	case r.Err != nil:
+		return false // it refuses to tell; nothing follows from that
+	case outcome == core.Undecided && s.w.plant == plantUndecidedIsRolledBack:
+		outcome = core.RolledBack
+	case outcome == core.Undecided:
+		return false
+	}
+	var here []core.Branch
+	for _, b := range r.Tx.Branches {
+		if b.Resource == s.db.id && b.Plan == nil {
+			here = append(here, b)
+		}
+	}
+	if s.w.plant == plantUnknownIsRolledBack && r.Err != nil {
+		for _, k := range s.db.fencesOf(x) {
+			here = append(here, core.Branch{ID: k.b})
+		}
+	}
+	item, err := settlementOf(x, outcome, here)
+	if err != nil || len(item.branches) == 0 {
+		return false
+	}
+	settled, over := false, false
+	wake := p.waker()
+	if !s.enqueue(item, func(err error) { settled, over = err == nil, true; wake() }) {
+		return false
+	}
+	for !over {
+		p.park()
+	}
+	return settled
+}
+
+// janitor is rm.janitor: it looks for what has lain for long.
+func (s *service) janitor(p *proc) {
+	for {
+		p.nap(janitorEvery*9/10, janitorEvery*11/10)
+		if !s.db.up || s.w.plant == plantNoJanitor {
+			continue
+		}
+		for _, x := range s.db.pending(janitorAge) {
+			if x.Store() == s.tc.disk.id && s.settleDecided(p, x) {
+				s.w.count("leftovers settled by a janitor")
+			}
+		}
+	}
+}

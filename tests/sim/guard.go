@@ -1,0 +1,139 @@
+package sim
+
+import (
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/handfast/handfast/xid"
+)
+
+// Errors of statements.
+var (
+	errLockTimeout  = errors.New("55P03: lock timeout")
+	errDecided      = errors.New("HF002: the global transaction is decided")
+	errMixed        = errors.New("HF001: AT and XA branches of one transaction on one row")
+	errUnique       = errors.New("23505: unique violation")
+	errInsufficient = errors.New("not enough is left")
+	errBroken       = errors.New("the connection broke")
+)
+
+// conflictError is HF001: a row, key or unique value is held by an undecided
+// transaction.
+type conflictError struct{ holder xid.ID }
+
+func (e *conflictError) Error() string { return "HF001: held by " + short(e.holder) }
+
+// lockTimeout is lock_timeout of armed statements.
+const lockTimeout = 5 * time.Second
+
+// change is one statement: it adds to a row, or gives it another tag.
+type change struct {
+	key int
+	add int
+	tag string // empty: stays
+}
+
+// forUpdate is SELECT ... FOR UPDATE: a row lock, and nothing that a guard sees.
+func (l *local) forUpdate(p *proc, key int) error {
+	if !l.lock(p, lockKey{kind: 'r', key: key}, lockTimeout) {
+		return errLockTimeout
+	}
+	return nil
+}
+
+// update is one UPDATE of a protected table, with the triggers of undolog: the row
+// lock first, then the guard, then capture where the transaction is armed for AT.
+func (l *local) update(p *proc, c change) error {
+	d := l.d
+	if err := l.forUpdate(p, c.key); err != nil {
+		return err
+	}
+	before := l.read(c.key)
+	after := before
+	after.n += c.add
+	if c.tag != "" {
+		after.tag = c.tag
+	}
+	// The unique index: an entry of an open transaction is waited for.
+	if after.tag != before.tag {
+		for _, tag := range []string{before.tag, after.tag} {
+			if !l.lock(p, lockKey{kind: 'u', tag: tag}, lockTimeout) {
+				return errLockTimeout
+			}
+		}
+		if owner, taken := d.tags[after.tag]; taken && owner != c.key && l.read(owner).tag == after.tag {
+			return errUnique
+		}
+	}
+	armed := !l.x.IsZero() && !l.xa
+	if armed && len(l.fences) == 0 {
+		if err := l.insertFence(p); err != nil {
+			return err
+		}
+	}
+	gates := gatesOf(c.key, before, after)
+	for _, g := range gates {
+		if d.w.plant == plantDropGuardKey && g.tag != "" {
+			continue
+		}
+		if owner, held := d.gate[g]; held && owner != l.x && d.w.plant != plantNoGuard {
+			return &conflictError{holder: owner}
+		} else if held && owner == l.x && l.xa {
+			return errMixed
+		}
+	}
+	if after.n < 0 {
+		return errInsufficient
+	}
+	if armed {
+		d.seq++
+		l.undo = append(l.undo, undoRow{seq: d.seq, x: l.x, b: l.b, key: c.key, before: before, after: after, gates: gates})
+		for _, g := range gates {
+			if d.gate[g] != l.x && !slices.Contains(l.gates, g) {
+				l.gates = append(l.gates, g)
+			}
+		}
+	}
+	l.effects = append(l.effects, effect{db: d, key: c.key, add: c.add, from: before.tag, to: after.tag})
+	l.write(c.key, after)
+	return nil
+}
+
+// gatesOf is what the gate needs to know of a change: the row, the unique value that it
+// had and must get back, and the one that it got.
+func gatesOf(key int, before, after row) []gateKey {
+	gates := []gateKey{{key: key}}
+	if before.tag != after.tag {
+		gates = append(gates, gateKey{tag: before.tag}, gateKey{tag: after.tag})
+		slices.SortFunc(gates[1:], func(a, b gateKey) int {
+			if a.tag < b.tag {
+				return -1
+			}
+			return 1
+		})
+	}
+	return gates
+}
+
+// insertFence is the plain INSERT of handfast.me, handfast.xa_fence and handfast.vouch:
+// it collides with a tombstone, and waits for one that is on its way.
+func (l *local) insertFence(p *proc) error {
+	k := branchKey{l.x, l.b}
+	return l.insertFenceOf(p, k)
+}
+
+func (l *local) insertFenceOf(p *proc, k branchKey) error {
+	if l.d.w.plant == plantDropFence {
+		l.fences = append(l.fences, k)
+		return nil
+	}
+	if !l.lock(p, lockKey{kind: 'f', b: k}, lockTimeout) {
+		return errLockTimeout
+	}
+	if _, there := l.d.fence[k]; there {
+		return errDecided
+	}
+	l.fences = append(l.fences, k)
+	return nil
+}

@@ -1,0 +1,29 @@
+package sim
+
+import "testing"
+
+// mostSeeds is how many seeds may be needed to find a planted fault.
+const mostSeeds = 3000
+
+// search gives how many seeds it takes to find a planted fault, and what is found;
+// 0: it is not found.
+func search(o Options, most int) (seeds int, err error) {
+	for seed := 1; seed <= most; seed++ {
+		if r := Run(uint64(seed), o); r.Err != nil {
+			return seed, r.Err
+		}
+	}
+	return 0, nil
+}
+
+// The simulation is worth something only if it can fail.
+func TestPlantedFaultsAreFound(t *testing.T) {
+	t.Parallel()
+	for _, p := range Planted() {
+		if n, err := search(Options{Planted: p.Name}, mostSeeds); n == 0 {
+			t.Errorf("%s: %s: not found in %d seeds", p.Name, p.Text, mostSeeds)
+		} else {
+			t.Logf("%-26s after %4d seeds: %v", p.Name, n, err)
+		}
+	}
+}
