@@ -50,7 +50,7 @@ func (e *Engine) Ask(ctx context.Context, build func(core.Ref) (core.Input, erro
 		return Answer{}, e.Err()
 	case <-ctx.Done():
 		a.quit.Store(true)
-		if id, _ := target(in); !id.IsZero() {
+		if id, _ := core.About(in); !id.IsZero() {
 			e.Post(core.Cancel{Ref: a, XID: id})
 		}
 		return Answer{}, context.Cause(ctx)

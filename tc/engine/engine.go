@@ -371,13 +371,13 @@ func (e *Engine) shardOf(id xid.ID) *shard { return e.shards[shardOf(id, len(e.s
 // Submit queues an input about one transaction. It fails at once with ErrFull,
 // ErrStopped or an error that wraps ErrFailed; then there will be no reply.
 func (e *Engine) Submit(in core.Input) error {
-	id, _ := target(in)
+	id, _ := core.About(in)
 	return e.stopped(e.shardOf(id).q.add(item{in: in}, false))
 }
 
 // SubmitWait is Submit that waits for room until ctx ends.
 func (e *Engine) SubmitWait(ctx context.Context, in core.Input) error {
-	id, _ := target(in)
+	id, _ := core.About(in)
 	q := e.shardOf(id).q
 	for {
 		err := q.add(item{in: in}, false)
@@ -397,7 +397,7 @@ func (e *Engine) Post(in core.Input) {
 	if c, ok := in.(core.Cancel); ok {
 		e.waits.cancel(c.Ref)
 	}
-	if id, _ := target(in); !id.IsZero() {
+	if id, _ := core.About(in); !id.IsZero() {
 		_ = e.shardOf(id).q.add(item{in: in}, true) // refused only when all is over
 		return
 	}

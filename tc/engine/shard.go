@@ -136,7 +136,7 @@ func (s *shard) noteHeld() {
 
 // lookUp loads a finished transaction that the input is about.
 func (s *shard) lookUp(in core.Input) {
-	id, asks := target(in)
+	id, asks := core.About(in)
 	if !asks || s.m.Known(id) || id.Store() != s.e.meta.Store || id.Incarnation() > s.e.meta.Incarnation {
 		return
 	}
@@ -240,47 +240,4 @@ func (s *shard) flushed(lsn uint64) {
 	left := copy(s.pending, s.pending[n:])
 	clear(s.pending[left:])
 	s.pending = s.pending[:left]
-}
-
-// target tells which transaction an input is about, and whether it asks for
-// one that may be finished.
-func target(in core.Input) (id xid.ID, asks bool) {
-	switch in := in.(type) {
-	case core.Begin:
-		return in.XID, false
-	case core.Register:
-		return in.XID, true
-	case core.Submit:
-		return in.XID, true
-	case core.CastVote:
-		return in.XID, true
-	case core.Commit:
-		return in.XID, true
-	case core.Rollback:
-		return in.XID, true
-	case core.Get:
-		return in.XID, true
-	case core.Wait:
-		return in.XID, true
-	case core.RetryNow:
-		return in.XID, true
-	case core.Abandon:
-		return in.XID, true
-	case core.Waiting:
-		return in.XID, true
-	case core.EndWait:
-		return in.XID, false
-	case core.Break:
-		return in.XID, false
-	case core.Cancel:
-		return in.XID, false
-	case core.Settled:
-		return in.XID, false
-	case core.Answered:
-		return in.XID, false
-	case core.Called:
-		return in.XID, false
-	default:
-		return xid.ID{}, false
-	}
 }

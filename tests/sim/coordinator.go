@@ -204,7 +204,7 @@ func (c *coordinator) post(in core.Input) {
 	if cancel, ok := in.(core.Cancel); ok {
 		c.graph.End(cancel.Ref)
 	}
-	if id, _ := target(in); !id.IsZero() {
+	if id, _ := core.About(in); !id.IsZero() {
 		c.shardOf(id).enqueue(in)
 		return
 	}
@@ -250,7 +250,7 @@ func (s *shard) take(now time.Time, in core.Input) {
 
 // lookUp is shard.lookUp.
 func (s *shard) lookUp(in core.Input) {
-	id, asks := target(in)
+	id, asks := core.About(in)
 	if !asks || s.m.Known(id) || id.Store() != s.c.disk.id || id.Incarnation() > s.c.disk.incarnation {
 		return
 	}
@@ -492,47 +492,5 @@ func (c *coordinator) park(p core.Parked) {
 			continue
 		}
 		c.post(core.Break{XID: cycle.Victim, Cause: cycle.String()})
-	}
-}
-
-// target is engine.target.
-func target(in core.Input) (id xid.ID, asks bool) {
-	switch in := in.(type) {
-	case core.Begin:
-		return in.XID, false
-	case core.Register:
-		return in.XID, true
-	case core.Submit:
-		return in.XID, true
-	case core.CastVote:
-		return in.XID, true
-	case core.Commit:
-		return in.XID, true
-	case core.Rollback:
-		return in.XID, true
-	case core.Get:
-		return in.XID, true
-	case core.Wait:
-		return in.XID, true
-	case core.RetryNow:
-		return in.XID, true
-	case core.Abandon:
-		return in.XID, true
-	case core.Waiting:
-		return in.XID, true
-	case core.EndWait:
-		return in.XID, false
-	case core.Break:
-		return in.XID, false
-	case core.Cancel:
-		return in.XID, false
-	case core.Settled:
-		return in.XID, false
-	case core.Answered:
-		return in.XID, false
-	case core.Called:
-		return in.XID, false
-	default:
-		return xid.ID{}, false
 	}
 }

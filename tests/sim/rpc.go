@@ -76,7 +76,7 @@ func (p *proc) askOnce(c *coordinator, patience time.Duration, build func(core.R
 	p.park()
 	if got == nil {
 		ref.gone = true
-		id, _ := target(in)
+		id, _ := core.About(in)
 		n.w.net.send(n, c.node, func() { c.post(core.Cancel{Ref: ref, XID: id}) })
 		return core.Reply{}, errUnanswered
 	}
