@@ -2,6 +2,7 @@ package rm_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"io"
 	"net"
 	"net/url"
@@ -118,7 +119,11 @@ func (p *proxy) serve(client, server net.Conn) {
 	p.wg.Go(func() {
 		defer end()
 		p.pump(server, func(b []byte) bool {
-			fromServer.Store(true)
+			// Nobody waits for CopyInResponse: pgx sends its rows at once, so whether
+			// this or they come first is chance, and no round trip.
+			if alone := len(b) > 4 && b[0] == 'G' && len(b) == 1+int(binary.BigEndian.Uint32(b[1:])); !alone {
+				fromServer.Store(true)
+			}
 			if doomed.Load() {
 				return false
 			}
