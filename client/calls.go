@@ -89,9 +89,17 @@ type callKey struct {
 	op          pb.Op
 }
 
-// running is a call under way. attempt belongs to Client.mu: the newest one that
-// asked, which is the one that is answered.
-type running struct{ attempt uint32 }
+// running is a call under way. asked belongs to Client.mu: the newest one that asked,
+// which is the one that is answered.
+type running struct{ asked asked }
+
+// asked is which of the attempts at one call it was. They are counted anew in each
+// incarnation of the coordinator.
+type asked struct{ incarnation, attempt uint32 }
+
+func askedBy(call *pb.Call) asked {
+	return asked{incarnation: call.GetIncarnation(), attempt: call.GetAttempt()}
+}
 
 func keyOf(call *pb.Call) callKey {
 	return callKey{xid: call.GetXid(), branch: call.GetBranchId(), op: call.GetOp()}
@@ -102,7 +110,7 @@ func (c *Client) dispatchCall(call *pb.Call) {
 	key := keyOf(call)
 	c.mu.Lock()
 	if r := c.running[key]; r != nil {
-		r.attempt = call.GetAttempt()
+		r.asked = askedBy(call)
 		c.mu.Unlock()
 		return
 	}
@@ -116,11 +124,11 @@ func (c *Client) dispatchCall(call *pb.Call) {
 		refusal = &pb.CallResult{Verdict: pb.Verdict_VERDICT_UNSURE, Error: fmt.Sprintf("busy: %d calls are under way in this process", a.active)}
 	default:
 		a.active++
-		c.running[key] = &running{attempt: call.GetAttempt()}
+		c.running[key] = &running{asked: askedBy(call)}
 	}
 	c.mu.Unlock()
 	if refusal != nil {
-		c.answerCall(key, call.GetAttempt(), refusal)
+		c.answerCall(key, askedBy(call), refusal)
 		return
 	}
 	go a.runCall(key, call) // waited for, with a bound, by detach and Close
@@ -192,10 +200,10 @@ func checked(r *pb.CallResult) *pb.CallResult {
 func (a *attachment) callEnded(key callKey, res *pb.CallResult) {
 	c := a.c
 	c.mu.Lock()
-	attempt := c.running[key].attempt
+	by := c.running[key].asked
 	delete(c.running, key)
 	c.mu.Unlock()
-	c.answerCall(key, attempt, res)
+	c.answerCall(key, by, res)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if a.active--; a.active == 0 && a.idle != nil {
@@ -204,8 +212,8 @@ func (a *attachment) callEnded(key callKey, res *pb.CallResult) {
 	}
 }
 
-func (c *Client) answerCall(key callKey, attempt uint32, r *pb.CallResult) {
-	r.Xid, r.BranchId, r.Op, r.Attempt = key.xid, key.branch, key.op, attempt
+func (c *Client) answerCall(key callKey, by asked, r *pb.CallResult) {
+	r.Xid, r.BranchId, r.Op, r.Incarnation, r.Attempt = key.xid, key.branch, key.op, by.incarnation, by.attempt
 	r.Error = clean(r.GetError())
 	c.post("CallResult", &pb.ClientFrame{Kind: &pb.ClientFrame_CallResult{CallResult: r}})
 }

@@ -101,13 +101,13 @@ func TestCallsAreAnsweredWhateverTheHandlerDoes(t *testing.T) {
 		"another call": {verdict: pb.Verdict_VERDICT_NOT_YET},
 	} {
 		call := b.call(name)
-		call.Attempt = 3
+		call.Attempt, call.Incarnation = 3, 7
 		r := b.tc.Call(b.n, call)
 		if r.GetVerdict() != want.verdict || r.GetNeedsAttention() != want.attention || !strings.Contains(r.GetError(), want.text) ||
 			len(r.GetResult()) != want.result || len(r.GetError()) > maxText {
 			t.Errorf("%s: got %.300v", name, r)
 		}
-		if r.GetXid() != call.GetXid() || r.GetBranchId() != call.GetBranchId() || r.GetOp() != call.GetOp() || r.GetAttempt() != 3 {
+		if r.GetXid() != call.GetXid() || r.GetBranchId() != call.GetBranchId() || r.GetOp() != call.GetOp() || r.GetAttempt() != 3 || r.GetIncarnation() != 7 {
 			t.Errorf("%s: the answer is to another call: %.300v", name, r)
 		}
 	}
@@ -173,13 +173,13 @@ func TestCallThatComesAgainIsJoined(t *testing.T) {
 	// The stream breaks, and the call comes again on the next one.
 	b.n.Break(nil)
 	b.n = b.tc.NextSession()
-	call.Attempt = 2
+	call.Attempt, call.Incarnation = 2, 5
 	b.send(call)
 	if _, err := b.c.Begin(t.Context(), &pb.BeginRequest{}); err != nil { // it has arrived
 		t.Fatal(err)
 	}
 	close(release)
-	if r := await(t, "the answer", answers); r.GetAttempt() != 2 || string(r.GetResult()) != "once" {
+	if r := await(t, "the answer", answers); r.GetAttempt() != 2 || r.GetIncarnation() != 5 || string(r.GetResult()) != "once" {
 		t.Errorf("got %v", r)
 	}
 	if _, err := b.c.Begin(t.Context(), &pb.BeginRequest{}); err != nil {
@@ -279,7 +279,7 @@ func TestResultsAreBoundedInBytes(t *testing.T) {
 	// Nobody listens there, so nothing is taken from the queue.
 	c := dial(t, "127.0.0.1:1", func(cfg *config) error { cfg.maxResultBytes = 1 << 20; return nil })
 	for range 64 {
-		c.answerCall(callKey{xid: "x"}, 1, &pb.CallResult{Result: bytes.Repeat([]byte("x"), MaxResult)})
+		c.answerCall(callKey{xid: "x"}, asked{}, &pb.CallResult{Result: bytes.Repeat([]byte("x"), MaxResult)})
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -59,7 +59,7 @@ func TestASagaIsAPartOfATransaction(t *testing.T) {
 		},
 		"a step fails for good": {
 			fails: map[string]error{"b": refused}, want: tm.ErrRolledBack, why: "(b voted no): no courier: failed for good",
-			calls: []string{"try", "do:a::", `do:b:"a":`, "cancel:stock::", `undo:a::{"id":"a"}`}, together: 2,
+			calls: []string{"try", "do:a::", `do:b:"a":`, "cancel:stock::", `undo:a::{"id":"a"}`, `undo:b:"a":`}, together: 3,
 		},
 		"the function fails, so no step is called": {
 			after: busy, want: busy, why: "(requested): busy",

@@ -11,9 +11,9 @@
 //
 // A step has an action and a compensation. Each step comes after the one before it;
 // After and Parallel change that. Where a step fails for good, the compensations of the
-// steps that were called run in reverse order, each until it succeeds. A compensation
-// may be called although nobody knows whether its action happened: package fence makes
-// nothing of it then.
+// steps that were called run in reverse order, its own first, each until it succeeds. A
+// compensation may be called although nobody knows whether its action happened, or
+// although that was refused: package fence makes nothing of it then.
 //
 // A Pivot has no compensation: once it succeeded the saga is committed, and what comes
 // after it only goes forward. ForwardRecovery is a saga of such steps alone. Any other

@@ -156,6 +156,7 @@ func TestASagaOverServicesOfDTM(t *testing.T) {
 			fails: map[string]int{"/out/undo": 1}, no: "/a/../in", sum: 0,
 			calls: []string{
 				"saga b0 action /out POST 1 {\"n\":30}", "saga b1 action /a/../in GET ${own}",
+				"saga b1 compensate /in/undo GET",
 				"saga b0 compensate /out/undo POST {\"n\":30}", "saga b0 compensate /out/undo POST {\"n\":30}",
 			},
 		},

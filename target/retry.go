@@ -71,7 +71,8 @@ func (p RetryPolicy) Proto() *pb.RetryPolicy {
 // What a Go function that is called wraps in its error to say more than "try again".
 var (
 	// ErrFailed: it failed for good, and without any effect. A forward action that
-	// fails rolls the transaction back. A confirmation, delivery or compensation
+	// fails rolls the transaction back, and is compensated all the same: another
+	// copy of the call may have had the effect. A confirmation, delivery or compensation
 	// must not fail: it is tried again all the same, and a person is called.
 	ErrFailed = errors.New("failed for good")
 	// ErrNotYet: it can't be told yet; ask again later. That is no failed attempt.

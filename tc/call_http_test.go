@@ -60,7 +60,7 @@ func TestASagaOverHTTP(t *testing.T) {
 				p.answer["/step-1/do"] = `{"id": 7}`
 				p.status["/step-2/do"] = http.StatusConflict
 			}, pb.Outcome_OUTCOME_ROLLED_BACK,
-			[]string{"/step-1/do forward 1", `/step-2/do forward {"booking":7,"text":"no 7"}`, "/step-1/undo rollback "},
+			[]string{"/step-1/do forward 1", `/step-2/do forward {"booking":7,"text":"no 7"}`, "/step-2/undo rollback ", "/step-1/undo rollback "},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

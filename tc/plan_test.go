@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	pb "github.com/handfast/handfast/proto/handfast/v1"
@@ -243,7 +244,7 @@ func TestAPlanIsCarriedOut(t *testing.T) {
 	answer := func(c *pb.Call, v pb.Verdict, result string) {
 		t.Helper()
 		s.send(t, &pb.ClientFrame{Kind: &pb.ClientFrame_CallResult{CallResult: &pb.CallResult{
-			Xid: c.GetXid(), BranchId: c.GetBranchId(), Op: c.GetOp(), Attempt: c.GetAttempt(), Verdict: v, Result: []byte(result), Error: result,
+			Xid: c.GetXid(), BranchId: c.GetBranchId(), Op: c.GetOp(), Attempt: c.GetAttempt(), Incarnation: c.GetIncarnation(), Verdict: v, Result: []byte(result), Error: result,
 		}}})
 	}
 	one := next()
@@ -255,6 +256,9 @@ func TestAPlanIsCarriedOut(t *testing.T) {
 	if one.GetAttempt() != 2 {
 		t.Errorf("attempt %d", one.GetAttempt())
 	}
+	late := proto.CloneOf(one) // another coordinator's second attempt, before a restart
+	late.Incarnation--
+	answer(late, pb.Verdict_VERDICT_FAILED, "sold out")
 	answer(one, pb.Verdict_VERDICT_DONE, `{"room": 7}`)
 	two := next()
 	if len(two.GetBefore()) != 1 || string(two.GetBefore()[0].GetValue()) != `{"room": 7}` || string(two.GetPayload()) != "2/1/" {

@@ -23,7 +23,7 @@ var ErrNoTransaction = errors.New("the context belongs to no transaction; call i
 type Branch struct {
 	Name    string        // for people: letters, digits, "_" and "-"; may be empty
 	Confirm target.Target // after a commit; none where there is nothing to confirm
-	Cancel  target.Target // after a rollback
+	Cancel  target.Target // after a rollback, also where Try was refused
 	Retry   target.RetryPolicy
 }
 

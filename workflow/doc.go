@@ -35,6 +35,8 @@
 // An error of the function rolls the transaction back: the compensations of its steps are
 // called, the last first, each until it succeeds. An error that Is ErrRetry, and the end
 // of the context, have the function called again instead. A step that fails for good
-// (target.ErrFailed) had no effect; the function may go on another way. After any other
-// error of a step nobody knows, so the workflow can only fail or be tried again.
+// (target.ErrFailed) had no effect; the function may go on another way. Its compensation
+// is called all the same, also where the workflow succeeds: another run, or a copy of the
+// request, may have had the effect. After any other error of a step nobody knows, so the
+// workflow can only fail or be tried again.
 package workflow

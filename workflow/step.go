@@ -39,7 +39,8 @@ type StepOption func(*pb.Plan) error
 
 // Compensate sets what is called for the step where the workflow fails: it finds the
 // step's result as its own. It is known to the coordinator before the step is run, and is
-// called also where nobody knows whether the step happened.
+// called also where nobody knows whether the step happened, and, whatever becomes of the
+// workflow, where the step was refused.
 func Compensate(t target.Target) StepOption {
 	return func(p *pb.Plan) error {
 		if err := t.Validate(); err != nil {
@@ -71,7 +72,7 @@ func CompensateRetry(r target.RetryPolicy) StepOption {
 // it in the first run, too. ctx of f carries no XID.
 //
 // An error of f that Is target.ErrFailed says that it had no effect; it is remembered,
-// and later runs get it with its text. Any other error leaves open what happened, and
+// and later runs get it with its text. The step is compensated all the same, in the end. Any other error leaves open what happened, and
 // so do the other errors of Step: ErrChanged, and those of tm.Manager.Register and Vote,
 // which are ErrRetry, too, unless the transaction is decided. After these no more steps
 // can be taken, and the workflow can't succeed.

@@ -33,7 +33,9 @@ func (d delivery) Call(c core.Call) {
 			return
 		}
 	}
-	f := &pb.ServerFrame{Kind: &pb.ServerFrame_Call{Call: wireCall(&c, payload)}}
+	call := wireCall(&c, payload)
+	call.Incarnation = a.eng.Identity().Incarnation
+	f := &pb.ServerFrame{Kind: &pb.ServerFrame_Call{Call: call}}
 	a.hub.call(c.Action.Lane, handled{c.XID, c.Branch, c.Op, c.Attempt}, f)
 }
 
@@ -64,7 +66,11 @@ func (s *session) calledBack(r *pb.CallResult) error {
 		XID: id, Branch: branch, Op: core.Op(r.GetOp()), Attempt: r.GetAttempt(), Text: cut(r.GetError()),
 		Result: some(r.GetResult()), NeedsAttention: r.GetNeedsAttention(),
 	}
-	s.handled(handled{id, branch, in.Op, in.Attempt})
+	if r.GetIncarnation() == s.a.eng.Identity().Incarnation {
+		s.handled(handled{id, branch, in.Op, in.Attempt})
+	} else {
+		in.Attempt = 0 // of before a restart: none that this coordinator has made
+	}
 	switch r.GetVerdict() { //nolint:exhaustive // the others are refused
 	case pb.Verdict_VERDICT_DONE:
 		in.Verdict = core.Done

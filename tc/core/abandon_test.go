@@ -156,8 +156,8 @@ func TestAbandonGivesUpWhatADecisionOwes(t *testing.T) {
 			t.Helper()
 			cs := wantCalls(t, s.submit(id, on(laneOf(1), step(1)), on(laneOf(2), step(2))), "1f 2f ")
 			s.do(answer(cs[0], core.Done, ""))
-			return wantCalls(t, s.do(answer(cs[1], core.Failed, "")), "1r ")
-		}, core.RolledBack, "1 "},
+			return wantCalls(t, s.do(answer(cs[1], core.Failed, "")), "1r 2r ")
+		}, core.RolledBack, "1 2 "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

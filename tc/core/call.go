@@ -160,7 +160,7 @@ func (m *Machine) calledForward(r *resource, l *leg, in Called) {
 		p.Next, p.Attention, p.NotYet = time.Time{}, false, false
 		rec := Record{Vote: VoteYes, Text: in.Text, Result: in.Result}
 		if in.Verdict == Failed {
-			rec.Vote, rec.Clean = VoteNo, b.Forward.Attempts == 1 && !tx.restored
+			rec.Vote = VoteNo
 		}
 		m.takeVote(tx, b, rec)
 	case in.Verdict == NotYet:

@@ -1,6 +1,7 @@
 package core_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -14,34 +15,80 @@ func byGroup(lane int) core.Action {
 }
 
 // A refusal says that nothing happened at this attempt. Whether something did at an
-// attempt before, nobody knows.
-func TestARefusalIsOnlyCleanAtTheOnlyAttempt(t *testing.T) {
+// attempt before, or does when a copy of the call arrives, nobody knows.
+func TestARefusalIsUndoneHoweverItCame(t *testing.T) {
 	t.Parallel()
-	for name, tt := range map[string]struct {
-		before func(s *shell, first core.Call) core.Call // gives the call to refuse
-		undone string
-	}{
-		"the first": {func(_ *shell, first core.Call) core.Call { return first }, ""},
-		"after one without an end": {func(s *shell, first core.Call) core.Call {
+	for name, before := range map[string]func(s *shell, first core.Call) core.Call{ // gives the call to refuse
+		"the first": func(_ *shell, first core.Call) core.Call { return first },
+		"after one without an end": func(s *shell, first core.Call) core.Call {
 			s.do(answer(first, core.Unsure, "connection reset"))
 			return calls(s.pass(time.Second))[0]
-		}, "1r "},
-		"after one without an answer": {func(s *shell, _ core.Call) core.Call {
+		},
+		"after one without an answer": func(s *shell, _ core.Call) core.Call {
 			return calls(s.pass(15 * time.Second))[0]
-		}, "1r "},
-		"after a restart": {func(s *shell, _ core.Call) core.Call {
+		},
+		"after a restart": func(s *shell, _ core.Call) core.Call {
 			var got []core.Body
 			s.release = func(b core.Body) { got = append(got, b) }
 			s.restart(0)
 			s.release = nil
 			return calls(got)[0]
-		}, "1r "},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newShell(t, core.Config{})
-			refused := tt.before(s, calls(s.submit(s.beginFor(time.Hour), step(1)))[0])
-			wantCalls(t, s.do(answer(refused, core.Failed, "sold out")), tt.undone)
+			refused := before(s, calls(s.submit(s.beginFor(time.Hour), step(1)))[0])
+			wantCalls(t, s.do(answer(refused, core.Failed, "sold out")), "1r ")
+		})
+	}
+}
+
+// What a caller or a workflow has withdrawn is undone, committed or not: another copy of
+// the request, or another run, may have had the effect.
+func TestWhatWithdrewIsUndoneWhateverTheOutcome(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		end   func(id xid.ID) core.Input
+		calls []string // by and by, each after all before it are done
+	}{
+		"committed":   {func(id xid.ID) core.Input { return core.Commit{Ref: "tm", XID: id} }, []string{"1c 2r 4c ", "3r "}},
+		"rolled back": {func(id xid.ID) core.Input { return core.Rollback{Ref: "tm", XID: id} }, []string{"2r 4r ", "3r ", "1r "}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newShell(t, core.Config{})
+			id := s.begin()
+			for _, b := range []struct {
+				n     int
+				after []xid.BranchID
+				vote  core.Vote
+			}{
+				{1, nil, core.VoteYes}, {3, []xid.BranchID{branchID(1)}, core.VoteWithdrawn},
+				{2, []xid.BranchID{branchID(3)}, core.VoteWithdrawn}, {4, nil, core.VoteYes},
+			} {
+				r := try(id, b.n)
+				r.Plan.After = b.after
+				s.do(r)
+				s.vote(id, b.n, b.vote)
+			}
+			from := len(s.log)
+			out := s.do(tt.end(id))
+			for _, want := range tt.calls {
+				cs := wantCalls(t, out, want)
+				out = nil
+				for _, c := range cs {
+					s.unchangedBy(t, "the opposite", answer(core.Call{XID: c.XID, Branch: c.Branch, Op: core.OpCommit + core.OpRollback - c.Op, Attempt: 1}, core.Done, ""))
+					out = append(out, s.do(answer(c, core.Done, ""))...)
+				}
+			}
+			s.ended(t)
+			s.eachCrash(from+1, func(n int, c *shell, out []core.Body) {
+				made := names(c.drive(out))
+				if all := strings.Join(tt.calls, ""); n == from+1 && made != all {
+					t.Errorf("after a crash behind the decision calls %q, want %q", made, all)
+				}
+			})
 		})
 	}
 }

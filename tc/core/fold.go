@@ -93,7 +93,7 @@ func foldVote(tx *Transaction, r Record) error {
 	case r.Vote != VoteYes && r.Vote != VoteNo && r.Vote != VoteWithdrawn:
 		return impossible(r, "vote %d", r.Vote)
 	}
-	b.Vote, b.VoteReason, b.Clean = r.Vote, r.Text, r.Clean
+	b.Vote, b.VoteReason = r.Vote, r.Text
 	if r.Result != nil {
 		b.Result = r.Result
 	}
@@ -122,7 +122,7 @@ func foldDecide(tx *Transaction, r Record) error {
 		if b.Plan != nil {
 			if tx.owes(b, r.Outcome) {
 				tx.Settlements = append(tx.Settlements, Settlement{
-					Resource: b.action(opOf(r.Outcome)).Lane, Branch: b.ID, Done: r.Abandoned, Abandoned: r.Abandoned,
+					Resource: b.action(b.opAfter(r.Outcome)).Lane, Branch: b.ID, Done: r.Abandoned, Abandoned: r.Abandoned,
 				})
 			}
 			continue

@@ -45,7 +45,6 @@ type txn struct {
 	waits    bool   // it waits for another: its decision is to be told
 	legs     []*leg // phase two, one per settlement; nil while undecided
 	calls    []*leg // Forward of each branch, once submitted; nil where there is none
-	restored bool   // from before this start: what was called then is not known
 	timer    timer
 	held     int64 // its share of Machine.held
 	noted    bool  // in Machine.changed
@@ -98,7 +97,7 @@ func (m *Machine) Restore(now time.Time, t Transaction) {
 	if t.Phase == Collecting && !t.Submitted {
 		t.Phase = Active // its caller has to ask again
 	}
-	tx := &txn{t: t, deadline: t.Deadline, restored: true}
+	tx := &txn{t: t, deadline: t.Deadline}
 	if !t.Deadline.IsZero() {
 		tx.deadline = later(t.Deadline, m.start.Add(m.cfg.RestartGrace))
 	}

@@ -83,15 +83,8 @@ func TestLastFirstIsCalledOneAtATime(t *testing.T) {
 	}
 }
 
-// undoAll makes what was refused be undone, too.
-func undoAll(bs ...core.Register) []core.Register {
-	for i := range bs {
-		bs[i].Plan.UndoRefused = true
-	}
-	return bs
-}
-
-func TestWhatWasRefusedIsUndoneWhereItsNoSaysNothing(t *testing.T) {
+// TestWhatWasRefusedIsUndone: that it had no effect is what one answer said.
+func TestWhatWasRefusedIsUndone(t *testing.T) {
 	t.Parallel()
 	refuse := func(t *testing.T, s *shell, c core.Call) []core.Body {
 		t.Helper()
@@ -103,7 +96,7 @@ func TestWhatWasRefusedIsUndoneWhereItsNoSaysNothing(t *testing.T) {
 		t.Parallel()
 		s := newShell(t, core.Config{})
 		id := s.beginFor(time.Hour)
-		one := wantCalls(t, s.submit(id, undoAll(step(1), step(2, 1), step(3, 2))...), "1f ")
+		one := wantCalls(t, s.submit(id, step(1), step(2, 1), step(3, 2)), "1f ")
 		two := wantCalls(t, s.do(answer(one[0], core.Done, "")), "2f ")
 		from := len(s.log)
 		undo := wantCalls(t, refuse(t, s, two[0]), "2r ") // and not 3, which nobody called
@@ -120,7 +113,7 @@ func TestWhatWasRefusedIsUndoneWhereItsNoSaysNothing(t *testing.T) {
 	t.Run("in parallel", func(t *testing.T) {
 		t.Parallel()
 		s := newShell(t, core.Config{})
-		cs := wantCalls(t, s.submit(s.beginFor(time.Hour), undoAll(step(1), step(2), step(3))...), "1f 2f 3f ")
+		cs := wantCalls(t, s.submit(s.beginFor(time.Hour), step(1), step(2), step(3)), "1f 2f 3f ")
 		s.do(answer(cs[0], core.Done, ""))
 		undo := wantCalls(t, refuse(t, s, cs[1]), "1r 2r ")
 		// The third is under way: it is undone when it has come to an end, whatever end.
@@ -129,12 +122,5 @@ func TestWhatWasRefusedIsUndoneWhereItsNoSaysNothing(t *testing.T) {
 			s.do(answer(c, core.Done, ""))
 		}
 		s.ended(t)
-	})
-	t.Run("only the branches that ask for it", func(t *testing.T) {
-		t.Parallel()
-		s := newShell(t, core.Config{})
-		cs := wantCalls(t, s.submit(s.beginFor(time.Hour), step(1), undoAll(step(2))[0]), "1f 2f ")
-		wantCalls(t, refuse(t, s, cs[0]), "")
-		wantCalls(t, refuse(t, s, cs[1]), "2r ")
 	})
 }

@@ -81,7 +81,7 @@ func (l *leg) op() Op {
 	if l.forward {
 		return OpForward
 	}
-	return opOf(l.tx.t.Outcome)
+	return l.branch().opAfter(l.tx.t.Outcome)
 }
 
 // live tells whether commands can go out.

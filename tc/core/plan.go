@@ -30,10 +30,7 @@ type Plan struct {
 	After []xid.BranchID
 	// LastFirst: Commit comes before those of After instead, as Rollback does.
 	LastFirst bool
-	// UndoRefused: Rollback is called after a Forward that was refused, too: its no
-	// does not say that nothing happened.
-	UndoRefused bool
-	Retry       Retry
+	Retry     Retry
 }
 
 // Action is one call. The zero Action is none: nothing has to be done.
@@ -123,30 +120,26 @@ func (b *Branch) told(op Op) Op {
 	return op
 }
 
-// opOf is what an outcome asks of a branch.
-func opOf(o Outcome) Op {
-	if o == Committed {
+// opAfter is what an outcome asks of a branch. What withdrew is undone whatever the
+// outcome: that it had no effect is what one answer said, and another copy of the
+// request, or another run of a workflow, may have had it, or have it yet.
+func (b *Branch) opAfter(o Outcome) Op {
+	if o == Committed && b.Vote != VoteWithdrawn {
 		return OpCommit
 	}
 	return OpRollback
 }
 
-// owes tells whether an outcome leaves something to be called for the branch.
-// What surely had no effect needs no undoing: it withdrew, it failed for good at the
-// only attempt, or it was never called, because what it comes after was not through.
-// Where an attempt before had no answer, or came before a restart, it may have
-// happened although this one says that it can't.
+// owes tells whether an outcome leaves something to be called for the branch. Of what
+// may have begun, only what was never called surely had no effect: because nothing was
+// submitted, or because what it comes after was not through. A refusal is no proof; see
+// opAfter.
 func (t *Transaction) owes(b *Branch, o Outcome) bool {
-	if b.action(opOf(o)).Kind == TargetNone || b.Vote == VoteWithdrawn {
-		return false
-	}
-	if o == Committed {
-		return true
-	}
+	op := b.opAfter(o)
 	switch {
-	case b.Vote == VoteNo:
-		return (!b.Clean || b.Plan.UndoRefused) && b.Plan.Forward.Kind != TargetNone
-	case b.Vote == VoteYes || b.Plan.Forward.Kind == TargetNone:
+	case b.action(op).Kind == TargetNone:
+		return false
+	case op == OpCommit, b.Vote != VoteNone, b.Plan.Forward.Kind == TargetNone:
 		return true
 	default:
 		return t.Submitted && t.callable(b)
@@ -170,13 +163,13 @@ func (a *leg) before(b *leg) bool {
 	switch {
 	case a.plan == nil:
 		return true
-	case b.plan == nil:
+	case b.plan == nil, a.op() != b.op():
 		return false
 	// Only of the two that names the other says how: were the other asked, each
 	// could have to wait for the other.
 	case slices.Contains(a.plan.After, b.settlement().Branch):
-		return a.tx.t.Outcome == RolledBack || a.plan.LastFirst
+		return a.op() == OpRollback || a.plan.LastFirst
 	default:
-		return a.tx.t.Outcome == Committed && !b.plan.LastFirst && slices.Contains(b.plan.After, a.settlement().Branch)
+		return a.op() == OpCommit && !b.plan.LastFirst && slices.Contains(b.plan.After, a.settlement().Branch)
 	}
 }

@@ -18,6 +18,7 @@ type participant struct {
 	blocked            bool
 	fails              bool // answers Failed
 	partly             bool // and does something all the same
+	withdrawn          bool // its caller says that it had no effect
 }
 
 func (p *participant) call(c core.Call) core.Verdict {
@@ -71,7 +72,7 @@ type planWorld struct {
 
 // What may happen to a random plan. Runs in which it does not happen would keep
 // every promise.
-var planEvents = []string{"last first", "refused and undone", "delayed", "abandoned", "abandoned and settled", "stalled", "database"}
+var planEvents = []string{"last first", "refused and undone", "delayed", "abandoned", "abandoned and settled", "stalled", "database", "withdrawn"}
 
 // Random graphs of steps over a network that loses, doubles and delays, with
 // crashes that lose any part of what was not forced: in the end every effect is
@@ -133,7 +134,11 @@ func newPlanWorld(t *testing.T, seed uint64, ops map[string]int) *planWorld {
 	}
 	for _, b := range tries {
 		w.s.step(b)
-		w.s.step(core.CastVote{Ref: "try", XID: w.id, Branch: b.Branch, Vote: core.VoteYes, Fresh: true, Delay: time.Duration(w.rng.IntN(5)) * time.Second})
+		vote := core.VoteYes
+		if p := w.parts[b.Branch]; w.rng.IntN(4) == 0 {
+			vote, p.withdrawn = core.VoteWithdrawn, true // and yet it happened, in another copy of the request
+		}
+		w.s.step(core.CastVote{Ref: "try", XID: w.id, Branch: b.Branch, Vote: vote, Fresh: true, Delay: time.Duration(w.rng.IntN(5)) * time.Second})
 	}
 	w.s.flush()
 	w.notBefore = w.s.reply(core.Get{Ref: "get", XID: w.id}).Tx.NotBefore
@@ -164,11 +169,10 @@ func (w *planWorld) branch(n int) core.Register {
 		b.Plan.Commit = action(n)
 	}
 	b.Plan.Retry = core.Retry{First: 10 * time.Millisecond, Max: time.Second, Poll: time.Duration(w.rng.IntN(2)) * time.Second}
-	b.Plan.UndoRefused = w.rng.IntN(3) == 0
 	b.Plan.Forward.Payload, b.Plan.Rollback.Payload = make([]byte, w.rng.IntN(5000)), make([]byte, w.rng.IntN(50))
 	b.Plan.Commit.Header = make([]core.Header, w.rng.IntN(3))
 	p.fails = w.rng.IntN(12) == 0 && hasForward(b)
-	p.partly = p.fails && b.Plan.UndoRefused
+	p.partly = p.fails && w.rng.IntN(2) == 0
 	w.parts[b.Branch] = p
 	return b
 }
@@ -230,7 +234,7 @@ func (w *planWorld) mayBeCalled(c core.Call) {
 	for _, o := range w.plan {
 		p := w.parts[o.Branch]
 		first := slices.Contains(b.Plan.After, o.Branch) && !b.Plan.LastFirst || slices.Contains(o.Plan.After, b.Branch) && o.Plan.LastFirst
-		if !first || !hasCommit(o) {
+		if !first || !hasCommit(o) || p.withdrawn {
 			continue
 		}
 		if o.Plan.LastFirst {
@@ -353,9 +357,13 @@ func (w *planWorld) check(tx core.Transaction) {
 			keeps = 1
 		}
 		switch {
-		case p.undone > 0 && tx.Outcome == core.Committed, p.kept > 0 && tx.Outcome == core.RolledBack:
+		case p.undone > 0 && tx.Outcome == core.Committed && !p.withdrawn, p.kept > 0 && tx.Outcome == core.RolledBack:
 			w.fail("outcome %d, branch %d: %+v", tx.Outcome, b.Branch[15], *p)
 		case contains(given, b.Branch):
+		case p.withdrawn && (p.done != p.undone || p.kept > 0):
+			w.fail("outcome %d, branch %d, which withdrew: %+v", tx.Outcome, b.Branch[15], *p)
+		case p.withdrawn:
+			w.ops["withdrawn"]++
 		case tx.Outcome == core.Committed && (p.done != 1 || p.kept != keeps):
 			w.fail("committed, branch %d: %+v", b.Branch[15], *p)
 		case tx.Outcome == core.RolledBack && p.done != p.undone:

@@ -124,7 +124,6 @@ type Branch struct {
 	Name       string // for people, and for steps that use its result
 	Vote       Vote
 	VoteReason string // why it voted no
-	Clean      bool   // it voted no, and nothing can have happened
 	Registered time.Time
 	Plan       *Plan  // nil: resource managers settle it; never changed
 	Result     []byte // what Forward, or else Commit, answered; never changed
@@ -182,7 +181,6 @@ type Record struct {
 	Mode     Mode
 	Plan     *Plan
 	Vote     Vote
-	Clean    bool // of VoteNo: it answers the only attempt that was ever made
 	Result   []byte
 	Outcome  Outcome
 	Reason   Reason

@@ -164,7 +164,7 @@ func (p *planner) saga(r *request) ([]core.Register, error) {
 	}
 	out := make([]core.Register, 0, len(order))
 	for _, i := range order {
-		plan := &core.Plan{Retry: retry, UndoRefused: true}
+		plan := &core.Plan{Retry: retry}
 		at := fmt.Sprintf("steps[%d].", i)
 		if plan.Forward, err = p.action(at+"action", r.Steps[i]["action"], r.Payloads[i]); err != nil {
 			return nil, err

@@ -26,7 +26,7 @@ const (
 	recordOperator
 	recordPlan
 	recordResult
-	recordClean
+	_ // was: a vote no answers the only attempt
 	recordKey
 	recordNote
 	recordNotBefore
@@ -92,7 +92,6 @@ func AppendRecord(b []byte, r core.Record) ([]byte, error) {
 	e.text(recordOperator, r.Operator)
 	e.plan(recordPlan, r.Plan, true)
 	e.blob(recordResult, r.Result)
-	e.flag(recordClean, r.Clean)
 	e.text(recordKey, r.Key)
 	e.blob(recordNote, r.Note)
 	e.time(recordNotBefore, r.NotBefore)
@@ -139,8 +138,6 @@ func DecodeRecord(id xid.ID, seq uint32, b []byte) (core.Record, error) {
 			r.Plan = d.plan()
 		case recordResult:
 			r.Result = d.blob("result")
-		case recordClean:
-			r.Clean = d.enum("clean", 1) == 1
 		case recordKey:
 			r.Key = d.text("key")
 		case recordNote:

@@ -73,7 +73,7 @@ func somePlan() *core.Plan {
 		After:    []xid.BranchID{{3}, {4}},
 		Retry:    core.Retry{First: 1, Max: 2, Poll: 5, Percent: 150, Attempts: 3, Attention: 4},
 
-		LastFirst: true, UndoRefused: true,
+		LastFirst: true,
 	}
 }
 
@@ -85,7 +85,7 @@ func schemaPlan(p *core.Plan) *storev1.Plan {
 		Forward: schemaAction(p.Forward), Commit: schemaAction(p.Commit), Rollback: schemaAction(p.Rollback),
 		RetryFirstNs: int64(p.Retry.First), RetryMaxNs: int64(p.Retry.Max), RetryPercent: p.Retry.Percent,
 		RetryAttempts: p.Retry.Attempts, RetryAttention: p.Retry.Attention,
-		RetryPollNs: int64(p.Retry.Poll), LastFirst: p.LastFirst, UndoRefused: p.UndoRefused,
+		RetryPollNs: int64(p.Retry.Poll), LastFirst: p.LastFirst,
 	}
 	for _, id := range p.After {
 		out.After = append(out.After, id[:])

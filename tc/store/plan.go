@@ -23,7 +23,6 @@ const (
 	planRetryAttention
 	planRetryPoll
 	planLastFirst
-	planUndoRefused
 )
 
 // Field numbers of store.v1.Action.
@@ -69,7 +68,6 @@ func (e *encoder) plan(field protowire.Number, p *core.Plan, payloads bool) {
 		e.uint(planRetryAttention, uint64(p.Retry.Attention))
 		e.duration(planRetryPoll, p.Retry.Poll)
 		e.flag(planLastFirst, p.LastFirst)
-		e.flag(planUndoRefused, p.UndoRefused)
 	})
 }
 
@@ -154,8 +152,6 @@ func (d *decoder) plan() *core.Plan {
 			p.Retry.Poll = in.duration("pause after not yet")
 		case planLastFirst:
 			p.LastFirst = in.uint("last first", 1) == 1
-		case planUndoRefused:
-			p.UndoRefused = in.uint("undo refused", 1) == 1
 		default:
 			in.unknown()
 		}

@@ -149,7 +149,7 @@ func (c *canon) structure(v reflect.Value) {
 		switch t.Name() + "." + t.Field(i).Name {
 		case "txn.lsn": // what lies further back than the tail is durable in any case
 			c.num(min(c.end-f.Uint(), c.tail))
-		case "Progress.Attempts": // the first is a case of its own; see Branch.Clean
+		case "Progress.Attempts": // answers to the first one differ from those to others
 			c.num(min(f.Uint(), 2))
 		default:
 			c.value(f)

@@ -268,6 +268,13 @@ func (c *client) try(p *proc, x xid.ID, s *service, r *rng, try, confirm, cancel
 	}
 	var result string
 	refuses := r.below(10) == 0
+	if s.up && r.chance(c.w.weather.double) {
+		c.w.count("tries doubled")
+		s.spawn(func(q *proc) { // a copy of the request, whose answer nobody reads
+			q.nap(0, 3*time.Second)
+			_, _ = s.fenced(q, branchKey{x, b}, core.OpForward, payload{changes: try, refuses: refuses})
+		})
+	}
 	err := p.between(s.node, func(q *proc) error {
 		if err := s.mood(q); err != nil {
 			return err

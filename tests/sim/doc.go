@@ -64,10 +64,9 @@
 //
 // Jobs and faults are drawn before the run, each with a stream of its own, so that each
 // can be left out without changing the others; that is how a failure is shortened. See
-// faults.go for the kinds. Besides, each run has its weather: messages that are lost,
-// doubled and late, connections to databases that break, also at COMMIT, and user code
-// that fails, panics, hangs, refuses, or is late. Calls of user code are not doubled:
-// see Options.DoubleCalls.
+// faults.go for the kinds. Besides, each run has its weather: messages and calls
+// that are lost, doubled and late, connections to databases that break, also at COMMIT,
+// and user code that fails, panics, hangs, refuses, or is late.
 //
 // After some seconds of that, faults end and time goes on until nothing is left to do.
 //

@@ -21,8 +21,9 @@ var (
 type payload struct {
 	changes []change
 	refuses bool // the forward action fails for good
+	wavers  bool // with refuses: only every other time
 	kind    payloadKind
-	steady  bool // it refuses always, or never
+	goesOn  bool // a workflow that takes another step where one is refused
 }
 
 type payloadKind byte
@@ -36,7 +37,10 @@ const (
 func (a payload) encode() []byte {
 	b := []byte{byte(a.kind), 0}
 	if a.refuses {
-		b[1] = 1
+		b[1] |= 1
+	}
+	if a.goesOn {
+		b[1] |= 2
 	}
 	for _, c := range a.changes {
 		b = binary.AppendVarint(b, int64(c.key))
@@ -46,7 +50,7 @@ func (a payload) encode() []byte {
 }
 
 func decodePayload(b []byte) (a payload) {
-	a.kind, a.refuses = payloadKind(b[0]), b[1] == 1
+	a.kind, a.refuses, a.goesOn = payloadKind(b[0]), b[1]&1 > 0, b[1]&2 > 0
 	for b = b[2:]; len(b) > 0; {
 		k, n := binary.Varint(b)
 		b = b[n:]
@@ -57,21 +61,24 @@ func decodePayload(b []byte) (a payload) {
 	return a
 }
 
+// asked is which attempt at a call it was, and in which life of the coordinator.
+type asked struct{ life, attempt uint32 }
+
 // callCommand is client.dispatchCall and package handlers: one run of a call at a time
 // in a process.
-func (s *service) callCommand(m core.Call) {
+func (s *service) callCommand(m core.Call, life uint32) {
 	key := callKey{branchKey{m.XID, m.Branch}, m.Op}
-	if attempt := s.calls[key]; attempt != nil {
-		*attempt = m.Attempt
+	if by := s.calls[key]; by != nil {
+		*by = asked{life, m.Attempt}
 		return
 	}
-	attempt := m.Attempt
-	s.calls[key] = &attempt
+	by := asked{life, m.Attempt}
+	s.calls[key] = &by
 	s.spawn(func(p *proc) {
 		result, err := s.handle(p, m)
 		delete(s.calls, key)
 		delete(s.since, key)
-		in := core.Called{XID: m.XID, Branch: m.Branch, Op: m.Op, Attempt: attempt}
+		in := core.Called{XID: m.XID, Branch: m.Branch, Op: m.Op, Attempt: by.attempt}
 		switch {
 		case err == nil:
 			in.Verdict, in.Result = core.Done, []byte(result)
@@ -85,7 +92,7 @@ func (s *service) callCommand(m core.Call) {
 		}
 		s.note("called", m.XID, m.Branch, m.Op, in.Verdict)
 		s.w.oracle.answered(s, m, in)
-		s.w.net.send(s.node, s.tc.node, func() { s.tc.routes.called(s, in) })
+		s.w.net.send(s.node, s.tc.node, func() { s.tc.routes.called(s, in, by.life) })
 	})
 }
 
@@ -172,7 +179,7 @@ func (s *service) fenced(p *proc, k branchKey, op core.Op, a payload) (string, e
 		return "", err
 	}
 	if run {
-		if op == core.OpForward && (a.refuses || !a.steady && s.rng.chance(s.w.moods/3)) {
+		if op == core.OpForward && (a.refuses && (!a.wavers || s.rng.below(2) == 0) || s.rng.chance(s.w.moods/3)) {
 			s.w.count("user code that refused")
 			return "", errFailedForGood
 		}
@@ -181,7 +188,7 @@ func (s *service) fenced(p *proc, k branchKey, op core.Op, a payload) (string, e
 				return "", errBroken
 			}
 			if err := l.update(p, c); err != nil {
-				if errors.Is(err, errInsufficient) && op == core.OpForward && !a.steady {
+				if errors.Is(err, errInsufficient) && op == core.OpForward {
 					return "", errFailedForGood
 				}
 				return "", err

@@ -26,13 +26,6 @@ func newNetwork(w *world, seed uint64) *network {
 // send carries something to a node, which gets it in whatever life it is then.
 func (t *network) send(from, to *node, arrive func()) { t.sendIn(t.w.weather, from, to, arrive) }
 
-// sendOnce is send for what can be lost, and is never doubled.
-func (t *network) sendOnce(from, to *node, arrive func()) {
-	f := t.w.weather
-	f.double = 0
-	t.sendIn(f, from, to, arrive)
-}
-
 func (t *network) sendIn(f weather, from, to *node, arrive func()) {
 	if t.isCut(from, to) {
 		return

@@ -379,18 +379,20 @@ func (o *oracle) expired(id xid.ID) {
 // called checks the order of calls.
 func (o *oracle) called(c *coordinator, m core.Call) {
 	h := o.of(c, m.XID)
-	if m.Op != core.OpForward {
+	b := h.member(m.Branch)
+	withdrew := b != nil && b.vote == core.VoteWithdrawn
+	if m.Op == core.OpCommit && withdrew {
+		o.w.fail("%s: branch %s withdrew, and is confirmed", short(m.XID), m.Branch)
+	}
+	if m.Op != core.OpForward && !withdrew { // what withdrew is undone whatever the outcome
 		o.tell(c, m.XID, map[core.Op]core.Outcome{core.OpCommit: core.Committed, core.OpRollback: core.RolledBack}[m.Op])
 	}
-	b := h.member(m.Branch)
 	if b == nil || b.plan == nil {
 		return
 	}
-	// After a restart an answer to an attempt of before is taken for one to the attempt
-	// of the same number that is under way: see docs/simulation.md.
 	// Where an attempt that was given up was answered with done after all, a later one
 	// may be under way still; it has nothing left to do.
-	if m.Op == core.OpRollback && b.vote != core.VoteYes && (h.born == c.life || o.w.o.Strict) && o.w.forwardUnderWay(m) {
+	if m.Op == core.OpRollback && b.vote != core.VoteYes && o.w.forwardUnderWay(m) {
 		o.w.rule("%s: branch %s is compensated while its action is under way", short(m.XID), m.Branch)
 	}
 	o.callOrder(h, b, m.Op)
@@ -428,7 +430,7 @@ func (o *oracle) callOrder(h *history, b *member, op core.Op) {
 		switch {
 		case d != nil && m.plan == nil && m.vote != core.VoteWithdrawn && !h.settled[d]:
 			o.w.rule("%s: branch %s is called before %s is settled", short(h.id), b.id, d.name)
-		case op == core.OpRollback && m.plan != nil && m.vote == core.VoteYes && m.plan.Rollback.Kind != core.TargetNone &&
+		case op == core.OpRollback && h.decision.outcome == core.RolledBack && m.plan != nil && m.vote == core.VoteYes && m.plan.Rollback.Kind != core.TargetNone &&
 			slices.Contains(m.plan.After, b.id) && !m.done && !h.abandoned:
 			o.w.rule("%s: branch %s is compensated before branch %s, which came after it", short(h.id), b.id, m.id)
 		}

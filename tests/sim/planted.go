@@ -50,6 +50,7 @@ const (
 	plantGraphPerShard
 	plantUnsyncedYes
 	plantStaleRead
+	plantStaleAttempt
 	plants
 )
 
@@ -100,6 +101,7 @@ var planted = [plants]Plant{
 	plantNoJanitor:             {"no-janitor", "§2", "nobody looks for what a database brings back after a crash"},
 	plantGraphPerShard:         {"graph-per-shard", "H14", "cycles of waits that run through several shards are not seen"},
 	plantUnsyncedYes:           {"unsynced-yes", "H4", "local commits are not forced by the database before the vote"},
+	plantStaleAttempt:          {"stale-attempt", "promise 6", "an answer to an attempt of before a restart counts for the attempt of the same number"},
 	plantStaleRead:             {"stale-read", "promise 1", "one answer in eight to a question is from before the decision"},
 	plantClockStands:           {"clock-stands", "§2", "the coordinator's clock stands still while the system's catches up, after that was set back"},
 	plantStaleSession:          {"stale-session", "H3", "a connection goes back to the pool armed, and its next user writes under another's XID"},

@@ -116,21 +116,20 @@ func (r *routes) call(m core.Call) {
 	m.Action = &action
 	ses.calls = append(ses.calls, m)
 	life, first, at := r.c.life, true, r.c.Now()
-	send := r.c.w.net.sendOnce
-	if r.c.w.o.DoubleCalls {
-		send = r.c.w.net.send
-	}
-	send(r.c.node, ses.s.node, func() {
+	r.c.w.net.send(r.c.node, ses.s.node, func() {
 		if first && r.c.life == life && r.seen[ses.s.id] == ses {
 			ses.s.since[callKey{branchKey{m.XID, m.Branch}, m.Op}] = underWay{at: at, life: life, session: ses}
 		}
 		first = false
-		ses.s.callCommand(m)
+		ses.s.callCommand(m, life)
 	})
 }
 
-// called is the answer to a call.
-func (r *routes) called(from *service, in core.Called) {
+// called is the answer to a call of one life of the coordinator: session.calledBack.
+func (r *routes) called(from *service, in core.Called, life uint32) {
+	if life != r.c.life && r.c.w.plant != plantStaleAttempt {
+		in.Attempt = 0
+	}
 	if ses := r.seen[from.id]; ses != nil {
 		ses.calls = slices.DeleteFunc(ses.calls, func(c core.Call) bool {
 			return c.XID == in.XID && c.Branch == in.Branch && c.Op == in.Op && c.Attempt <= in.Attempt

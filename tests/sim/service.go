@@ -16,7 +16,7 @@ type service struct {
 	tc     *coordinator
 	group  xid.ResourceID  // of its handlers
 	queued map[xid.ID]bool // agent.queued
-	calls  map[callKey]*uint32
+	calls  map[callKey]*asked
 	since  map[callKey]underWay
 
 	stale branchKey // what a connection was armed for; of a planted fault only
@@ -41,7 +41,7 @@ func (s *service) boot() {
 	s.start()
 	s.note("starts")
 	s.queued = map[xid.ID]bool{}
-	s.calls = map[callKey]*uint32{}
+	s.calls = map[callKey]*asked{}
 	s.since = map[callKey]underWay{}
 	s.ping()
 	s.spawn(s.janitor)

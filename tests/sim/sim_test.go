@@ -15,9 +15,7 @@ var (
 	firstFlag    = flag.Uint64("first", 1, "the first of -seeds")
 	seedsFlag    = flag.Int("seeds", 1000, "how many seeds to play")
 	shortFlag    = flag.Bool("sim.short", false, "only name the seed that fails")
-	strictFlag   = flag.Bool("sim.strict", false, "check also what is known not to hold; see docs/simulation.md")
 	promisesFlag = flag.Bool("sim.promises", false, "check promises alone, and not the rules that they rest on")
-	doubleFlag   = flag.Bool("sim.double-calls", false, "let calls of user code arrive twice as one attempt; check promises alone")
 	plantedFlag  = flag.String("sim.planted", "", "the name of a fault to plant; see TestPlantedFaultsAreFound")
 )
 
@@ -26,7 +24,7 @@ var (
 //	go test ./tests/sim -run Simulation -seed N -v
 func TestSimulation(t *testing.T) {
 	t.Parallel()
-	o := Options{Planted: *plantedFlag, Strict: *strictFlag, DoubleCalls: *doubleFlag, PromisesOnly: *promisesFlag || *doubleFlag}
+	o := Options{Planted: *plantedFlag, PromisesOnly: *promisesFlag}
 	if *seedFlag > 0 {
 		o.Trace = true
 		r := Run(*seedFlag, o)
@@ -90,14 +88,8 @@ func report(t *testing.T, seed uint64, o Options) {
 	if o.Planted != "" {
 		again += " -sim.planted " + o.Planted
 	}
-	if o.Strict {
-		again += " -sim.strict"
-	}
 	if *promisesFlag {
 		again += " -sim.promises"
-	}
-	if o.DoubleCalls {
-		again += " -sim.double-calls"
 	}
 	t.Errorf("seed %d: %v\nrepeat it: %s\nshortened by %d jobs and faults; what is left:\n  %s\n  %s\n%s", seed, s.Err, again, s.Gone,
 		strings.Join(s.Jobs, "\n  "), strings.Join(s.Faults, "\n  "), strings.Join(s.Trace, "\n"))

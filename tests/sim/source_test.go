@@ -56,14 +56,18 @@ var mutants = []mutant{
 		{"tc/core/phase1.go", "if vote.Vote == VoteNo {\n\t\tm.decideNo(tx, b)\n\t\treturn\n\t}", ""},
 		{"tc/core/fold.go", "if v := t.Branches[i].Vote; v != VoteYes && v != VoteWithdrawn {", "if v := t.Branches[i].Vote; v == VoteNone {"},
 	}},
-	{"core-clean-always", "a refusal says that no attempt before it did anything", []edit{
-		{"tc/core/call.go", "rec.Vote, rec.Clean = VoteNo, b.Forward.Attempts == 1 && !tx.restored", "rec.Vote, rec.Clean = VoteNo, true"},
+	{"core-refusal-is-proof", "what was refused is not compensated", []edit{
+		{"tc/core/plan.go", "case op == OpCommit, b.Vote != VoteNone,", "case op == OpCommit, b.Vote == VoteYes,"},
+		{"tc/core/plan.go", "return t.Submitted && t.callable(b)", "return b.Vote == VoteNone && t.Submitted && t.callable(b)"},
+	}},
+	{"core-withdrawn-is-proof", "what withdrew is not undone where the rest is committed", []edit{
+		{"tc/core/plan.go", "case b.action(op).Kind == TargetNone:", "case b.action(op).Kind == TargetNone, o == Committed && op == OpRollback:"},
 	}},
 	{"core-steps-at-once", "steps do not wait for those that they come after", []edit{
 		{"tc/core/plan.go", "if a := t.branch(id); a == nil || (a.Vote != VoteYes && a.Vote != VoteWithdrawn) {", "if t.branch(id) == nil {"},
 	}},
 	{"core-undo-order", "compensations are called in any order", []edit{
-		{"tc/core/plan.go", "return a.tx.t.Outcome == RolledBack || a.plan.LastFirst", "return a.plan.LastFirst"},
+		{"tc/core/plan.go", "return a.op() == OpRollback || a.plan.LastFirst", "return a.plan.LastFirst"},
 	}},
 	{"core-calls-before-settling", "calls do not wait for databases", []edit{
 		{"tc/core/plan.go", "case a.plan == nil:\n\t\treturn true", "case a.plan == nil:\n\t\treturn false"},

@@ -21,7 +21,7 @@ func (c *client) workflow(p *proc, r *rng, j job) {
 		changes = append(changes, give)
 		changes[0].add -= give.add
 	}
-	a := c.w.serviceOf(r, c.tc).action(payload{kind: payloadWorkflow, changes: changes, refuses: r.below(4) == 0})
+	a := c.w.serviceOf(r, c.tc).action(payload{kind: payloadWorkflow, changes: changes, refuses: r.below(4) == 0, goesOn: r.below(2) == 0})
 	a.Timeout = 5 * time.Second
 	again := retry
 	again.Attempts = 8
@@ -66,50 +66,79 @@ func (s *service) runWorkflow(p *proc, m core.Call) (string, error) {
 	if err := s.mood(p); err != nil {
 		return "", err
 	}
-	var last xid.BranchID
+	run := &workflowRun{s: s, p: p, m: m, past: past}
 	for i, ch := range a.changes {
-		id := xid.BranchOf(m.XID, stepName(i))
-		b, remembered := past[id]
-		plan := &core.Plan{Rollback: s.action(payload{changes: opposite([]change{ch})}), Retry: retry}
-		if last != (xid.BranchID{}) {
-			plan.After = []xid.BranchID{last}
+		err := run.step(stepName(i), payload{changes: []change{ch}, refuses: a.refuses && i == len(a.changes)-1, wavers: a.goesOn})
+		if errors.Is(err, errRefused) && a.goesOn {
+			err = run.step(stepName(i)+"-else", payload{changes: []change{ch}})
 		}
-		last = id
-		if remembered && b.Vote == core.VoteYes {
-			continue
-		}
-		if remembered && b.Vote == core.VoteWithdrawn {
+		if errors.Is(err, errRefused) {
 			return "", errFailedForGood
-		}
-		if !remembered {
-			r, err := p.ask(s.tc, 2*time.Second, func(ref core.Ref) core.Input {
-				return core.Register{Ref: ref, XID: m.XID, Branch: id, Mode: core.ModeWorkflow, Name: stepName(i), Plan: plan}
-			})
-			if err = errorOf(r, err); err != nil {
-				return "", err
-			}
-		}
-		result, err := s.fenced(p, branchKey{m.XID, id}, core.OpForward, payload{
-			changes: []change{ch}, refuses: a.refuses && i == len(a.changes)-1, steady: !s.w.o.Strict, // see docs/simulation.md
-		})
-		s.note("took a step", m.XID, id, errText(err))
-		vote := core.CastVote{XID: m.XID, Branch: id, Vote: core.VoteYes, Result: []byte(result)}
-		switch {
-		case errors.Is(err, errFailedForGood) && remembered, errors.Is(err, errLate):
-			return "", errFailedForGood // it has to be undone
-		case errors.Is(err, errFailedForGood):
-			vote.Vote, vote.Reason, vote.Result = core.VoteWithdrawn, err.Error(), nil
-		case err != nil:
-			return "", errUnsure
-		}
-		r, verr := p.ask(s.tc, 2*time.Second, func(ref core.Ref) core.Input { vote.Ref = ref; return vote })
-		if verr = errorOf(r, verr); verr != nil {
-			s.note("step is not remembered", m.XID, id, errText(verr))
-			return "", verr
 		}
 		if err != nil {
 			return "", err
 		}
 	}
 	return "through", nil
+}
+
+// errRefused is a step that is remembered as refused; the workflow may go on.
+var errRefused = errors.New("the step was refused")
+
+// workflowRun is workflow.W.
+type workflowRun struct {
+	s    *service
+	p    *proc
+	m    core.Call
+	past map[xid.BranchID]core.Branch
+	last xid.BranchID
+}
+
+func (w *workflowRun) ask(make func(ref core.Ref) core.Input) error {
+	r, err := w.p.ask(w.s.tc, 2*time.Second, make)
+	return errorOf(r, err)
+}
+
+// step is W.step.
+func (w *workflowRun) step(name string, effect payload) error {
+	x, id := w.m.XID, xid.BranchOf(w.m.XID, name)
+	b, remembered := w.past[id]
+	plan := &core.Plan{Rollback: w.s.action(payload{changes: opposite(effect.changes)}), Retry: retry}
+	if w.last != (xid.BranchID{}) {
+		plan.After = []xid.BranchID{w.last}
+	}
+	w.last = id
+	switch {
+	case remembered && b.Vote == core.VoteYes:
+		return nil
+	case remembered && b.Vote == core.VoteWithdrawn:
+		return errRefused
+	case !remembered:
+		if err := w.ask(func(ref core.Ref) core.Input {
+			return core.Register{Ref: ref, XID: x, Branch: id, Mode: core.ModeWorkflow, Name: name, Plan: plan}
+		}); err != nil {
+			return err
+		}
+	}
+	result, err := w.s.fenced(w.p, branchKey{x, id}, core.OpForward, effect)
+	w.s.note("took a step", x, id, errText(err))
+	vote := core.CastVote{XID: x, Branch: id, Vote: core.VoteYes, Result: []byte(result)}
+	refused := false
+	switch {
+	case errors.Is(err, errFailedForGood) && remembered, errors.Is(err, errLate):
+		return errFailedForGood // it has to be undone
+	case errors.Is(err, errFailedForGood):
+		refused = true
+		vote.Vote, vote.Reason, vote.Result = core.VoteWithdrawn, err.Error(), nil
+	case err != nil:
+		return errUnsure
+	}
+	if err := w.ask(func(ref core.Ref) core.Input { vote.Ref = ref; return vote }); err != nil {
+		w.s.note("step is not remembered", x, id, errText(err))
+		return err
+	}
+	if refused {
+		return errRefused
+	}
+	return nil
 }

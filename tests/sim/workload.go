@@ -179,7 +179,6 @@ func (w *world) sagaOf(r *rng, c *client, x xid.ID) []core.Register {
 		if i < pivot {
 			b.Plan.Forward = s.action(a)
 			b.Plan.Rollback = s.action(payload{changes: opposite(a.changes)})
-			b.Plan.UndoRefused = w.undoRefused
 		} else {
 			b.Plan.Commit, b.Vote = s.action(a), core.VoteYes
 		}

@@ -31,14 +31,9 @@ type Options struct {
 	PromisesOnly bool
 	// Trace keeps what happens as text.
 	Trace bool
-	// DoubleCalls lets a call of user code arrive twice as one attempt, which
-	// no stream or HTTP client does by itself.
-	DoubleCalls bool
 	// Restore has the store of a coordinator replaced by an older copy of it. What the
 	// copy does not know can't be carried out, so such a run does not go on to its end.
 	Restore bool
-	// Strict checks also what is known not to hold; see docs/simulation.md.
-	Strict bool
 
 	jobs int           // at most so many
 	busy time.Duration // for so long jobs begin and faults happen
@@ -78,17 +73,16 @@ type world struct {
 	clients  []*client
 	nodes    []*node
 
-	shards      int
-	retention   time.Duration
-	undoRefused bool
-	weather     weather
-	breaks      int // database connections, parts of a million and trip
-	moods       int // user code
-	slowDisk    map[*coordinator]time.Duration
-	failDisk    map[*coordinator]bool
-	branches    uint64
-	jobsLeft    int
-	calm        bool
+	shards    int
+	retention time.Duration
+	weather   weather
+	breaks    int // database connections, parts of a million and trip
+	moods     int // user code
+	slowDisk  map[*coordinator]time.Duration
+	failDisk  map[*coordinator]bool
+	branches  uint64
+	jobsLeft  int
+	calm      bool
 
 	flying map[xid.ID][]core.Call // forward calls that were released; of a planted fault only
 	counts map[string]int
@@ -154,7 +148,6 @@ func (w *world) setWeather() {
 	if r.below(2) == 0 {
 		w.moods = r.below(300_000)
 	}
-	w.undoRefused = r.below(3) == 0
 	for _, off := range []struct {
 		name string
 		n    *int

@@ -29,7 +29,8 @@ type Verdict int32
 const (
 	Verdict_VERDICT_UNSPECIFIED Verdict = 0
 	Verdict_VERDICT_DONE        Verdict = 1
-	// Failed for good, and without any effect. A FORWARD that fails rolls back.
+	// Failed for good, and without any effect. A FORWARD that fails rolls back, and is
+	// compensated all the same: another copy of the call may have had the effect.
 	Verdict_VERDICT_FAILED Verdict = 2
 	// Ask again later.
 	Verdict_VERDICT_NOT_YET Verdict = 3
@@ -2614,7 +2615,10 @@ type Call struct {
 	// What the branches answered that this one comes after.
 	Before []*StepResult `protobuf:"bytes,12,rep,name=before,proto3" json:"before,omitempty"`
 	// The branch's own result so far.
-	Own           []byte `protobuf:"bytes,13,opt,name=own,proto3" json:"own,omitempty"`
+	Own []byte `protobuf:"bytes,13,opt,name=own,proto3" json:"own,omitempty"`
+	// Of the coordinator, whose attempts are counted anew in each; the answer gives it
+	// back.
+	Incarnation   uint32 `protobuf:"varint,14,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2740,6 +2744,13 @@ func (x *Call) GetOwn() []byte {
 	return nil
 }
 
+func (x *Call) GetIncarnation() uint32 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
 type StepResult struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -2806,8 +2817,11 @@ type CallResult struct {
 	Result []byte `protobuf:"bytes,7,opt,name=result,proto3" json:"result,omitempty"`
 	// Trying again will not help: a person has to look. It is still tried.
 	NeedsAttention bool `protobuf:"varint,8,opt,name=needs_attention,json=needsAttention,proto3" json:"needs_attention,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// That of the call. An answer to a call of another incarnation counts only where it
+	// says DONE.
+	Incarnation   uint32 `protobuf:"varint,9,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CallResult) Reset() {
@@ -2894,6 +2908,13 @@ func (x *CallResult) GetNeedsAttention() bool {
 		return x.NeedsAttention
 	}
 	return false
+}
+
+func (x *CallResult) GetIncarnation() uint32 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
 }
 
 // AskVotes asks any RM of the resource for votes that are missing.
@@ -3609,7 +3630,7 @@ const file_handfast_v1_coordinator_proto_rawDesc = "" +
 	"\aoutcome\x18\x02 \x01(\x0e2\x14.handfast.v1.OutcomeR\aoutcome\x12\x12\n" +
 	"\x04done\x18\x03 \x01(\bR\x04done\x12\x14\n" +
 	"\x05error\x18\x04 \x01(\tR\x05error\x12'\n" +
-	"\x0fneeds_attention\x18\x05 \x01(\bR\x0eneedsAttention\"\xb1\x03\n" +
+	"\x0fneeds_attention\x18\x05 \x01(\bR\x0eneedsAttention\"\xd3\x03\n" +
 	"\x04Call\x12\x10\n" +
 	"\x03xid\x18\x01 \x01(\tR\x03xid\x12\x1b\n" +
 	"\tbranch_id\x18\x02 \x01(\tR\bbranchId\x12\x1f\n" +
@@ -3624,11 +3645,12 @@ const file_handfast_v1_coordinator_proto_rawDesc = "" +
 	" \x03(\v2\x13.handfast.v1.HeaderR\aheaders\x123\n" +
 	"\atimeout\x18\v \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12/\n" +
 	"\x06before\x18\f \x03(\v2\x17.handfast.v1.StepResultR\x06before\x12\x10\n" +
-	"\x03own\x18\r \x01(\fR\x03own\"6\n" +
+	"\x03own\x18\r \x01(\fR\x03own\x12 \n" +
+	"\vincarnation\x18\x0e \x01(\rR\vincarnation\"6\n" +
 	"\n" +
 	"StepResult\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\fR\x05value\"\xfd\x01\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\"\x9f\x02\n" +
 	"\n" +
 	"CallResult\x12\x10\n" +
 	"\x03xid\x18\x01 \x01(\tR\x03xid\x12\x1b\n" +
@@ -3638,7 +3660,8 @@ const file_handfast_v1_coordinator_proto_rawDesc = "" +
 	"\averdict\x18\x05 \x01(\x0e2\x14.handfast.v1.VerdictR\averdict\x12\x14\n" +
 	"\x05error\x18\x06 \x01(\tR\x05error\x12\x16\n" +
 	"\x06result\x18\a \x01(\fR\x06result\x12'\n" +
-	"\x0fneeds_attention\x18\b \x01(\bR\x0eneedsAttention\"W\n" +
+	"\x0fneeds_attention\x18\b \x01(\bR\x0eneedsAttention\x12 \n" +
+	"\vincarnation\x18\t \x01(\rR\vincarnation\"W\n" +
 	"\bAskVotes\x12\x1f\n" +
 	"\vresource_id\x18\x01 \x01(\tR\n" +
 	"resourceId\x12*\n" +

@@ -158,10 +158,9 @@ func testAbandoned(t *testing.T, h Harness) {
 	records := []core.Record{first}
 	plan := func() *core.Plan {
 		return &core.Plan{
-			Rollback:    core.Action{Kind: core.TargetHTTP, Address: "http://a/", Lane: xid.ResourceID{7}, Dialect: core.DialectDTMRPC, Verb: "cancel"},
-			LastFirst:   true,
-			UndoRefused: true,
-			Retry:       core.Retry{Poll: time.Second},
+			Rollback:  core.Action{Kind: core.TargetHTTP, Address: "http://a/", Lane: xid.ResourceID{7}, Dialect: core.DialectDTMRPC, Verb: "cancel"},
+			LastFirst: true,
+			Retry:     core.Retry{Poll: time.Second},
 		}
 	}
 	for _, r := range []core.Record{

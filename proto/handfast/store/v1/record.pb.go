@@ -43,8 +43,6 @@ type Record struct {
 	Operator   string `protobuf:"bytes,13,opt,name=operator,proto3" json:"operator,omitempty"`
 	Plan       *Plan  `protobuf:"bytes,14,opt,name=plan,proto3" json:"plan,omitempty"`
 	Result     []byte `protobuf:"bytes,15,opt,name=result,proto3" json:"result,omitempty"`
-	// Of a vote no: it answers the only attempt that was ever made.
-	Clean bool `protobuf:"varint,16,opt,name=clean,proto3" json:"clean,omitempty"`
 	// Of a begin: what whoever began it calls it, and has to remember.
 	Key  string `protobuf:"bytes,17,opt,name=key,proto3" json:"key,omitempty"`
 	Note []byte `protobuf:"bytes,18,opt,name=note,proto3" json:"note,omitempty"`
@@ -191,13 +189,6 @@ func (x *Record) GetResult() []byte {
 	return nil
 }
 
-func (x *Record) GetClean() bool {
-	if x != nil {
-		return x.Clean
-	}
-	return false
-}
-
 func (x *Record) GetKey() string {
 	if x != nil {
 		return x.Key
@@ -239,7 +230,6 @@ type Plan struct {
 	RetryAttention uint32                 `protobuf:"varint,9,opt,name=retry_attention,json=retryAttention,proto3" json:"retry_attention,omitempty"`
 	RetryPollNs    int64                  `protobuf:"varint,10,opt,name=retry_poll_ns,json=retryPollNs,proto3" json:"retry_poll_ns,omitempty"`
 	LastFirst      bool                   `protobuf:"varint,11,opt,name=last_first,json=lastFirst,proto3" json:"last_first,omitempty"`
-	UndoRefused    bool                   `protobuf:"varint,12,opt,name=undo_refused,json=undoRefused,proto3" json:"undo_refused,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -347,13 +337,6 @@ func (x *Plan) GetRetryPollNs() int64 {
 func (x *Plan) GetLastFirst() bool {
 	if x != nil {
 		return x.LastFirst
-	}
-	return false
-}
-
-func (x *Plan) GetUndoRefused() bool {
-	if x != nil {
-		return x.UndoRefused
 	}
 	return false
 }
@@ -916,7 +899,7 @@ var File_handfast_store_v1_record_proto protoreflect.FileDescriptor
 
 const file_handfast_store_v1_record_proto_rawDesc = "" +
 	"\n" +
-	"\x1ehandfast/store/v1/record.proto\x12\x11handfast.store.v1\"\x83\x04\n" +
+	"\x1ehandfast/store/v1/record.proto\x12\x11handfast.store.v1\"\xf3\x03\n" +
 	"\x06Record\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x17\n" +
 	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12\x12\n" +
@@ -934,12 +917,11 @@ const file_handfast_store_v1_record_proto_rawDesc = "" +
 	"\x04text\x18\f \x01(\tR\x04text\x12\x1a\n" +
 	"\boperator\x18\r \x01(\tR\boperator\x12+\n" +
 	"\x04plan\x18\x0e \x01(\v2\x17.handfast.store.v1.PlanR\x04plan\x12\x16\n" +
-	"\x06result\x18\x0f \x01(\fR\x06result\x12\x14\n" +
-	"\x05clean\x18\x10 \x01(\bR\x05clean\x12\x10\n" +
+	"\x06result\x18\x0f \x01(\fR\x06result\x12\x10\n" +
 	"\x03key\x18\x11 \x01(\tR\x03key\x12\x12\n" +
 	"\x04note\x18\x12 \x01(\fR\x04note\x12\"\n" +
 	"\rnot_before_ms\x18\x13 \x01(\x03R\vnotBeforeMs\x12\x1c\n" +
-	"\tabandoned\x18\x14 \x01(\bR\tabandoned\"\xde\x03\n" +
+	"\tabandoned\x18\x14 \x01(\bR\tabandonedJ\x04\b\x10\x10\x11\"\xc1\x03\n" +
 	"\x04Plan\x123\n" +
 	"\aforward\x18\x01 \x01(\v2\x19.handfast.store.v1.ActionR\aforward\x121\n" +
 	"\x06commit\x18\x02 \x01(\v2\x19.handfast.store.v1.ActionR\x06commit\x125\n" +
@@ -954,8 +936,7 @@ const file_handfast_store_v1_record_proto_rawDesc = "" +
 	"\rretry_poll_ns\x18\n" +
 	" \x01(\x03R\vretryPollNs\x12\x1d\n" +
 	"\n" +
-	"last_first\x18\v \x01(\bR\tlastFirst\x12!\n" +
-	"\fundo_refused\x18\f \x01(\bR\vundoRefused\"\x97\x02\n" +
+	"last_first\x18\v \x01(\bR\tlastFirstJ\x04\b\f\x10\r\"\x97\x02\n" +
 	"\x06Action\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
