@@ -92,8 +92,8 @@ func judgeStatus(j *job, st *status.Status) result {
 		if st.Code() == codes.FailedPrecondition {
 			r.verdict = core.NotYet
 		}
-		if r.text == "" {
-			r.text = strings.TrimSuffix(text, ": ")
+		if cut(r.text) == "" {
+			r.text = fmt.Sprintf("%s answered %s", j.to.Host, st.Code())
 		}
 		return r
 	case codes.ResourceExhausted:

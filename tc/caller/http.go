@@ -178,7 +178,7 @@ func judge(j *job, status int, body []byte, err error) result {
 		if status == http.StatusTooEarly {
 			r.verdict = core.NotYet
 		}
-		if len(body) == 0 {
+		if cut(r.text) == "" {
 			r.text = fmt.Sprintf("%s answered %s", j.to.Host, statusText(status))
 		}
 		return r

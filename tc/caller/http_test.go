@@ -261,6 +261,20 @@ func request(c net.Conn) {
 // drain reads until the other side closes.
 func drain(c net.Conn) { _, _ = io.Copy(io.Discard, c) }
 
+// A reason that holds nothing to read is none: operators see what the status was then.
+func TestAReasonOfNothingIsTheStatus(t *testing.T) {
+	t.Parallel()
+	base := says(t)
+	w := newWorld(t, caller.Config{})
+	for _, body := range []string{"", "%00", "%20%0a", "%ff"} {
+		for _, status := range []string{"409", "425"} {
+			if a := w.do(post(base+"/"+status+"?say="+body, "")); !strings.Contains(a.Text, "answered "+status) {
+				t.Errorf("%s with %q: %+v", status, body, a)
+			}
+		}
+	}
+}
+
 func TestServersThatMisbehave(t *testing.T) {
 	t.Parallel()
 	say := func(text string) func(net.Conn) {
