@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -15,11 +16,14 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/handfast/handfast/internal/pgtest"
+	"github.com/handfast/handfast/tests/figures"
 )
 
 // plantedEnvironment names the fault that the property is run with; "all" asks
 // for TestPropertyFindsPlantedFaults.
 const plantedEnvironment = "HANDFAST_PLANTED"
+
+var report = flag.String("undolog.report", "", "write how many planted faults were found into this directory; see package figures")
 
 // fault is a change to the text of installed functions.
 type fault struct {
@@ -96,6 +100,7 @@ func TestPropertyFindsPlantedFaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	begun, found := time.Now(), 0
 	for name, f := range faults {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -110,11 +115,22 @@ func TestPropertyFindsPlantedFaults(t *testing.T) {
 				t.Fatalf("not found in %s", time.Since(start))
 			}
 			// Timing may not let a failure come twice, but what it found, it found.
-			found := regexp.MustCompile(`.*\[rapid\] (failed after|flaky test).*`).FindString(out.String())
-			if err == nil || found == "" || strings.Contains(out.String(), "fits nowhere") {
+			how := regexp.MustCompile(`.*\[rapid\] (failed after|flaky test).*`).FindString(out.String())
+			if err == nil || how == "" || strings.Contains(out.String(), "fits nowhere") {
 				t.Fatalf("%v: %.3000s", err, out.String())
 			}
-			t.Logf("found in %s: %.300s", time.Since(start).Round(time.Millisecond), strings.TrimSpace(found))
+			t.Logf("found in %s: %.300s", time.Since(start).Round(time.Millisecond), strings.TrimSpace(how))
+			found++
 		})
+	}
+	run := figures.Run{
+		Name: "undolog-planted", Command: plantedEnvironment + "=all go test ./undolog -run FindsPlantedFaults -timeout 20m",
+		Counts: map[string]int64{"planted": int64(len(faults)), "found": int64(found)},
+	}
+	if found < len(faults) {
+		run.Failures = []string{fmt.Sprintf("%d were not found", len(faults)-found)}
+	}
+	if err := figures.Keep(*report, begun, run); err != nil {
+		t.Error(err)
 	}
 }

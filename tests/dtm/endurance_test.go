@@ -18,6 +18,8 @@ import (
 	"github.com/dtm-labs/client/dtmgrpc"
 	"github.com/go-resty/resty/v2"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/handfast/handfast/tests/figures"
 )
 
 // transfer moves money from one account to another, in one of many ways.
@@ -186,6 +188,7 @@ func TestEndurance(t *testing.T) {
 	if *long {
 		transfers, kills, limit = 10_000, 20, 20*time.Minute
 	}
+	start := time.Now()
 	r, all := newTeller(t, limit), make([]*transfer, transfers)
 	ways := []string{"saga", "concurrent saga", "tcc", "message", "workflow"}
 	seed := rand.Uint64()
@@ -222,7 +225,27 @@ func TestEndurance(t *testing.T) {
 		r.Restart() // after a SIGKILL
 	}
 	tellers.Wait()
-	r.settle(all)
+	outcomes := r.settle(all)
+	keep(t, start, kills, outcomes)
+}
+
+// keep writes what was counted, if that is asked for.
+func keep(t *testing.T, begun time.Time, kills int, outcomes map[string]int) {
+	t.Helper()
+	run := figures.Run{
+		Name: "dtm", Command: "cd tests/dtm && go test . -run Endurance", Counts: map[string]int64{"deaths of the coordinator": int64(kills)},
+	}
+	if *long {
+		run.Command += " -long -timeout 30m"
+	}
+	for how, n := range outcomes {
+		run.Counts[how] = int64(n)
+		run.Counts["transactions"] += int64(n)
+	}
+	if t.Failed() {
+		run.Failures = []string{"the test failed"}
+	}
+	check(t, figures.Keep(*reportDir, begun, run))
 }
 
 func newTeller(t *testing.T, limit time.Duration) *teller {
@@ -244,7 +267,7 @@ func newTeller(t *testing.T, limit time.Duration) *teller {
 
 // settle waits until each transfer is over, and compares the accounts with their
 // outcomes.
-func (r *teller) settle(all []*transfer) {
+func (r *teller) settle(all []*transfer) (outcomes map[string]int) {
 	r.t.Helper()
 	want := make([]int, customers)
 	count := map[string]int{}
@@ -284,6 +307,7 @@ func (r *teller) settle(all []*transfer) {
 	}
 	check(r.t, rows.Err())
 	equal(r.t, "sum of all accounts", sum, customers*riches)
+	return count
 }
 
 // outcome waits for the end of a transfer.

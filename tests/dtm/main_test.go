@@ -16,8 +16,10 @@ import (
 )
 
 var (
-	long    = flag.Bool("long", false, "the whole endurance test, not a tenth of it")
-	cluster = pgtest.New(pgserver.Options{Settings: map[string]string{"max_prepared_transactions": "100", "max_connections": "300"}})
+	long = flag.Bool("long", false, "the whole endurance test, not a tenth of it")
+	// Where the endurance test writes what it counted; see package figures.
+	reportDir = flag.String("dtm.report", "", "write the figures of the endurance test into this directory")
+	cluster   = pgtest.New(pgserver.Options{Settings: map[string]string{"max_prepared_transactions": "100", "max_connections": "300"}})
 )
 
 func TestMain(m *testing.M) {

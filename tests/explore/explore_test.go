@@ -112,7 +112,8 @@ func TestEveryStateKeepsThePromises(t *testing.T) {
 	if *all {
 		scenes = append(scenes[:len(scenes):len(scenes)], full...)
 	}
-	var states, steps int
+	var states, steps, searched int
+	start := time.Now()
 	for _, s := range scenes {
 		if !strings.Contains(s.name, *only) {
 			continue
@@ -123,10 +124,11 @@ func TestEveryStateKeepsThePromises(t *testing.T) {
 			t.Fatalf("%s, %s: %s", s.name, s.left, r.story())
 		}
 		t.Logf("%s, %s: %s; %s", s.name, s.left, r, time.Since(begun).Round(100*time.Millisecond))
-		states, steps = states+r.states, steps+r.steps
+		states, steps, searched = states+r.states, steps+r.steps, searched+1
 		debug.FreeOSMemory()
 	}
 	t.Logf("together %d states, %d steps", states, steps)
+	keep(t, start, "explore", "EveryState", map[string]int{"scenes": searched, "states": states, "steps": steps})
 }
 
 // Where two ways lead to one state, the machines at their ends are one for the search.
@@ -155,6 +157,7 @@ func TestStatesThatCountAsOneBehaveAlike(t *testing.T) {
 func TestPlantedFaultsAreFound(t *testing.T) {
 	t.Parallel()
 	crash := budget{crashes: 1}
+	found := newFound(t, "explore-planted", "TestPlanted")
 	for _, c := range []struct {
 		planted plant
 		scene   scene
@@ -179,6 +182,7 @@ func TestPlantedFaultsAreFound(t *testing.T) {
 	} {
 		t.Run(c.planted.String(), func(t *testing.T) {
 			t.Parallel()
+			defer found.add(t)
 			s := c.scene
 			s.planted = c.planted
 			r := newExplorer(&s).search(1_000_000)

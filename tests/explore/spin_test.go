@@ -6,8 +6,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // spin checks docs/spec/commit.pml with the given definitions, and gives what the checker
@@ -51,7 +54,7 @@ func spin(t *testing.T, live bool, defs ...string) string {
 }
 
 var (
-	statesOf = regexp.MustCompile(`(\d+) states, stored`)
+	statesOf = regexp.MustCompile(`([\d.e+]+) states, stored`)
 	errorsOf = regexp.MustCompile(`errors: (\d+)`)
 	firstOf  = regexp.MustCompile(`pan:1: (.*)`)
 )
@@ -70,15 +73,26 @@ func TestSpecification(t *testing.T) {
 			check{true, []string{"-DN=2", "-DLOSSES=0", "-DDEATHS=0"}},
 			check{false, []string{"-DN=2"}})
 	}
+	begun, states := time.Now(), new(atomic.Int64)
+	t.Cleanup(func() {
+		if states.Load() > 0 { // there is spin
+			keep(t, begun, "spec", "Specification$", map[string]int{"searches": len(checks), "states": int(states.Load())})
+		}
+	})
 	for _, c := range checks {
 		t.Run(fmt.Sprint(c.defs, c.live), func(t *testing.T) {
 			t.Parallel()
 			out := spin(t, c.live, c.defs...)
-			states, errs := statesOf.FindStringSubmatch(out), errorsOf.FindStringSubmatch(out)
-			if states == nil || errs == nil || errs[1] != "0" || strings.Contains(out, "search was not completed") || strings.Contains(out, "max search depth too small") {
+			stored, errs := statesOf.FindStringSubmatch(out), errorsOf.FindStringSubmatch(out)
+			if stored == nil || errs == nil || errs[1] != "0" || strings.Contains(out, "search was not completed") || strings.Contains(out, "max search depth too small") {
 				t.Fatal(out)
 			}
-			t.Logf("%s states", states[1])
+			t.Logf("%s states", stored[1])
+			n, err := strconv.ParseFloat(stored[1], 64) // spin writes large numbers as 1.2e+07
+			if err != nil {
+				t.Fatal(err)
+			}
+			states.Add(int64(n))
 		})
 	}
 }
@@ -86,6 +100,7 @@ func TestSpecification(t *testing.T) {
 // What is planted in the specification is found.
 func TestSpecificationFindsPlantedFaults(t *testing.T) {
 	t.Parallel()
+	found := newFound(t, "spec-planted", "SpecificationFinds")
 	for name, c := range map[string]struct {
 		live bool
 		want string
@@ -103,6 +118,7 @@ func TestSpecificationFindsPlantedFaults(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			defer found.add(t)
 			out := spin(t, c.live, "-DN=1", "-DPLANT_"+name)
 			if first := firstOf.FindString(out); !strings.Contains(first, c.want) {
 				t.Fatalf("want %q\n%s", c.want, out)

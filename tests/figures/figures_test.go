@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"testing"
+	"time"
 
 	"github.com/handfast/handfast/tests/figures"
 )
@@ -23,6 +24,22 @@ func TestARunIsReadAsItWasWritten(t *testing.T) {
 	}
 	got, err := figures.Read(dir, "sim")
 	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, %v", got, err)
+	}
+}
+
+func TestARunIsKeptWhereThereIsADirectory(t *testing.T) {
+	t.Parallel()
+	run := figures.Run{Name: "sim", Command: "go test ./tests/sim", Commit: "abc"}
+	begun := time.Now().Add(-time.Minute)
+	if err := figures.Keep("", begun, figures.Run{}); err != nil {
+		t.Error(err)
+	}
+	dir := t.TempDir()
+	if err := figures.Keep(dir, begun, run); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := figures.Read(dir, "sim"); err != nil || got.Seconds < 60 || got.Commit != "abc" || got.Date == "" {
 		t.Errorf("got %+v, %v", got, err)
 	}
 }

@@ -1,6 +1,9 @@
 package sim
 
-import "testing"
+import (
+	"testing"
+	"time"
+)
 
 // mostSeeds is how many seeds may be needed to find a planted fault.
 const mostSeeds = 3000
@@ -19,11 +22,14 @@ func search(o Options, most int) (seeds int, err error) {
 // The simulation is worth something only if it can fail.
 func TestPlantedFaultsAreFound(t *testing.T) {
 	t.Parallel()
+	begun, count := time.Now(), finds{}
 	for _, p := range Planted() {
-		if n, err := search(Options{Planted: p.Name}, mostSeeds); n == 0 {
+		n, err := search(Options{Planted: p.Name}, mostSeeds)
+		if count.add(n); n == 0 {
 			t.Errorf("%s: %s: not found in %d seeds", p.Name, p.Text, mostSeeds)
 		} else {
 			t.Logf("%-26s after %4d seeds: %v", p.Name, n, err)
 		}
 	}
+	count.keep(t, begun, "sim-planted", "go test ./tests/sim -run Planted -v")
 }

@@ -48,10 +48,12 @@ func TestSimulation(t *testing.T) {
 			t.Fatalf("seed %d: %v", seed, r.Err)
 		}
 		if r.Err != nil {
+			keepSimulation(t, begun, seed-*firstFlag+1, total, fmt.Sprintf("seed %d: %v", seed, r.Err))
 			report(t, seed, o)
 			return
 		}
 	}
+	keepSimulation(t, begun, uint64(*seedsFlag), total)
 	took := time.Since(begun)
 	t.Logf("%d seeds in %s, %.0f transactions and %.0f events a second\n%s", *seedsFlag, took.Round(time.Millisecond),
 		float64(total["transactions begun"])/took.Seconds(), float64(total["events"])/took.Seconds(), counted(total))

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 var sourceFlag = flag.Bool("sim.source", false, "plant faults in the source of the coordinator, too: it is built anew for each, which takes minutes")
@@ -122,11 +123,14 @@ func TestFaultsInTheSourceAreFound(t *testing.T) {
 	if !*sourceFlag {
 		t.Skip("it builds the simulation anew for each fault; -sim.source")
 	}
+	begun, count := time.Now(), finds{}
 	for _, m := range mutants {
 		if *plantedFlag != "" && m.name != *plantedFlag {
 			continue
 		}
 		seeds, err := searchMutant(t, m)
+		n, _ := strconv.Atoi(seeds)
+		count.add(n)
 		switch {
 		case err != nil:
 			t.Errorf("%s: %v", m.name, err)
@@ -135,6 +139,9 @@ func TestFaultsInTheSourceAreFound(t *testing.T) {
 		default:
 			t.Logf("%-34s after %4s seeds", m.name, seeds)
 		}
+	}
+	if *plantedFlag == "" {
+		count.keep(t, begun, "sim-source", "go test ./tests/sim -run Source -sim.source -v")
 	}
 }
 
