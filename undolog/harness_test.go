@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"flag"
 	"fmt"
-	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -20,8 +19,6 @@ import (
 )
 
 var cluster = pgtest.New(pgserver.Options{Settings: map[string]string{"max_prepared_transactions": "20"}})
-
-func TestMain(m *testing.M) { os.Exit(cluster.Run(m)) }
 
 var everything = flag.Bool("undolog.all", false, "try every type, setting, statement and ailment, and not every third")
 

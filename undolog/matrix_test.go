@@ -192,6 +192,7 @@ func (d *stage) judge(s script, plain string) {
 	tb := d.t
 	before := snapshot(tb, d.own)
 	restart := sequences(tb, d.own)
+	judged.Add(1)
 	for _, commit := range []bool{false, true} {
 		end, want := "rollback", before
 		if commit {
@@ -207,6 +208,7 @@ func (d *stage) judge(s script, plain string) {
 		if after := snapshot(tb, d.own); after != want {
 			tb.Fatalf("after %s:\n%s", end, difference(after, want))
 		}
+		settlements.Add(1)
 		if n := d.litter(); n != 0 {
 			tb.Fatalf("after %s %d rows of ours are left", end, n)
 		}

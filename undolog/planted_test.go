@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -16,14 +15,11 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/handfast/handfast/internal/pgtest"
-	"github.com/handfast/handfast/tests/figures"
 )
 
 // plantedEnvironment names the fault that the property is run with; "all" asks
 // for TestPropertyFindsPlantedFaults.
 const plantedEnvironment = "HANDFAST_PLANTED"
-
-var report = flag.String("undolog.report", "", "write how many planted faults were found into this directory; see package figures")
 
 // fault is a change to the text of installed functions.
 type fault struct {
@@ -123,14 +119,5 @@ func TestPropertyFindsPlantedFaults(t *testing.T) {
 			found++
 		})
 	}
-	run := figures.Run{
-		Name: "undolog-planted", Command: plantedEnvironment + "=all go test ./undolog -run FindsPlantedFaults -timeout 20m",
-		Counts: map[string]int64{"planted": int64(len(faults)), "found": int64(found)},
-	}
-	if found < len(faults) {
-		run.Failures = []string{fmt.Sprintf("%d were not found", len(faults)-found)}
-	}
-	if err := figures.Keep(*report, begun, run); err != nil {
-		t.Error(err)
-	}
+	keepPlanted(t, begun, found)
 }
