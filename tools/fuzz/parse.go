@@ -41,10 +41,14 @@ type counted struct {
 	inputs, interesting int64
 	// input is the file with what it failed on, or that there is none.
 	input string
+	// late: it failed only because its time ended while an input was running, which go test
+	// takes for a failure now and then (go.dev/issue/75804, mended in Go 1.27).
+	late bool
 }
 
 var (
 	progress = regexp.MustCompile(`(?m)^fuzz: elapsed: .* execs: (\d+) .* new interesting: (\d+)`)
+	ended    = regexp.MustCompile(`(?m)^--- FAIL: \w+ \([\d.]+s\)\n    context deadline exceeded\nFAIL$`)
 	written  = regexp.MustCompile(`Failing input written to (\S+)`)
 )
 
@@ -58,5 +62,6 @@ func count(out []byte) (c counted) {
 	if m := written.FindSubmatch(out); m != nil {
 		c.input = string(m[1])
 	}
+	c.late = ended.Match(out) && !written.Match(out)
 	return c
 }

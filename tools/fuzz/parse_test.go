@@ -40,9 +40,11 @@ PASS
 		out  string
 		want counted
 	}{
-		"clean": {clean, counted{22482, 142, "failed without an input of its own"}},
-		"crash": {clean + "--- FAIL: FuzzA\n    Failing input written to testdata/fuzz/FuzzA/4874\n", counted{22482, 142, "testdata/fuzz/FuzzA/4874"}},
-		"none":  {"FAIL\n", counted{0, 0, "failed without an input of its own"}},
+		"clean": {clean, counted{22482, 142, "failed without an input of its own", false}},
+		"crash": {clean + "--- FAIL: FuzzA\n    Failing input written to testdata/fuzz/FuzzA/4874\n", counted{22482, 142, "testdata/fuzz/FuzzA/4874", false}},
+		"late":  {clean[:len(clean)-5] + "--- FAIL: FuzzA (20.08s)\n    context deadline exceeded\nFAIL\nexit status 1\n", counted{22482, 142, "failed without an input of its own", true}},
+		"hangs": {clean[:len(clean)-5] + "--- FAIL: FuzzA (20.08s)\n    --- FAIL: FuzzA (0.00s)\n    context deadline exceeded\nFAIL\n", counted{22482, 142, "failed without an input of its own", false}},
+		"none":  {"FAIL\n", counted{0, 0, "failed without an input of its own", false}},
 	} {
 		if got := count([]byte(tc.out)); got != tc.want {
 			t.Errorf("%s: got %+v", name, got)
