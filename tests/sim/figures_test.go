@@ -23,7 +23,7 @@ func keep(t *testing.T, begun time.Time, r figures.Run) {
 // keepSimulation keeps what happened in a run of TestSimulation that planted nothing.
 func keepSimulation(t *testing.T, begun time.Time, seeds uint64, total map[string]int, failures ...string) {
 	t.Helper()
-	if *plantedFlag != "" || *strictFlag || *promisesFlag || *doubleFlag {
+	if *plantedFlag != "" || *promisesFlag {
 		return
 	}
 	r := figures.Run{
@@ -46,7 +46,7 @@ func keepSimulation(t *testing.T, begun time.Time, seeds uint64, total map[strin
 // wanted it to.
 func isFault(what string) bool {
 	switch what {
-	case "messages lost", "messages doubled", "messages delayed", "connections broken", "connections broken at COMMIT", "disk failures":
+	case "messages lost", "messages doubled", "messages delayed", "tries doubled", "connections broken", "connections broken at COMMIT", "disk failures":
 		return true
 	}
 	return strings.HasPrefix(what, "faults: ") || strings.HasPrefix(what, "user code that ")
