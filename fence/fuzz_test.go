@@ -24,6 +24,7 @@ func FuzzHeaders(f *testing.F) {
 	f.Add(id, branch, "rollback", "", c.Key(), "")
 	f.Add(id, branch, "commit", "0", "", "")
 	f.Add(id, branch, "commit", "-1", "", id)
+	f.Add(id, branch, "commit", "1", "", id)
 	f.Add(id+"|"+id, branch, "commit|commit", "1|2", "", "")
 	f.Add(" "+id, branch+"\t", "Forward", "01", "x", "")
 	f.Add("", "", "", "", "", "")

@@ -2,6 +2,7 @@ package undolog_test
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"strings"
 	"testing"
@@ -31,7 +32,11 @@ func FuzzImages(f *testing.F) {
 		{"'a':1A 'b'", ""}, {"a & !b", "'a b' <-> c:*"}, {"(1,2)", "(-0,NaN)"}, {"[(0,0),(1,1)]", "((0,0),(1,1))"}, {"<(0,0),1>", "<(1,1),0>"},
 		{"[1,5)", "empty"}, {"{[1,2),(5,)}", "{}"}, {"[2:3]={7,8}", "{1,NULL,3}"}, {`{"NULL",NULL,"a\"b"}`, "{}"}, {`{"{\"a\": 1}"}`, "{null}"}, {`(1,"a ""b""")`, "(,)"}, {"a", "b"}, {"red", "ü"}, {"0/1", "F/FF"},
 	} {
+		if !some(i) && flag.Lookup("test.fuzz").Value.String() == "" {
+			continue
+		}
 		f.Add(uint8(i), v[0], v[1], uint8(i))
+		f.Add(uint8(i), v[1], v[0], uint8(i+1))
 	}
 	f.Fuzz(func(t *testing.T, typ uint8, before, after string, how uint8) {
 		n := int(typ) % len(imaged)

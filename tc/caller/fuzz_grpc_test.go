@@ -136,7 +136,7 @@ func (s *stream) check(t *testing.T, a core.Called, dtm bool) {
 			t.Fatalf("%v\nwas taken for failed: %+v", s, a)
 		}
 	case core.NotYet:
-		if ours || !said(codes.FailedPrecondition) && !(dtm && said(codes.Aborted)) {
+		if word := said(codes.FailedPrecondition) || dtm && said(codes.Aborted); ours || !word {
 			t.Fatalf("%v\nwas taken for not yet: %+v", s, a)
 		}
 	case core.Unsure:

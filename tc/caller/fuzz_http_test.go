@@ -161,6 +161,10 @@ type spoken struct {
 	broken bool
 }
 
+func (s spoken) String() string {
+	return fmt.Sprintf("kind %d, op %d: status %d, %d bytes %.200q, broken off: %t", s.kind, s.op, s.status, len(s.body), s.body, s.broken)
+}
+
 func (s spoken) bytes(name, value string) []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "HTTP/1.1 %03d X\r\nConnection: close\r\n", s.status)
@@ -271,7 +275,7 @@ func FuzzAnswersOverHTTP(f *testing.F) {
 		}
 		a := o.do(t, c)
 		if a.Verdict != in.verdict() {
-			t.Fatalf("%+v\nmeans %d, and was taken for %+v", in, in.verdict(), a)
+			t.Fatalf("%s\nmeans %d, and was taken for %+v", in, in.verdict(), a)
 		}
 		if in.kind == 0 && a.Verdict == core.Done && in.status != http.StatusNoContent && !bytes.Equal(a.Result, in.body) {
 			t.Fatalf("the result of %q is %q", in.body, a.Result)
