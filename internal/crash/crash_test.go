@@ -172,6 +172,7 @@ func (s *scene) once(point string, n int64) (died bool) {
 	}
 	died = s.quiet(ctx) || died
 	s.judge(ctx, begun, told, died)
+	s.count(died)
 	return died
 }
 

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"syscall"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -43,8 +44,13 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+	begun := time.Now()
 	code := cluster.Run(m)
-	if err := goleak.Find(); err != nil && code == 0 {
+	err := goleak.Find()
+	if err != nil && code == 0 {
+		code = 1
+	}
+	if err = errors.Join(err, keep(begun, code)); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}
