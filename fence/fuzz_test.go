@@ -63,7 +63,7 @@ func FuzzHeaders(f *testing.F) {
 		again := http.Header{}
 		got.Set(again)
 		for name, vs := range again {
-			if have := h.Values(name); len(have) > 0 && name != fence.HeaderAttempt && strings.TrimSpace(have[0]) != vs[0] {
+			if have := h.Values(name); len(have) > 0 && name != fence.HeaderAttempt && !strings.EqualFold(strings.TrimSpace(have[0]), vs[0]) { // digits may be in capitals
 				t.Fatalf("%s: %q was read as %q", name, have, vs)
 			}
 		}

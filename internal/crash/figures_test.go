@@ -42,4 +42,3 @@ func keep(begun time.Time, code int) error {
 	}
 	return figures.Keep(*report, begun, run)
 }
-
