@@ -8,6 +8,7 @@
 package figures
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -45,11 +46,14 @@ func Write(dir string, run Run) error {
 	if run.Date == "" {
 		run.Date = time.Now().UTC().Format(time.DateOnly)
 	}
-	b, err := json.MarshalIndent(run, "", "  ")
-	if err != nil {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false) // commands have an && to read
+	if err := e.Encode(run); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir, run.Name+".json"), append(b, '\n'), 0o644) //nolint:gosec // a page for everybody
+	return os.WriteFile(filepath.Join(dir, run.Name+".json"), b.Bytes(), 0o644) //nolint:gosec // a page for everybody
 }
 
 // Read gives the newest run of a name.
