@@ -154,8 +154,8 @@ func TestChaos(t *testing.T) { //nolint:paralleltest // it wants the machine for
 // Each of these is found by one of the checks, in a moment.
 func TestJudgementCanFail(t *testing.T) {
 	t.Parallel() // after TestChaos
-	if testing.Short() {
-		t.Skip("it takes some seconds")
+	if !*planting {
+		t.Skip("it takes a minute; -chaos.planted")
 	}
 	for _, p := range []struct {
 		planted string

@@ -20,10 +20,11 @@ import (
 )
 
 var (
-	lasting   = flag.Duration("chaos", 10*time.Second, "how long faults happen; what comes to rest and is judged after them takes its own time")
+	lasting   = flag.Duration("chaos", 5*time.Second, "how long faults happen; what comes to rest and is judged after them takes its own time")
 	seed      = flag.Uint64("chaos.seed", 1, "of the order of the faults")
 	inDocker  = flag.Bool("chaos.containers", false, "run Postgres and the coordinator in containers")
 	onlyKinds = flag.String("chaos.kinds", "", "only these kinds of faults, separated by commas")
+	planting  = flag.Bool("chaos.planted", false, "plant faults in the services, too, and see that they are found; it takes a minute")
 	reportDir = flag.String("chaos.report", "", "write what was counted into this `directory`, as seen from here: ../../docs/reliability")
 )
 
