@@ -31,30 +31,30 @@ func settlementOf(x xid.ID, o core.Outcome, branches []core.Branch) (settlement,
 }
 
 // settleCommand is agent.Settle: into the queue, unless it is there already.
-func (s *service) settleCommand(m core.Settle) {
+func (s *service) settleCommand(m core.Settle, seed uint64) {
 	item, err := settlementOf(m.XID, m.Outcome, m.Branches)
-	answer := func(err error) {
+	answer := func(p *proc, err error) {
 		in := core.Settled{XID: m.XID, Resource: m.Resource, Outcome: m.Outcome, Done: err == nil}
 		if err != nil {
 			var alarm *alarmError
 			in.Error, in.NeedsAttention = err.Error(), errors.As(err, &alarm)
 		}
-		s.tell(in)
+		p.tell(s.tc, in)
 	}
 	if err != nil {
-		answer(err)
+		s.spawnWith(seed, func(p *proc) { answer(p, err) })
 		return
 	}
-	s.enqueue(item, answer)
+	s.enqueue(item, seed, answer)
 }
 
 // enqueue is agent.enqueue, and a settler that takes it.
-func (s *service) enqueue(item settlement, done func(error)) bool {
+func (s *service) enqueue(item settlement, seed uint64, done func(*proc, error)) bool {
 	if s.queued[item.x] {
 		return false
 	}
 	s.queued[item.x] = true
-	s.spawn(func(p *proc) {
+	s.spawnWith(seed, func(p *proc) {
 		err := s.settle(p, item)
 		delete(s.queued, item.x)
 		if err != nil {
@@ -64,7 +64,7 @@ func (s *service) enqueue(item settlement, done func(error)) bool {
 		if errors.As(err, &alarm) {
 			s.w.oracle.alarm(s, alarm)
 		}
-		done(err)
+		done(p, err)
 	})
 	return true
 }
@@ -72,10 +72,10 @@ func (s *service) enqueue(item settlement, done func(error)) bool {
 // settle is settler.settle: on a connection of its own, which may break before or after.
 func (s *service) settle(p *proc, item settlement) error {
 	p.nap(50*time.Microsecond, time.Millisecond)
-	if !s.db.up || s.rng.chance(s.w.breaks) {
+	if !s.db.up || p.rng.chance(s.w.breaks) {
 		return errBroken
 	}
-	if s.w.plant == plantAnswerBeforeSettling && s.rng.below(2) == 0 {
+	if s.w.plant == plantAnswerBeforeSettling && p.rng.below(2) == 0 {
 		return nil
 	}
 	s.note("settles", item.x, item.commit)
@@ -83,22 +83,22 @@ func (s *service) settle(p *proc, item settlement) error {
 		return err
 	}
 	p.nap(20*time.Microsecond, 300*time.Microsecond)
-	if s.rng.chance(s.w.breaks) {
+	if p.rng.chance(s.w.breaks) {
 		return errBroken // and yet it is settled
 	}
 	return nil
 }
 
 // askCommand is agent.AskVotes.
-func (s *service) askCommand(m core.AskVote) {
-	s.spawn(func(p *proc) {
+func (s *service) askCommand(m core.AskVote, seed uint64) {
+	s.spawnWith(seed, func(p *proc) {
 		p.nap(50*time.Microsecond, time.Millisecond)
 		if !s.db.up {
 			return // the coordinator asks again
 		}
 		v := s.db.ask(p, branchKey{m.XID, m.Branch}, m.Mode == core.ModeXA)
 		s.note("looked up a vote", m.XID, m.Branch, v)
-		s.tell(core.Answered{XID: m.XID, Branch: m.Branch, Vote: v, Reason: "the local transaction never committed"})
+		p.tell(s.tc, core.Answered{XID: m.XID, Branch: m.Branch, Vote: v, Reason: "the local transaction never committed"})
 	})
 }
 
@@ -136,7 +136,7 @@ func (s *service) settleDecided(p *proc, x xid.ID) bool {
 	}
 	settled, over := false, false
 	wake := p.waker()
-	if !s.enqueue(item, func(err error) { settled, over = err == nil, true; wake() }) {
+	if !s.enqueue(item, p.rng.next(), func(_ *proc, err error) { settled, over = err == nil, true; wake() }) {
 		return false
 	}
 	for !over {

@@ -122,12 +122,12 @@ func (c *client) callLeg(p *proc, x xid.ID, l leg) error {
 func (s *service) work(p *proc, x xid.ID, l leg) error {
 	t := s.newTx(p, x, l.mode)
 	for i, c := range l.changes {
-		if s.rng.chance(s.w.moods / 4) {
+		if p.rng.chance(s.w.moods / 4) {
 			s.w.count("user code that failed")
 			t.rollback()
 			return errUser
 		}
-		if s.rng.chance(s.w.moods / 4) {
+		if p.rng.chance(s.w.moods / 4) {
 			s.w.count("user code that hung")
 			p.nap(100*time.Millisecond, 10*time.Second)
 		}
@@ -147,7 +147,7 @@ func (s *service) work(p *proc, x xid.ID, l leg) error {
 	if s.w.plant == plantVoteIsOpinion && t.branch != nil {
 		t.branch.vote(core.VoteYes)
 		p.nap(0, 20*time.Millisecond)
-		if s.rng.below(3) == 0 {
+		if p.rng.below(3) == 0 {
 			t.rollback()
 			return errUser
 		}
@@ -261,7 +261,7 @@ func (c *client) tcc(p *proc, r *rng, j job) {
 
 // try is tcc.Call.
 func (c *client) try(p *proc, x xid.ID, s *service, r *rng, try, confirm, cancel []change) error {
-	b := c.w.newBranchID()
+	b := p.newBranchID()
 	plan := &core.Plan{Commit: s.action(payload{changes: confirm}), Rollback: s.action(payload{changes: cancel}), Retry: retry}
 	if err := c.register(p, core.Register{XID: x, Branch: b, Mode: core.ModeTCC, Name: "try", Plan: plan}); err != nil {
 		return err
@@ -270,7 +270,7 @@ func (c *client) try(p *proc, x xid.ID, s *service, r *rng, try, confirm, cancel
 	refuses := r.below(10) == 0
 	if s.up && r.chance(c.w.weather.double) {
 		c.w.count("tries doubled")
-		s.spawn(func(q *proc) { // a copy of the request, whose answer nobody reads
+		s.spawnWith(p.rng.next(), func(q *proc) { // a copy of the request, whose answer nobody reads
 			q.nap(0, 3*time.Second)
 			_, _ = s.fenced(q, branchKey{x, b}, core.OpForward, payload{changes: try, refuses: refuses})
 		})
@@ -320,7 +320,7 @@ func (c *client) message(p *proc, r *rng, j job) {
 	err := c.callLeg(p, x, l)
 	if err == nil {
 		err = c.register(p, core.Register{
-			XID: x, Branch: c.w.newBranchID(), Mode: core.ModeMessage, Vote: core.VoteYes,
+			XID: x, Branch: p.newBranchID(), Mode: core.ModeMessage, Vote: core.VoteYes,
 			Plan: &core.Plan{Commit: c.w.serviceOf(r, c.tc).action(payload{changes: []change{{key: r.below(accounts), add: n}}}), Retry: retry},
 		})
 	}
@@ -356,7 +356,7 @@ func (s *service) publish(p *proc, c change, delivery core.Action, end fate) err
 	x := a.Tx.XID
 	h := s.w.oracle.of(s.tc, x)
 	h.kind = "publish"
-	k := branchKey{x, s.w.newBranchID()}
+	k := branchKey{x, p.newBranchID()}
 	if !s.trip(p, l) {
 		return errBroken
 	}
@@ -376,20 +376,20 @@ func (s *service) publish(p *proc, c change, delivery core.Action, end fate) err
 	if end != fateCommit {
 		return errUser
 	}
-	if s.rng.chance(s.w.moods) {
+	if p.rng.chance(s.w.moods) {
 		p.nap(100*time.Millisecond, 5*time.Second)
 	}
 	if l.ended || !s.trip(p, l) {
 		return errBroken
 	}
 	l.commit(true)
-	s.tellVouched(k)
+	s.tellVouched(k, p.rng.next())
 	return nil
 }
 
 // tellVouched is Pool.tell: the vote is looked up, and sent off the caller's path.
-func (s *service) tellVouched(k branchKey) {
-	s.spawn(func(p *proc) {
+func (s *service) tellVouched(k branchKey, seed uint64) {
+	s.spawnWith(seed, func(p *proc) {
 		p.nap(0, 2*time.Millisecond)
 		if !s.db.up {
 			return

@@ -161,11 +161,11 @@ func (c *coordinator) raise(t time.Time) {
 	}
 }
 
-// newXID is engine.ids.next. The random part is drawn from the seed.
-func (c *coordinator) newXID() xid.ID {
+// newXID is engine.ids.next. The random part is drawn from the seed, by whoever asks.
+func (c *coordinator) newXID(random uint64) xid.ID {
 	c.counter++
 	p := xid.Parts{Begin: c.Now(), Incarnation: c.disk.incarnation, Store: c.disk.id, Counter: c.counter}
-	binary.BigEndian.PutUint64(p.Random[4:], c.rng.next())
+	binary.BigEndian.PutUint64(p.Random[4:], random)
 	if c.w.plant == plantSameIncarnation {
 		p.Begin = epoch
 		binary.BigEndian.PutUint64(p.Random[4:], c.counter)

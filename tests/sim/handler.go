@@ -66,7 +66,7 @@ type asked struct{ life, attempt uint32 }
 
 // callCommand is client.dispatchCall and package handlers: one run of a call at a time
 // in a process.
-func (s *service) callCommand(m core.Call, life uint32) {
+func (s *service) callCommand(m core.Call, life uint32, seed uint64) {
 	key := callKey{branchKey{m.XID, m.Branch}, m.Op}
 	if by := s.calls[key]; by != nil {
 		*by = asked{life, m.Attempt}
@@ -74,7 +74,7 @@ func (s *service) callCommand(m core.Call, life uint32) {
 	}
 	by := asked{life, m.Attempt}
 	s.calls[key] = &by
-	s.spawn(func(p *proc) {
+	s.spawnWith(seed, func(p *proc) {
 		result, err := s.handle(p, m)
 		delete(s.calls, key)
 		delete(s.since, key)
@@ -92,7 +92,7 @@ func (s *service) callCommand(m core.Call, life uint32) {
 		}
 		s.note("called", m.XID, m.Branch, m.Op, in.Verdict)
 		s.w.oracle.answered(s, m, in)
-		s.w.net.send(s.node, s.tc.node, func() { s.tc.routes.called(s, in, by.life) })
+		p.send(s.tc.node, func() { s.tc.routes.called(s, in, by.life) })
 	})
 }
 
@@ -111,7 +111,7 @@ func (s *service) handle(p *proc, m core.Call) (string, error) {
 		return s.hasCommitted(p, branchKey{m.XID, xid.BranchOf(m.XID, "local")})
 	}
 	out, err := s.fenced(p, branchKey{m.XID, m.Branch}, m.Op, a)
-	if err == nil && s.rng.chance(s.w.moods) {
+	if err == nil && p.rng.chance(s.w.moods) {
 		s.w.count("user code that was late")
 		p.nap(100*time.Millisecond, 4*time.Second)
 	}
@@ -142,10 +142,10 @@ func (s *service) hasCommitted(p *proc, k branchKey) (string, error) {
 // mood is user code that fails, panics, hangs or is slow.
 func (s *service) mood(p *proc) error {
 	p.nap(50*time.Microsecond, 2*time.Millisecond)
-	if !s.rng.chance(s.w.moods) {
+	if !p.rng.chance(s.w.moods) {
 		return nil
 	}
-	switch s.rng.below(5) {
+	switch p.rng.below(5) {
 	case 0:
 		s.w.count("user code that failed")
 		return errUser
@@ -172,14 +172,14 @@ func (s *service) fenced(p *proc, k branchKey, op core.Op, a payload) (string, e
 		return "", errBroken
 	}
 	if s.w.plant == plantAmbientXID {
-		l.x, l.b = k.x, s.w.newBranchID()
+		l.x, l.b = k.x, p.newBranchID()
 	}
 	run, result, err := l.enter(p, k, op)
 	if err != nil {
 		return "", err
 	}
 	if run {
-		if op == core.OpForward && (a.refuses && (!a.wavers || s.rng.below(2) == 0) || s.rng.chance(s.w.moods/3)) {
+		if op == core.OpForward && (a.refuses && (!a.wavers || p.rng.below(2) == 0) || p.rng.chance(s.w.moods/3)) {
 			s.w.count("user code that refused")
 			return "", errFailedForGood
 		}
@@ -205,7 +205,7 @@ func (s *service) fenced(p *proc, k branchKey, op core.Op, a payload) (string, e
 	}
 	l.commit(true)
 	p.nap(20*time.Microsecond, 300*time.Microsecond)
-	if s.rng.chance(4 * s.w.breaks) {
+	if p.rng.chance(4 * s.w.breaks) {
 		return "", errBroken // the answer to COMMIT is lost
 	}
 	return result, nil

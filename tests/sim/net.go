@@ -1,14 +1,25 @@
 package sim
 
-import "time"
+import (
+	"encoding/binary"
+	"time"
+
+	"github.com/handfast/handfast/xid"
+)
 
 // network carries messages between nodes. Each may be lost, doubled, delayed and
 // overtaken, while there are faults; and links may be cut, in one direction or both.
+//
+// What becomes of a message is drawn from the stream of what it is about: of the proc
+// that sends it, of the transaction that a coordinator sends it for, or else of its link.
+// So one job that is left out changes little of what happens to the others.
 type network struct {
-	w    *world
-	rng  *rng
-	cut  map[link]time.Duration // until when
-	cuts int
+	w     *world
+	seed  uint64
+	links map[link]*rng
+	about map[uint64]*rng        // by the random part of the XID
+	cut   map[link]time.Duration // until when
+	cuts  int
 }
 
 type link struct{ from, to int }
@@ -20,38 +31,62 @@ type weather struct {
 }
 
 func newNetwork(w *world, seed uint64) *network {
-	return &network{w: w, rng: stream(seed, partNet), cut: map[link]time.Duration{}}
+	return &network{w: w, seed: seed, links: map[link]*rng{}, about: map[uint64]*rng{}, cut: map[link]time.Duration{}}
+}
+
+// of is the stream of a link.
+func (t *network) of(from, to *node) *rng {
+	l := link{from.id, to.id}
+	if t.links[l] == nil {
+		t.links[l] = stream(t.seed, partNet, uint64(l.from), uint64(l.to))
+	}
+	return t.links[l]
+}
+
+// about is the stream of what a coordinator sends for a transaction.
+func (c *coordinator) about(id xid.ID) *rng {
+	t, random := c.w.net, binary.BigEndian.Uint64(id[27:35])
+	if t.about[random] == nil {
+		t.about[random] = stream(t.seed, partAbout, random)
+	}
+	return t.about[random]
 }
 
 // send carries something to a node, which gets it in whatever life it is then.
-func (t *network) send(from, to *node, arrive func()) { t.sendIn(t.w.weather, from, to, arrive) }
+func (t *network) send(from, to *node, arrive func()) { t.carryOn(t.of(from, to), from, to, arrive) }
 
-func (t *network) sendIn(f weather, from, to *node, arrive func()) {
+// send is what a proc sends.
+func (p *proc) send(to *node, arrive func()) { p.n.w.net.carryOn(p.rng, p.n, to, arrive) }
+
+// carryOn is send with the stream that its fate is drawn from.
+func (t *network) carryOn(r *rng, from, to *node, arrive func()) {
+	f := t.w.weather
+	lost, doubled := r.chance(f.lose), r.chance(f.double)
 	if t.isCut(from, to) {
 		return
 	}
-	if t.rng.chance(f.lose) {
+	if lost {
 		t.w.count("messages lost")
 		return
 	}
-	t.carry(to, f, arrive)
-	if t.rng.chance(f.double) {
+	t.carry(r, to, f, arrive)
+	if doubled {
 		t.w.count("messages doubled")
-		t.carry(to, f, arrive)
+		t.carry(r, to, f, arrive)
 	}
 }
 
 // sure carries something exactly once, and in little time: what a database's connection
 // or one call between services does where it does not break.
-func (t *network) sure(to *node, arrive func()) {
-	t.carry(to, weather{delay: t.w.weather.delay}, arrive)
+func (t *network) sure(r *rng, to *node, arrive func()) {
+	t.carry(r, to, weather{delay: t.w.weather.delay}, arrive)
 }
 
-func (t *network) carry(to *node, f weather, arrive func()) {
-	d := t.rng.during(50*time.Microsecond, 200*time.Microsecond+f.delay)
-	if t.rng.chance(f.slow) {
+func (t *network) carry(r *rng, to *node, f weather, arrive func()) {
+	d := r.during(50*time.Microsecond, 200*time.Microsecond+f.delay)
+	if r.chance(f.slow) {
 		t.w.count("messages delayed")
-		d += t.rng.during(time.Millisecond, 3*time.Second)
+		d += r.during(time.Millisecond, 3*time.Second)
 	}
 	t.w.after(d, func() {
 		if to.up {

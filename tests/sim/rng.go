@@ -35,8 +35,9 @@ func (r *rng) below(n int) int {
 // between gives a number from lo to hi.
 func (r *rng) between(lo, hi int) int { return lo + r.below(hi-lo+1) }
 
-// chance is true in p of a million cases.
-func (r *rng) chance(p int) bool { return p > 0 && r.below(million) < p }
+// chance is true in p of a million cases. It draws also where p is 0: weather that is
+// left out does not change what else is drawn.
+func (r *rng) chance(p int) bool { return r.below(million) < p }
 
 // million is what probabilities are parts of.
 const million = 1_000_000

@@ -96,13 +96,17 @@ func (r *routes) pick(id xid.ResourceID) *session {
 
 func (r *routes) settle(m core.Settle) {
 	if ses := r.pick(m.Resource); ses != nil {
-		r.c.w.net.send(r.c.node, ses.s.node, func() { ses.s.settleCommand(m) })
+		g := r.c.about(m.XID)
+		seed := g.next()
+		r.c.w.net.carryOn(g, r.c.node, ses.s.node, func() { ses.s.settleCommand(m, seed) })
 	}
 }
 
 func (r *routes) askVote(m core.AskVote) {
 	if ses := r.pick(m.Resource); ses != nil {
-		r.c.w.net.send(r.c.node, ses.s.node, func() { ses.s.askCommand(m) })
+		g := r.c.about(m.XID)
+		seed := g.next()
+		r.c.w.net.carryOn(g, r.c.node, ses.s.node, func() { ses.s.askCommand(m, seed) })
 	}
 }
 
@@ -116,12 +120,14 @@ func (r *routes) call(m core.Call) {
 	m.Action = &action
 	ses.calls = append(ses.calls, m)
 	life, first, at := r.c.life, true, r.c.Now()
-	r.c.w.net.send(r.c.node, ses.s.node, func() {
+	g := r.c.about(m.XID)
+	seed := g.next()
+	r.c.w.net.carryOn(g, r.c.node, ses.s.node, func() {
 		if first && r.c.life == life && r.seen[ses.s.id] == ses {
 			ses.s.since[callKey{branchKey{m.XID, m.Branch}, m.Op}] = underWay{at: at, life: life, session: ses}
 		}
 		first = false
-		ses.s.callCommand(m, life)
+		ses.s.callCommand(m, life, seed)
 	})
 }
 

@@ -18,8 +18,9 @@ func (p *proc) ask(c *coordinator, patience time.Duration, build func(core.Ref) 
 
 // begin asks for a new transaction. Each time that it is sent, another one begins.
 func (p *proc) begin(c *coordinator, patience time.Duration, in core.Begin, timeout time.Duration) (core.Reply, error) {
+	ids := stream(p.rng.next())
 	return p.askWith(c, patience, func(c *coordinator, ref core.Ref) core.Input {
-		in.Ref, in.XID = ref, c.newXID()
+		in.Ref, in.XID = ref, c.newXID(ids.next())
 		if timeout > 0 {
 			in.Deadline = c.Now().Add(timeout)
 		}
@@ -33,16 +34,17 @@ func (p *proc) askWith(c *coordinator, patience time.Duration, build func(*coord
 	var got *core.Reply
 	for got == nil && n.w.now < deadline {
 		wake := p.waker()
+		back := stream(p.rng.next())
 		ref := &request{reply: func(r core.Reply) {
-			n.w.net.send(c.node, n, func() {
+			n.w.net.carryOn(back, c.node, n, func() {
 				if got == nil {
 					got = &r
 				}
 				wake()
 			})
 		}}
-		n.w.net.send(n, c.node, func() { c.post(ref.of(build(c, ref))) })
-		n.after(min(n.rng.during(400*time.Millisecond, 1200*time.Millisecond), deadline-n.w.now), wake)
+		p.send(c.node, func() { c.post(ref.of(build(c, ref))) })
+		n.after(min(p.rng.during(400*time.Millisecond, 1200*time.Millisecond), deadline-n.w.now), wake)
 		p.park()
 		if got == nil {
 			ref.gone = true
@@ -61,9 +63,10 @@ func (p *proc) askOnce(c *coordinator, patience time.Duration, build func(core.R
 	n, invoked := p.n, p.n.w.now
 	var got *core.Reply
 	wake := p.waker()
+	back := stream(p.rng.next())
 	ref := &request{}
 	ref.reply = func(r core.Reply) {
-		n.w.net.send(c.node, n, func() {
+		n.w.net.carryOn(back, c.node, n, func() {
 			if got == nil {
 				got = &r
 			}
@@ -71,13 +74,13 @@ func (p *proc) askOnce(c *coordinator, patience time.Duration, build func(core.R
 		})
 	}
 	in := ref.of(build(ref))
-	n.w.net.send(n, c.node, func() { c.post(in) })
+	p.send(c.node, func() { c.post(in) })
 	n.after(patience, wake)
 	p.park()
 	if got == nil {
 		ref.gone = true
 		id, _ := core.About(in)
-		n.w.net.send(n, c.node, func() { c.post(core.Cancel{Ref: ref, XID: id}) })
+		p.send(c.node, func() { c.post(core.Cancel{Ref: ref, XID: id}) })
 		return core.Reply{}, errUnanswered
 	}
 	n.w.oracle.answers(invoked, *got)
@@ -91,17 +94,18 @@ func (p *proc) between(to *node, f func(p *proc) error) error {
 	var answer *error
 	wake := p.waker()
 	w := n.w
-	if w.net.isCut(n, to) || w.net.rng.chance(w.weather.lose) {
+	if w.net.isCut(n, to) || p.rng.chance(w.weather.lose) {
 		p.sleep(callTimeout)
 		return errUnanswered
 	}
-	w.net.sure(to, func() {
-		to.spawn(func(q *proc) {
+	seed := p.rng.next()
+	w.net.sure(p.rng, to, func() {
+		to.spawnWith(seed, func(q *proc) {
 			err := f(q)
-			if w.net.isCut(to, n) || w.net.rng.chance(w.weather.lose) {
+			if w.net.isCut(to, n) || q.rng.chance(w.weather.lose) {
 				return
 			}
-			w.net.sure(n, func() {
+			w.net.sure(q.rng, n, func() {
 				answer = &err
 				wake()
 			})

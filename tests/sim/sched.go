@@ -117,6 +117,7 @@ func (n *node) stop() {
 // only between two events of the queue.
 type proc struct {
 	n     *node
+	rng   *rng
 	yield func(struct{}) bool
 	next  func() (struct{}, bool)
 	end   func()
@@ -127,8 +128,12 @@ type proc struct {
 var errKilled = errors.New("killed")
 
 // spawn starts a proc with the next event.
-func (n *node) spawn(f func(p *proc)) {
-	p := &proc{n: n}
+func (n *node) spawn(f func(p *proc)) { n.spawnWith(n.rng.next(), f) }
+
+// spawnWith starts a proc that draws from a stream of its own: what it is part of, such
+// as a job, goes on as it did when something else is left out of a run.
+func (n *node) spawnWith(seed uint64, f func(p *proc)) {
+	p := &proc{n: n, rng: stream(seed)}
 	p.next, p.end = iter.Pull(func(yield func(struct{}) bool) {
 		p.yield = yield
 		defer func() {
@@ -192,5 +197,5 @@ func (p *proc) sleep(d time.Duration) {
 	p.park()
 }
 
-// nap sleeps for a time that the node draws.
-func (p *proc) nap(lo, hi time.Duration) { p.sleep(p.n.rng.during(lo, hi)) }
+// nap sleeps for a time that it draws.
+func (p *proc) nap(lo, hi time.Duration) { p.sleep(p.rng.during(lo, hi)) }

@@ -72,8 +72,8 @@ func (s *service) ping() {
 }
 
 // tell sends something that has no answer to the coordinator.
-func (s *service) tell(in core.Input) {
-	s.w.net.send(s.node, s.tc.node, func() { s.tc.post(in) })
+func (p *proc) tell(c *coordinator, in core.Input) {
+	p.send(c.node, func() { c.post(in) })
 }
 
 // branch is rm.branch: one local transaction as the coordinator knows it.
@@ -92,9 +92,9 @@ type branch struct {
 }
 
 // startBranch is Pool.startBranch: it begins to register.
-func (s *service) startBranch(x xid.ID, mode core.Mode) *branch {
-	b := &branch{s: s, x: x, id: s.w.newBranchID(), mode: mode}
-	s.spawn(b.run)
+func (s *service) startBranch(p *proc, x xid.ID, mode core.Mode) *branch {
+	b := &branch{s: s, x: x, id: p.newBranchID(), mode: mode}
+	s.spawnWith(p.rng.next(), b.run)
 	return b
 }
 

@@ -26,10 +26,10 @@ func (s *service) newTx(p *proc, x xid.ID, mode core.Mode) *tx {
 
 // trip is the way to the database, or back. The connection may break on it.
 func (s *service) trip(p *proc, l *local) bool {
-	p.sleep(s.rng.during(20*time.Microsecond, 300*time.Microsecond))
-	if s.rng.chance(s.w.breaks) {
+	p.sleep(p.rng.during(20*time.Microsecond, 300*time.Microsecond))
+	if p.rng.chance(s.w.breaks) {
 		s.w.count("connections broken")
-		s.w.after(s.rng.during(0, 300*time.Millisecond), func() {
+		s.w.after(p.rng.during(0, 300*time.Millisecond), func() {
 			if !l.doing {
 				l.abort() // its backend may live on for a while
 			}
@@ -45,7 +45,7 @@ func (t *tx) statement(c change) error {
 	for {
 		first := t.first
 		if t.branch == nil {
-			t.branch = t.s.startBranch(t.x, t.mode)
+			t.branch = t.s.startBranch(t.p, t.x, t.mode)
 		}
 		if t.l == nil {
 			t.l = t.s.db.begin(t.s.node)
@@ -141,16 +141,16 @@ func (t *tx) commit() error {
 	done, result := false, error(nil)
 	l.doing = true
 	wake := t.p.waker()
-	breaks := t.s.rng.chance(2 * t.s.w.breaks)
-	never := breaks && t.s.rng.chance(million/2)
-	delay := t.s.rng.during(20*time.Microsecond, 300*time.Microsecond)
+	breaks := t.p.rng.chance(2 * t.s.w.breaks)
+	never := breaks && t.p.rng.chance(million/2)
+	delay := t.p.rng.during(20*time.Microsecond, 300*time.Microsecond)
 	if breaks {
 		t.s.w.count("connections broken at COMMIT")
-		delay += t.s.rng.during(0, 300*time.Millisecond)
+		delay += t.p.rng.during(0, 300*time.Millisecond)
 	}
-	server := t.s.db
+	server, seed := t.s.db, t.p.rng.next()
 	server.after(delay, func() {
-		server.spawn(func(p *proc) {
+		server.spawnWith(seed, func(p *proc) {
 			l.doing = false
 			switch {
 			case l.ended:
@@ -163,12 +163,12 @@ func (t *tx) commit() error {
 			}
 			done = true
 			if !breaks {
-				t.s.w.net.sure(t.s.node, wake)
+				t.s.w.net.sure(p.rng, t.s.node, wake)
 			}
 		})
 	})
 	if breaks {
-		t.s.after(t.s.rng.during(0, 100*time.Millisecond), wake)
+		t.s.after(t.p.rng.during(0, 100*time.Millisecond), wake)
 	}
 	t.s.after(lockTimeout+2*time.Second, wake)
 	t.p.park()

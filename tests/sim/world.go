@@ -20,6 +20,7 @@ const (
 	partFaults
 	partNode
 	partRestore
+	partAbout
 )
 
 // Options change a run. The zero value is what the tests use.
@@ -80,7 +81,6 @@ type world struct {
 	moods     int // user code
 	slowDisk  map[*coordinator]time.Duration
 	failDisk  map[*coordinator]bool
-	branches  uint64
 	jobsLeft  int
 	calm      bool
 
@@ -179,10 +179,9 @@ func (w *world) coreConfig() core.Config {
 }
 
 // newBranchID is xid.NewBranchID, drawn from the seed.
-func (w *world) newBranchID() (b xid.BranchID) {
-	w.branches++
-	binary.BigEndian.PutUint64(b[:], w.rng.next())
-	binary.BigEndian.PutUint64(b[8:], w.branches)
+func (p *proc) newBranchID() (b xid.BranchID) {
+	binary.BigEndian.PutUint64(b[:], p.rng.next())
+	binary.BigEndian.PutUint64(b[8:], p.rng.next())
 	return b
 }
 
@@ -259,7 +258,7 @@ func (w *world) play() {
 			w.jobsLeft--
 			if c.up {
 				w.count("jobs of kind " + kindNames[j.kind])
-				c.spawn(func(p *proc) { c.run(p, j) })
+				c.spawnWith(j.seed+1, func(p *proc) { c.run(p, j) })
 			}
 		})
 	}
