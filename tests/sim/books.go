@@ -113,14 +113,14 @@ func (o *oracle) commits(l *local) {
 
 // onceOnly checks the effects of actions.
 func (o *oracle) onceOnly(b *books, l *local) {
-	a := deed{l.acting, l.op}
+	a := deed{l.barrier, l.op}
 	b.done[a]++
 	if b.done[a] > 1 {
 		o.w.fail("the %s of branch %s of %s has had its effect twice", opNames[l.op], a.k.b, short(a.k.x))
 	}
-	undone := b.done[deed{l.acting, core.OpRollback}] > 0
+	undone := b.done[deed{l.barrier, core.OpRollback}] > 0
 	switch {
-	case l.op == core.OpRollback && b.done[deed{l.acting, core.OpForward}] == 0:
+	case l.op == core.OpRollback && b.done[deed{l.barrier, core.OpForward}] == 0:
 		o.w.fail("branch %s of %s is compensated, and its action never happened", a.k.b, short(a.k.x))
 	case l.op == core.OpForward && undone:
 		o.w.fail("branch %s of %s happens after it was compensated", a.k.b, short(a.k.x))

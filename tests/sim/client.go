@@ -43,6 +43,8 @@ func (c *client) run(p *proc, j job) {
 		c.workflow(p, r, j)
 	case kindPlain:
 		c.plain(p, r)
+	case kindDTMSaga, kindDTMTCC, kindDTMMessage, kindDTMWorkflow:
+		c.dtm(p, r, j)
 	case kinds:
 	}
 	c.note("job ends", j.n)

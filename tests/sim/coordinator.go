@@ -17,6 +17,7 @@ type coordinator struct {
 	shards []*shard
 	graph  *waits.Graph
 	routes routes
+	front  *front
 
 	last     time.Time // engine.clock: never behind what was told or recorded
 	read     time.Duration
@@ -93,6 +94,7 @@ func (c *coordinator) boot() {
 	d.marked = false
 	c.graph = waits.New(1 << 18)
 	c.routes = routes{c: c, seen: map[int]*session{}}
+	c.front = &front{c: c, gids: map[string]*gidLock{}}
 	c.flushing, c.wanted = false, false
 	c.position = len(d.log)
 	c.shards = nil
@@ -193,6 +195,9 @@ func (c *coordinator) endLife() {
 	c.note("crashes", tail, keep)
 	c.stop()
 	c.disk.crash(keep)
+	if c.w.plant == plantKeyLost {
+		clear(c.disk.keys)
+	}
 	c.w.oracle.crashed(c)
 	for _, s := range c.shards {
 		s.pending = nil
@@ -303,6 +308,9 @@ func (s *shard) commit() {
 	}
 	for i := range s.done {
 		c.w.oracle.archived(c, &s.done[i])
+		if c.w.plant == plantKeyDropped {
+			delete(c.disk.keys, s.done[i].Key)
+		}
 		s.m.Evict(s.done[i].XID)
 	}
 	for _, id := range s.loaded {

@@ -121,6 +121,7 @@ type local struct {
 	acts    []branchKey
 	effects []effect
 	acting  branchKey // of an action behind a fence, or of what vouches for messages
+	barrier branchKey // what the action is remembered as
 	op      core.Op
 }
 

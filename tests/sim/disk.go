@@ -29,6 +29,7 @@ type disk struct {
 	archived map[xid.ID][]byte
 	dropped  map[xid.ID]bool // expired
 	finished []finishedAt    // in the order of the log
+	keys     map[string]xid.ID
 }
 
 type batch struct {
@@ -41,6 +42,7 @@ type record struct {
 	id   xid.ID
 	seq  uint32
 	data []byte
+	key  string // of a begin
 }
 
 type archive struct {
@@ -62,7 +64,7 @@ func newDisk(id xid.StoreID) *disk {
 
 func (d *disk) reset() {
 	d.open, d.archived = map[xid.ID]int{}, map[xid.ID][]byte{}
-	d.finished = nil
+	d.finished, d.keys = nil, map[string]xid.ID{}
 }
 
 // apply appends a batch, which is not forced.
@@ -73,7 +75,7 @@ func (d *disk) apply(records []core.Record, finished []core.Transaction) error {
 		if err != nil {
 			return err
 		}
-		b.records = append(b.records, record{r.XID, r.Seq, data})
+		b.records = append(b.records, record{r.XID, r.Seq, data, r.Key})
 	}
 	for _, tx := range finished {
 		data, err := store.AppendFinished(nil, tx)
@@ -90,6 +92,9 @@ func (d *disk) apply(records []core.Record, finished []core.Transaction) error {
 func (d *disk) show(b batch) {
 	for _, r := range b.records {
 		d.open[r.id]++
+		if r.key != "" && !d.dropped[r.id] {
+			d.keys[r.key] = r.id
+		}
 	}
 	for _, f := range b.finished {
 		delete(d.open, f.id)
@@ -183,6 +188,10 @@ func (d *disk) expire(cutoff time.Time) (dropped []xid.ID) {
 		d.durable = len(d.log) // a forced write forces what came before it
 	}
 	for _, id := range dropped {
+		tx, _, err := d.lookUp(id)
+		if err == nil && tx.Key != "" {
+			delete(d.keys, tx.Key)
+		}
 		d.dropped[id] = true
 		delete(d.archived, id)
 	}

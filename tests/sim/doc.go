@@ -54,6 +54,11 @@
 //	guard.go        update, insertFence         undolog/sql: 2_branch, 3_gate (READ COMMITTED)
 //	settle.go       settle, rollback,           undolog: Settle, commitPrepared,
 //	                commitBatch, ask, pending   rollbackPrepared, Ask; undolog/sql: 4_settle, 6_xa
+//	front.go        find, open, start, ...      tc/dtm: service, and what it asks of the core
+//	webcall.go      web, barrier                tc/caller in DTM's dialect; BranchBarrier of
+//	                                            DTM's client
+//	dtmclient.go    dtmSaga, dtmTCC, ...        DTM's client: Saga, Tcc, Msg
+//	dtmworkflow.go  dtmWorkflowRun              DTM's client: workflow.Execute
 //	action.go       enter, leave                undolog/sql: 7_action
 //
 // A row is a number and a unique tag; an undo row is what both were. Snapshots,
@@ -63,7 +68,8 @@
 // # Faults
 //
 // Jobs and faults are drawn before the run, each with a stream of its own, so that each
-// can be left out without changing the others; that is how a failure is shortened. See
+// can be left out without changing the others; that is how a failure is shortened. So do
+// messages and pauses: they are drawn from the stream of the work that they belong to. See
 // faults.go for the kinds. Besides, each run has its weather: messages and calls
 // that are lost, doubled and late, connections to databases that break, also at COMMIT,
 // and user code that fails, panics, hangs, refuses, or is late.
@@ -87,6 +93,8 @@
 //     after its compensation. Steps, compensations and deliveries come in order.
 //   - Each transaction is a register that is written once, and what clients hear of it is
 //     linearizable.
+//   - A key stands for one transaction for as long as that is kept, and what was
+//     acknowledged under it is found by it.
 //   - Cycles of waits are broken.
 //   - In the end: nothing undecided, no intent, key, live fence, prepared transaction, lock
 //     or call left over; every client answered; each transaction whole or without effect;

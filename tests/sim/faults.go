@@ -131,7 +131,11 @@ func (w *world) meddle(r *rng) {
 	ref := &request{reply: func(core.Reply) {}}
 	const who = "an operator"
 	var in core.Input
-	switch r.below(6) {
+	what := r.below(6)
+	if h.kind == kindNames[kindDTMTCC] && what == 2 {
+		what = 0 // only its client knows whether everything was tried
+	}
+	switch what {
 	case 0, 1:
 		in = core.RetryNow{Ref: ref, XID: h.id}
 	case 2:

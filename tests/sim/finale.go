@@ -56,15 +56,21 @@ func (w *world) whole(h *history) {
 			w.fail("%s (%s) was never decided, and has effects", short(h.id), h.kind)
 		}
 	case core.Committed:
-		if sum != 0 && !h.byHand {
+		if sum != 0 && !h.byHand && !h.reused {
 			w.fail("%s (%s) is committed, and its effects add up to %d: some are missing, or happened twice", short(h.id), h.kind, sum)
 		}
 		if len(h.effects) > 0 {
 			w.count("committed with effects")
 		}
 	case core.RolledBack:
-		if h.byHand && (h.kind == "publish" || h.kind == kindNames[kindCheckBack]) {
-			return // an operator keeps a message back: what it tells of stays
+		switch h.kind {
+		case "publish", kindNames[kindCheckBack], kindNames[kindDTMMessage], kindNames[kindDTMWorkflow]:
+			if h.byHand {
+				return // an operator keeps a message back, or ends what only its client can undo
+			}
+		}
+		if h.reused {
+			return // barriers take its calls for those of the one before
 		}
 		for _, n := range rows {
 			if n != 0 {
@@ -90,6 +96,9 @@ func (w *world) askAgain() {
 		n.spawn(func(p *proc) {
 			a, err := p.ask(h.tc, 30*time.Second, func(ref core.Ref) core.Input { return core.Get{Ref: ref, XID: h.id} })
 			answers++
+			if h.key != "" {
+				h.findAgain(p)
+			}
 			switch {
 			case err != nil:
 				w.fail("%s: nobody answers in the end", short(h.id))

@@ -23,7 +23,8 @@ type payload struct {
 	refuses bool // the forward action fails for good
 	wavers  bool // with refuses: only every other time
 	kind    payloadKind
-	goesOn  bool // a workflow that takes another step where one is refused
+	seed    uint64 // of a workflow that a gid stands for
+	goesOn  bool   // a workflow that takes another step where one is refused
 }
 
 type payloadKind byte
@@ -32,6 +33,7 @@ const (
 	payloadEffect payloadKind = iota
 	payloadWorkflow
 	payloadCheckBack
+	payloadGidWorkflow
 )
 
 func (a payload) encode() []byte {
@@ -42,6 +44,9 @@ func (a payload) encode() []byte {
 	if a.goesOn {
 		b[1] |= 2
 	}
+	if a.kind == payloadGidWorkflow {
+		return appendSeed(b, a.seed)
+	}
 	for _, c := range a.changes {
 		b = binary.AppendVarint(b, int64(c.key))
 		b = binary.AppendVarint(b, int64(c.add))
@@ -51,7 +56,10 @@ func (a payload) encode() []byte {
 
 func decodePayload(b []byte) (a payload) {
 	a.kind, a.refuses, a.goesOn = payloadKind(b[0]), b[1]&1 > 0, b[1]&2 > 0
-	for b = b[2:]; len(b) > 0; {
+	if b = b[2:]; a.kind == payloadGidWorkflow {
+		a.seed, b = binary.BigEndian.Uint64(b), nil
+	}
+	for len(b) > 0 {
 		k, n := binary.Varint(b)
 		b = b[n:]
 		v, n := binary.Varint(b)
@@ -166,6 +174,11 @@ func (s *service) mood(p *proc) error {
 // fenced is fence.Run: the effect, and the memory that it was made, in one local
 // transaction.
 func (s *service) fenced(p *proc, k branchKey, op core.Op, a payload) (string, error) {
+	return s.fencedAs(p, k, k, op, a)
+}
+
+// fencedAs is fenced where the branch that has the effect is remembered as another.
+func (s *service) fencedAs(p *proc, k, by branchKey, op core.Op, a payload) (string, error) {
 	l := s.db.begin(s.node)
 	defer l.abort()
 	if !s.trip(p, l) {
@@ -198,7 +211,7 @@ func (s *service) fenced(p *proc, k branchKey, op core.Op, a payload) (string, e
 		if s.w.plant != plantNoIdempotency {
 			l.leave(k, op, result)
 		}
-		l.acting, l.op = k, op
+		l.acting, l.barrier, l.op = by, k, op
 	}
 	if l.ended || !s.trip(p, l) {
 		return "", errBroken

@@ -17,6 +17,7 @@ type oracle struct {
 	txs   map[xid.ID]*history
 	order []*history
 	books []*books // by database
+	keys  map[string][]*history
 }
 
 // history is what is known of one transaction.
@@ -24,6 +25,7 @@ type history struct {
 	id   xid.ID
 	tc   *coordinator
 	kind string
+	key  string
 
 	begun    int    // batch of the log, from 1; 0: not in the log
 	born     uint32 // life of the coordinator that began it
@@ -38,6 +40,8 @@ type history struct {
 	abandoned  bool          // an operator gave calls up
 	archived   time.Time
 	expired    bool
+	keyTold    bool // it was acknowledged under its key
+	reused     bool // so was another one, which was forgotten before it
 	lost       bool // the store was restored: of this it may know less than was told
 
 	effects []effect // that stand, of all databases
@@ -73,7 +77,9 @@ type effect struct {
 	from, to string // tags
 }
 
-func newOracle(w *world) *oracle { return &oracle{w: w, txs: map[xid.ID]*history{}} }
+func newOracle(w *world) *oracle {
+	return &oracle{w: w, txs: map[xid.ID]*history{}, keys: map[string][]*history{}}
+}
 
 func (o *oracle) of(c *coordinator, id xid.ID) *history {
 	h := o.txs[id]
@@ -115,6 +121,9 @@ func (o *oracle) appended(c *coordinator, r *core.Record) {
 			o.w.fail("%s was begun twice", short(r.XID))
 		}
 		h.begun, h.born = batch, c.life
+		if r.Key != "" {
+			o.begunAs(h, r)
+		}
 		o.w.count("transactions begun")
 	case core.RecordRegister:
 		h.branches = append(h.branches, member{id: r.Branch, resource: r.Resource, mode: r.Mode, plan: r.Plan, batch: batch, vote: r.Vote, voted: batch})
@@ -180,6 +189,9 @@ func (o *oracle) crashed(c *coordinator) {
 			}
 		}
 		h.branches = slices.DeleteFunc(h.branches, func(m member) bool { return lost(m.batch) })
+		if h.keyTold && lost(h.begun) && h.begun > 0 && !h.lost {
+			o.w.fail("%s: the coordinator has forgotten what it had acknowledged as %q", short(h.id), h.key)
+		}
 		if lost(h.begun) {
 			h.begun = 0
 		}
@@ -379,6 +391,9 @@ func (o *oracle) expired(id xid.ID) {
 // called checks the order of calls.
 func (o *oracle) called(c *coordinator, m core.Call) {
 	h := o.of(c, m.XID)
+	if m.Key != h.key {
+		o.w.fail("%s: branch %s is called under the key %q, and was begun as %q", short(m.XID), m.Branch, m.Key, h.key)
+	}
 	b := h.member(m.Branch)
 	withdrew := b != nil && b.vote == core.VoteWithdrawn
 	if m.Op == core.OpCommit && withdrew {

@@ -51,6 +51,9 @@ const (
 	plantUnsyncedYes
 	plantStaleRead
 	plantStaleAttempt
+	plantGidUnlocked
+	plantKeyLost
+	plantKeyDropped
 	plants
 )
 
@@ -103,6 +106,9 @@ var planted = [plants]Plant{
 	plantUnsyncedYes:           {"unsynced-yes", "H4", "local commits are not forced by the database before the vote"},
 	plantStaleAttempt:          {"stale-attempt", "promise 6", "an answer to an attempt of before a restart counts for the attempt of the same number"},
 	plantStaleRead:             {"stale-read", "promise 1", "one answer in eight to a question is from before the decision"},
+	plantGidUnlocked:           {"gid-unlocked", "guarantee 13", "two requests about one new gid are carried out side by side"},
+	plantKeyLost:               {"key-lost", "guarantee 13", "after a restart the keys of open transactions are not known"},
+	plantKeyDropped:            {"key-dropped", "guarantee 13", "a key is forgotten when its transaction is over, and not with it"},
 	plantClockStands:           {"clock-stands", "§2", "the coordinator's clock stands still while the system's catches up, after that was set back"},
 	plantStaleSession:          {"stale-session", "H3", "a connection goes back to the pool armed, and its next user writes under another's XID"},
 	plantAmbientXID:            {"ambient-xid", "H10", "an action that is called works in a branch of the transaction that calls it, too"},

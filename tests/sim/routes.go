@@ -98,7 +98,10 @@ func (r *routes) settle(m core.Settle) {
 	if ses := r.pick(m.Resource); ses != nil {
 		g := r.c.about(m.XID)
 		seed := g.next()
-		r.c.w.net.carryOn(g, r.c.node, ses.s.node, func() { ses.s.settleCommand(m, seed) })
+		r.c.w.net.carryOn(g, r.c.node, ses.s.node, func() {
+			seed++ // a copy does not do the same
+			ses.s.settleCommand(m, seed)
+		})
 	}
 }
 
@@ -106,12 +109,19 @@ func (r *routes) askVote(m core.AskVote) {
 	if ses := r.pick(m.Resource); ses != nil {
 		g := r.c.about(m.XID)
 		seed := g.next()
-		r.c.w.net.carryOn(g, r.c.node, ses.s.node, func() { ses.s.askCommand(m, seed) })
+		r.c.w.net.carryOn(g, r.c.node, ses.s.node, func() {
+			seed++
+			ses.s.askCommand(m, seed)
+		})
 	}
 }
 
 // call is hub.call and session.call.
 func (r *routes) call(m core.Call) {
+	if m.Action.Kind == core.TargetHTTP {
+		r.c.web(m)
+		return
+	}
 	ses := r.pick(m.Action.Lane)
 	if ses == nil {
 		return
@@ -127,6 +137,7 @@ func (r *routes) call(m core.Call) {
 			ses.s.since[callKey{branchKey{m.XID, m.Branch}, m.Op}] = underWay{at: at, life: life, session: ses}
 		}
 		first = false
+		seed++
 		ses.s.callCommand(m, life, seed)
 	})
 }

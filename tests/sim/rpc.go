@@ -90,12 +90,16 @@ func (p *proc) askOnce(c *coordinator, patience time.Duration, build func(core.R
 // between makes one call to another process, which runs f and answers. It is neither
 // sent again nor doubled: whoever calls can't know whether it happened.
 func (p *proc) between(to *node, f func(p *proc) error) error {
+	return p.betweenFor(to, callTimeout, f)
+}
+
+func (p *proc) betweenFor(to *node, timeout time.Duration, f func(p *proc) error) error {
 	n := p.n
 	var answer *error
 	wake := p.waker()
 	w := n.w
 	if w.net.isCut(n, to) || p.rng.chance(w.weather.lose) {
-		p.sleep(callTimeout)
+		p.sleep(timeout)
 		return errUnanswered
 	}
 	seed := p.rng.next()
@@ -111,7 +115,7 @@ func (p *proc) between(to *node, f func(p *proc) error) error {
 			})
 		})
 	})
-	n.after(callTimeout, wake)
+	n.after(timeout, wake)
 	p.park()
 	if answer == nil {
 		return errUnanswered

@@ -15,6 +15,7 @@ type service struct {
 	db     *database
 	tc     *coordinator
 	group  xid.ResourceID  // of its handlers
+	web    xid.ResourceID  // of its URLs
 	queued map[xid.ID]bool // agent.queued
 	calls  map[callKey]*asked
 	since  map[callKey]underWay
@@ -33,7 +34,8 @@ const (
 )
 
 func (w *world) newService(i int, d *database, c *coordinator) *service {
-	return &service{node: w.newNode("rm", i), db: d, tc: c, group: xid.ResourceID{0xe, 14: c.disk.id[0], 15: d.id[15]}}
+	return &service{node: w.newNode("rm", i), db: d, tc: c, group: xid.ResourceID{0xe, 14: c.disk.id[0], 15: d.id[15]},
+		web: xid.ResourceID{0xf, 14: c.disk.id[0], 15: d.id[15]}}
 }
 
 // boot is rm.New: attach, settlers and the janitor.

@@ -20,10 +20,14 @@ const (
 	kindCheckBack             // a submission whose sender is asked
 	kindWorkflow              // a function whose steps are remembered
 	kindPlain                 // a plain session that knows nothing of all this
+	kindDTMSaga               // the same of DTM's clients, under a gid
+	kindDTMTCC
+	kindDTMMessage
+	kindDTMWorkflow
 	kinds
 )
 
-var kindNames = [kinds]string{"transfer", "nested", "tcc", "saga", "publish", "message", "checkback", "workflow", "plain"}
+var kindNames = [kinds]string{"transfer", "nested", "tcc", "saga", "publish", "message", "checkback", "workflow", "plain", "dtm saga", "dtm tcc", "dtm msg", "dtm workflow"}
 
 // fate is how the client's own code ends.
 type fate int

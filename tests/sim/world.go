@@ -369,6 +369,9 @@ func (w *world) left() string {
 			if s.m.Open() > 0 {
 				return c.name + " has open transactions: " + s.describe()
 			}
+			if len(c.procs) > 0 {
+				return c.name + " has requests of its front under way"
+			}
 			if len(s.pending)+len(s.queue) > 0 {
 				return c.name + " has messages that have not left"
 			}
