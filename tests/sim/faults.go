@@ -46,9 +46,9 @@ func (f fault) String() string {
 
 func (w *world) faults(seed uint64) []fault {
 	r := stream(seed, partFaults)
-	all := make([]fault, r.below(14))
+	all := make([]fault, r.below(14*w.o.Busy))
 	for i := range all {
-		all[i] = fault{n: i, at: r.during(0, w.o.busy), kind: faultKind(r.below(int(faultKinds))), seed: r.next()}
+		all[i] = fault{n: i, at: r.during(0, w.busy), kind: faultKind(r.below(int(faultKinds))), seed: r.next()}
 		if r.below(4) == 0 { // the one that matters most
 			all[i].kind = faultCrashCoordinator
 		} else if r.below(6) == 0 {

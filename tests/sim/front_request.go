@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"reflect"
 	"time"
 
 	"github.com/handfast/handfast/tc/core"
@@ -128,7 +129,8 @@ func (f *front) registerBranch(p *proc, gid string, make func(g *global) core.Re
 	b := make(&g)
 	if b.Mode == core.ModeTCC {
 		for i := range g.Branches {
-			if g.Branches[i].ID == b.Branch {
+			had := g.Branches[i].Plan
+			if g.Branches[i].ID == b.Branch && reflect.DeepEqual(had.Commit, b.Plan.Commit) && reflect.DeepEqual(had.Rollback, b.Plan.Rollback) {
 				return f.told(p, &g, nil)
 			}
 		}

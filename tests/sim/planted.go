@@ -116,6 +116,14 @@ var planted = [plants]Plant{
 	plantNoVictim:              {"no-victim", "H2", "cycles of waits are found, and nobody is rolled back"},
 }
 
+// busy is how much longer runs are, where a fault needs more crashes than others to show.
+func (p plant) busy() int {
+	if p == plantStaleAttempt {
+		return 6
+	}
+	return 1
+}
+
 // Planted lists the faults that can be planted.
 func Planted() []Plant { return planted[1:] }
 

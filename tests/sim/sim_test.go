@@ -16,6 +16,8 @@ var (
 	seedsFlag    = flag.Int("seeds", 1000, "how many seeds to play")
 	shortFlag    = flag.Bool("sim.short", false, "only name the seed that fails")
 	promisesFlag = flag.Bool("sim.promises", false, "check promises alone, and not the rules that they rest on")
+	jobsFlag     = flag.Int("sim.jobs", 1, "multiply how many jobs a run has")
+	busyFlag     = flag.Int("sim.busy", 1, "multiply how long jobs begin and faults happen, and their number")
 	plantedFlag  = flag.String("sim.planted", "", "the name of a fault to plant; see TestPlantedFaultsAreFound")
 )
 
@@ -24,7 +26,7 @@ var (
 //	go test ./tests/sim -run Simulation -seed N -v
 func TestSimulation(t *testing.T) {
 	t.Parallel()
-	o := Options{Planted: *plantedFlag, PromisesOnly: *promisesFlag}
+	o := Options{Planted: *plantedFlag, PromisesOnly: *promisesFlag, Jobs: *jobsFlag, Busy: *busyFlag}
 	if *seedFlag > 0 {
 		o.Trace = true
 		r := Run(*seedFlag, o)
@@ -91,6 +93,9 @@ func report(t *testing.T, seed uint64, o Options) {
 	again := fmt.Sprintf("go test ./tests/sim -run Simulation -seed %d -v", seed)
 	if o.Planted != "" {
 		again += " -sim.planted " + o.Planted
+	}
+	if o.Jobs > 1 || o.Busy > 1 {
+		again += fmt.Sprintf(" -sim.jobs %d -sim.busy %d", o.Jobs, o.Busy)
 	}
 	if *promisesFlag {
 		again += " -sim.promises"

@@ -68,14 +68,15 @@ const (
 
 func (w *world) plan(seed uint64) []job {
 	r := stream(seed, partJobs)
-	n := r.between(w.o.jobs/2, w.o.jobs)
+	most := mostJobs * w.o.Jobs * w.o.Busy
+	n := r.between(most/2, most)
 	all := make([]job, 0, n)
 	only := kinds // all of them
 	if r.below(4) == 0 {
 		only = kind(r.below(int(kinds)))
 	}
 	for i := range n {
-		j := job{n: i, at: r.during(0, w.o.busy), kind: kind(r.below(int(kinds))), client: r.below(len(w.clients)), seed: r.next()}
+		j := job{n: i, at: r.during(0, w.busy), kind: kind(r.below(int(kinds))), client: r.below(len(w.clients)), seed: r.next()}
 		if only != kinds && r.below(2) == 0 {
 			j.kind = only
 		}

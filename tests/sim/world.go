@@ -36,8 +36,10 @@ type Options struct {
 	// copy does not know can't be carried out, so such a run does not go on to its end.
 	Restore bool
 
-	jobs int           // at most so many
-	busy time.Duration // for so long jobs begin and faults happen
+	// Jobs and Busy multiply what happens in a run: how many jobs there are, and for how
+	// long they begin and faults happen. With Busy alone there is more of both, and as
+	// much at a time.
+	Jobs, Busy int
 
 	// What shrinking leaves out.
 	without map[string]bool
@@ -82,24 +84,26 @@ type world struct {
 	slowDisk  map[*coordinator]time.Duration
 	failDisk  map[*coordinator]bool
 	jobsLeft  int
+	busy      time.Duration // for so long jobs begin and faults happen
 	calm      bool
 
 	flying map[xid.ID][]core.Call // forward calls that were released; of a planted fault only
 	counts map[string]int
 }
 
+const (
+	mostJobs = 32 // of a run, unless Options multiply them
+	busyTime = 6 * time.Second
+)
+
 const quietLimit = 5 * time.Minute
 
 func newWorld(seed uint64, o Options) *world {
-	if o.jobs == 0 {
-		o.jobs = 32
-	}
-	if o.busy == 0 {
-		o.busy = 6 * time.Second
-	}
+	o.Jobs, o.Busy = max(o.Jobs, 1), max(o.Busy, plantOf(o.Planted).busy())
 	w := &world{
 		o: o, plant: plantOf(o.Planted), rng: stream(seed, partWorld), seed: seed, trace: newTrace(o.Trace),
 		slowDisk: map[*coordinator]time.Duration{}, failDisk: map[*coordinator]bool{}, counts: map[string]int{},
+		busy:   time.Duration(o.Busy) * busyTime,
 		flying: map[xid.ID][]core.Call{},
 	}
 	w.net = newNetwork(w, seed)
@@ -275,7 +279,7 @@ func (w *world) play() {
 		w.restoreOnce()
 		return
 	}
-	w.run(w.o.busy, func() bool { return false })
+	w.run(w.busy, func() bool { return false })
 	w.becalm()
 	quiet, next := false, w.now
 	w.run(w.now+quietLimit, func() bool {
@@ -294,11 +298,11 @@ func (w *world) play() {
 func (w *world) restoreOnce() {
 	r := stream(w.seed, partRestore)
 	c := w.coords[r.below(len(w.coords))]
-	w.run(r.during(w.o.busy/4, w.o.busy), func() bool { return false })
+	w.run(r.during(w.busy/4, w.busy), func() bool { return false })
 	c.crash()
 	c.restoreCopy(r.below(len(c.disk.log) + 1))
 	c.restart()
-	w.run(w.o.busy, func() bool { return false })
+	w.run(w.busy, func() bool { return false })
 	w.becalm()
 	w.run(w.now+20*time.Second, func() bool { return false })
 }
