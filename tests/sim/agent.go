@@ -112,7 +112,10 @@ func (s *service) settleDecided(p *proc, x xid.ID) bool {
 	switch {
 	case r.Err != nil && s.w.plant == plantUnknownIsRolledBack:
 		outcome = core.RolledBack
+	case r.Err != nil && s.w.plant == plantAdoptionUndoes && s.tc.adopted && r.Err.Kind == core.ErrUnknownXID:
+		outcome = core.RolledBack
 	case r.Err != nil:
+		s.w.oracle.reports(x)
 		return false // it refuses to tell; nothing follows from that
 	case outcome == core.Undecided && s.w.plant == plantUndecidedIsRolledBack:
 		outcome = core.RolledBack
@@ -125,13 +128,14 @@ func (s *service) settleDecided(p *proc, x xid.ID) bool {
 			here = append(here, b)
 		}
 	}
-	if s.w.plant == plantUnknownIsRolledBack && r.Err != nil {
+	if r.Err != nil && outcome == core.RolledBack {
 		for _, k := range s.db.fencesOf(x) {
 			here = append(here, core.Branch{ID: k.b})
 		}
 	}
 	item, err := settlementOf(x, outcome, here)
 	if err != nil || len(item.branches) == 0 {
+		s.w.oracle.reports(x)
 		return false
 	}
 	settled, over := false, false
@@ -153,7 +157,11 @@ func (s *service) janitor(p *proc) {
 			continue
 		}
 		for _, x := range s.db.pending(janitorAge) {
-			if x.Store() == s.tc.disk.id && s.settleDecided(p, x) {
+			switch {
+			case x.Store() != s.tc.disk.id || !s.settleDecided(p, x):
+			case s.db.stillPrepared(x):
+				s.w.oracle.reports(x) // its branch is none that the coordinator knows
+			default:
 				s.w.count("leftovers settled by a janitor")
 			}
 		}

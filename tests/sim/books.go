@@ -135,7 +135,7 @@ func (o *oracle) registeredFirst(l *local) {
 		m = h.member(l.b)
 	}
 	switch {
-	case h != nil && h.lost:
+	case h != nil && (h.lost || h.failed):
 	case m == nil:
 		o.w.rule("%s: branch %s commits in %s, and is not registered", short(l.x), l.b, l.d.name)
 	case !h.survives(m.batch):
@@ -147,7 +147,7 @@ func (o *oracle) registeredFirst(l *local) {
 func (o *oracle) notTooLate(l *local) {
 	h := o.txs[l.x]
 	switch {
-	case h == nil:
+	case h == nil, h.beyond():
 	case h.decided() == core.Committed:
 		o.w.fail("%s: branch %s commits in %s after the decision to commit", short(l.x), l.b, l.d.name)
 	case h.settled[l.d] && h.member(l.b) != nil:
@@ -166,6 +166,9 @@ func (o *oracle) mayEnd(d *database, x xid.ID, outcome core.Outcome) {
 	if h.lost && was == core.Undecided {
 		was = h.told // by the store that there was before
 	}
+	if outcome == h.before && h.adopted {
+		return // a command of the store that there was before
+	}
 	if was == core.Undecided {
 		o.w.fail("%s settles %s as %s, and no such decision is durable", d.name, short(x), outcomeNames[outcome])
 	} else if was != outcome {
@@ -181,6 +184,7 @@ func (o *oracle) settles(d *database, s settlement) {
 	}
 	o.mayEnd(d, s.x, outcome)
 	if h := o.txs[s.x]; h != nil {
+		o.backed(d, s)
 		h.settled[d] = true
 	}
 	if !s.commit {
@@ -189,6 +193,15 @@ func (o *oracle) settles(d *database, s settlement) {
 	b := o.booksOf(d)
 	for _, u := range d.undoOf(s.x) {
 		b.free(u)
+	}
+}
+
+// backed: what is settled as committed has every local commit that was voted for.
+func (o *oracle) backed(d *database, s settlement) {
+	for _, b := range s.branches {
+		if f := d.fence[branchKey{s.x, b.id}]; s.commit && b.yes && f.state != 'L' && f.state != 'C' {
+			o.w.fail("%s settles %s as committed, and the local commit of branch %s is not there", d.name, short(s.x), b.id)
+		}
 	}
 }
 

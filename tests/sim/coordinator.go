@@ -26,6 +26,8 @@ type coordinator struct {
 	flushing bool
 	wanted   bool
 
+	adopted bool // by an operator, after it was restored
+
 	old []*shard // of a planted fault only
 }
 
@@ -414,7 +416,9 @@ func (c *coordinator) restoreCopy(length int) {
 	c.note("is restored from a copy", len(c.disk.log), length)
 	c.w.oracle.restoredCopy(c)
 	c.disk.restore(length)
+	c.w.oracle.restoring = true
 	c.w.oracle.crashed(c)
+	c.w.oracle.restoring = false
 }
 
 func (c *coordinator) restart() {

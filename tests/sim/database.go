@@ -28,7 +28,8 @@ type database struct {
 	open     []*local
 	locks    map[lockKey]*lock
 
-	unsynced []func() // takes back, newest last, what a crash of the server may lose
+	touched  map[xid.ID]time.Duration // when something of it changed last
+	unsynced []func()                 // takes back, newest last, what a crash of the server may lose
 }
 
 // row is one account or one shelf: how much there is, and a unique tag.
@@ -94,6 +95,7 @@ func (w *world) newDatabase(i int) *database {
 		node: w.newNode("db", i), id: xid.ResourceID{0xd, 15: byte(i + 1)},
 		rows: map[int]row{}, tags: map[string]int{}, gate: map[gateKey]xid.ID{},
 		fence: map[branchKey]fence{}, actions: map[branchKey]action{}, locks: map[lockKey]*lock{},
+		touched: map[xid.ID]time.Duration{},
 	}
 	d.start()
 	return d
@@ -257,6 +259,7 @@ func (d *database) forget(l *local) {
 // server may take it back.
 func (l *local) commit(synchronous bool) {
 	d := l.d
+	d.touch(l.x, l.acting.x)
 	d.w.oracle.commits(l)
 	if !synchronous {
 		d.unsynced = append(d.unsynced, l.takeBack())
@@ -321,6 +324,7 @@ func (l *local) prepare() {
 	l.owner = nil
 	l.d.open = slices.DeleteFunc(l.d.open, func(o *local) bool { return o == l })
 	l.d.prepared = append(l.d.prepared, l)
+	l.d.touch(l.x)
 	l.d.w.oracle.prepares(l)
 }
 

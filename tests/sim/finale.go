@@ -17,7 +17,7 @@ func (w *world) finale(quiet bool) {
 		for _, k := range keys() {
 			w.oracle.compare(b, k, "at the end")
 		}
-		if n := len(b.owner); n > 0 {
+		if n := len(b.owner); n > 0 && !w.oracle.accident {
 			w.fail("the books of %s say that %d rows are still held", b.d.name, n)
 		}
 	}
@@ -39,6 +39,14 @@ func keys() []int {
 // whole checks that a transaction happened as a whole or not at all.
 func (w *world) whole(h *history) {
 	if h.abandoned {
+		return
+	}
+	if h.beyond() {
+		w.notSilent(h)
+		return
+	}
+	if h.stuck {
+		w.count("transactions that wait for what an accident left")
 		return
 	}
 	type place struct {
@@ -103,8 +111,10 @@ func (w *world) askAgain() {
 			case err != nil:
 				w.fail("%s: nobody answers in the end", short(h.id))
 			case a.Err != nil && a.Err.Kind == core.ErrExpiredXID && h.expired:
+			case a.Err != nil && h.forgot, h.adopted && h.forgot && a.Tx.Outcome != core.Undecided:
 			case a.Err != nil:
 				w.fail("%s: asked for in the end: %v", short(h.id), a.Err)
+			case a.Tx.Outcome == core.Undecided && h.stuck:
 			case a.Tx.Outcome == core.Undecided:
 				w.fail("%s is undecided in the end", short(h.id))
 			case h.told != core.Undecided && a.Tx.Outcome != h.told:

@@ -187,6 +187,7 @@ func (s *service) fencedAs(p *proc, k, by branchKey, op core.Op, a payload) (str
 	if s.w.plant == plantAmbientXID {
 		l.x, l.b = k.x, p.newBranchID()
 	}
+	l.acting = by
 	run, result, err := l.enter(p, k, op)
 	if err != nil {
 		return "", err
@@ -211,7 +212,7 @@ func (s *service) fencedAs(p *proc, k, by branchKey, op core.Op, a payload) (str
 		if s.w.plant != plantNoIdempotency {
 			l.leave(k, op, result)
 		}
-		l.acting, l.barrier, l.op = by, k, op
+		l.barrier, l.op = k, op
 	}
 	if l.ended || !s.trip(p, l) {
 		return "", errBroken

@@ -18,6 +18,8 @@ func (o *oracle) begunAs(h *history, r *core.Record) {
 	}
 	for _, other := range o.keys[r.Key] {
 		switch {
+		case other.tc == h.tc && other.forgot:
+			h.reused = true // the copy does not know that it was
 		case other.tc != h.tc || other.begun == 0:
 		case other.expired, other.lost:
 			h.reused = true

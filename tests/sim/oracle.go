@@ -18,6 +18,9 @@ type oracle struct {
 	order []*history
 	books []*books // by database
 	keys  map[string][]*history
+
+	restoring bool // what is lost now is lost with a copy
+	accident  bool // something beyond the promises happens in this run
 }
 
 // history is what is known of one transaction.
@@ -33,6 +36,7 @@ type history struct {
 	branches []member
 	submit   int // batch
 	told     core.Outcome
+	before   core.Outcome // told by the store that there was, where an adoption changed it
 
 	heard      time.Duration // when somebody had heard of the decision; 0: nobody
 	submitTold bool          // the submission was acknowledged
@@ -40,9 +44,18 @@ type history struct {
 	abandoned  bool          // an operator gave calls up
 	archived   time.Time
 	expired    bool
+	stuck      bool // it does not end, and that is shown
 	keyTold    bool // it was acknowledged under its key
 	reused     bool // so was another one, which was forgotten before it
 	lost       bool // the store was restored: of this it may know less than was told
+
+	adopted     bool     // and is the truth now
+	forgot      bool     // it lacks something of this
+	failed      bool     // a database lacks something of this, which failed over
+	settledLost bool     // the same, and it was settled there
+	alarmed     bool     // its coordinator was told that a database contradicts it
+	reported    bool     // a janitor has said that nobody knows it
+	everMembers []member // also those that are lost
 
 	effects []effect // that stand, of all databases
 	settled map[*database]bool
@@ -126,6 +139,7 @@ func (o *oracle) appended(c *coordinator, r *core.Record) {
 		}
 		o.w.count("transactions begun")
 	case core.RecordRegister:
+		h.everMembers = append(h.everMembers, member{id: r.Branch, resource: r.Resource, mode: r.Mode, plan: r.Plan})
 		h.branches = append(h.branches, member{id: r.Branch, resource: r.Resource, mode: r.Mode, plan: r.Plan, batch: batch, vote: r.Vote, voted: batch})
 	case core.RecordVote:
 		if m := h.member(r.Branch); m != nil {
@@ -167,6 +181,9 @@ func (o *oracle) crashed(c *coordinator) {
 		if h.told != core.Undecided && lost(h.decision.batch) && !h.lost {
 			o.w.fail("%s: the coordinator has forgotten its decision %s, which it had told", short(h.id), outcomeNames[h.told])
 		}
+		if lost(h.decision.batch) || lost(h.submit) || lost(h.begun) {
+			o.took(h)
+		}
 		if lost(h.decision.batch) {
 			h.decision = decision{}
 		}
@@ -180,6 +197,9 @@ func (o *oracle) crashed(c *coordinator) {
 			m := &h.branches[i]
 			if lost(m.batch) && m.told && !h.lost {
 				o.w.fail("%s: the coordinator has forgotten branch %s, which it had acknowledged", short(h.id), m.id)
+			}
+			if lost(m.batch) || lost(m.voted) && m.resource == (xid.ResourceID{}) {
+				o.took(h)
 			}
 			if lost(m.voted) {
 				if m.voteTold && !h.lost {
@@ -280,6 +300,7 @@ func (o *oracle) answers(invoked time.Duration, r core.Reply) {
 	h := o.txs[id]
 	switch {
 	case h == nil:
+	case h.adopted:
 	case !decided && h.heard > 0 && h.heard < invoked:
 		o.w.fail("%s: the decision was heard of at %s, and a request of %s is answered with undecided", short(id), h.heard, invoked)
 	case decided && h.heard == 0:
@@ -292,7 +313,7 @@ func (o *oracle) carriedOut(h *history) {
 	for i := range h.branches {
 		m := &h.branches[i]
 		d := o.w.databaseOf(m.resource)
-		if d != nil && m.plan == nil && m.vote != core.VoteWithdrawn && !h.settled[d] {
+		if d != nil && m.plan == nil && m.vote != core.VoteWithdrawn && !h.settled[d] && !h.settledLost {
 			o.w.fail("%s is told to be carried out, and is not in %s", short(h.id), d.name)
 		}
 	}
@@ -330,6 +351,10 @@ func (o *oracle) tell(c *coordinator, id xid.ID, outcome core.Outcome) {
 		return
 	}
 	h := o.of(c, id)
+	if h.told != core.Undecided && h.told != outcome && h.adopted && h.forgot {
+		o.w.count("decisions that an adoption changed")
+		h.before, h.told = h.told, core.Undecided
+	}
 	if h.told != core.Undecided && h.told != outcome {
 		o.w.fail("%s: told %s, and then %s", short(id), outcomeNames[h.told], outcomeNames[outcome])
 		return
@@ -351,6 +376,9 @@ func (o *oracle) tell(c *coordinator, id xid.ID, outcome core.Outcome) {
 // committed checks that a decision to commit stands on facts in databases.
 func (o *oracle) committed(h *history) {
 	for i := range h.branches {
+		if h.beyond() {
+			break // settling finds it, and says so
+		}
 		m := &h.branches[i]
 		if m.vote != core.VoteYes && m.vote != core.VoteWithdrawn {
 			o.w.fail("%s is committed, and branch %s has voted %s", short(h.id), m.id, voteNames[m.vote])
@@ -443,7 +471,7 @@ func (o *oracle) callOrder(h *history, b *member, op core.Op) {
 		m := &h.branches[i]
 		d := o.w.databaseOf(m.resource)
 		switch {
-		case d != nil && m.plan == nil && m.vote != core.VoteWithdrawn && !h.settled[d]:
+		case d != nil && m.plan == nil && m.vote != core.VoteWithdrawn && !h.settled[d] && !h.settledLost:
 			o.w.rule("%s: branch %s is called before %s is settled", short(h.id), b.id, d.name)
 		case op == core.OpRollback && h.decision.outcome == core.RolledBack && m.plan != nil && m.vote == core.VoteYes && m.plan.Rollback.Kind != core.TargetNone &&
 			slices.Contains(m.plan.After, b.id) && !m.done && !h.abandoned:
@@ -464,5 +492,10 @@ func (o *oracle) answered(*service, core.Call, core.Called) {}
 
 // alarm: what is in a database contradicts the decision, or can't be restored.
 func (o *oracle) alarm(s *service, e *alarmError) {
+	if h := o.txs[e.x]; h.beyond() {
+		h.alarmed = true
+		o.w.count("alarms after an accident")
+		return
+	}
 	o.w.fail("%s: %s", s.name, e.what)
 }

@@ -54,6 +54,8 @@ const (
 	plantGidUnlocked
 	plantKeyLost
 	plantKeyDropped
+	plantAdoptionUndoes
+	plantMissingFence
 	plants
 )
 
@@ -109,6 +111,8 @@ var planted = [plants]Plant{
 	plantGidUnlocked:           {"gid-unlocked", "guarantee 13", "two requests about one new gid are carried out side by side"},
 	plantKeyLost:               {"key-lost", "guarantee 13", "after a restart the keys of open transactions are not known"},
 	plantKeyDropped:            {"key-dropped", "guarantee 13", "a key is forgotten when its transaction is over, and not with it"},
+	plantAdoptionUndoes:        {"adoption-undoes", "C6", "what an adopted store does not know is undone"},
+	plantMissingFence:          {"missing-fence", "H4", "a local commit that a failed-over database lacks counts as settled"},
 	plantClockStands:           {"clock-stands", "§2", "the coordinator's clock stands still while the system's catches up, after that was set back"},
 	plantStaleSession:          {"stale-session", "H3", "a connection goes back to the pool armed, and its next user writes under another's XID"},
 	plantAmbientXID:            {"ambient-xid", "H10", "an action that is called works in a branch of the transaction that calls it, too"},

@@ -17,7 +17,10 @@ const (
 
 // alarmError is undolog.AlarmError and MisfitError: trying again can't help. None of
 // them may ever be seen.
-type alarmError struct{ what string }
+type alarmError struct {
+	x    xid.ID
+	what string
+}
 
 func (e *alarmError) Error() string { return e.what }
 
@@ -61,7 +64,7 @@ func (d *database) commitPrepared(s settlement) error {
 		switch {
 		case l == nil || d.w.plant == plantForgetPrepared:
 		case !b.yes:
-			return &alarmError{fmt.Sprintf("branch %s of %s is prepared and was not to commit", b.id, short(s.x))}
+			return &alarmError{s.x, fmt.Sprintf("branch %s of %s is prepared and was not to commit", b.id, short(s.x))}
 		default:
 			l.commit(true)
 		}
@@ -88,15 +91,16 @@ func (d *database) commitBatch(p *proc, s settlement) error {
 		if b.yes {
 			yes[b.id] = true
 		}
-		if b.yes && f.state != 'L' && f.state != 'C' && d.w.plant != plantForgetPrepared {
-			return &alarmError{fmt.Sprintf("branch %s of %s voted yes and its fence is in state %q", b.id, short(s.x), f.state)}
+		if b.yes && f.state != 'L' && f.state != 'C' && d.w.plant != plantForgetPrepared && d.w.plant != plantMissingFence {
+			return &alarmError{s.x, fmt.Sprintf("branch %s of %s voted yes and its fence is in state %q", b.id, short(s.x), f.state)}
 		}
 	}
 	for _, k := range d.fencesOf(s.x) {
 		if f := d.fence[k]; f.state != 'T' && !yes[k.b] {
-			return &alarmError{fmt.Sprintf("branch %s of %s has a fence in state %q and was not to commit", k.b, short(s.x), f.state)}
+			return &alarmError{s.x, fmt.Sprintf("branch %s of %s has a fence in state %q and was not to commit", k.b, short(s.x), f.state)}
 		}
 	}
+	d.touch(s.x)
 	d.w.oracle.settles(d, s)
 	undo, gates := d.forgetUndo(s.x)
 	var live []branchKey
@@ -178,9 +182,9 @@ func (d *database) rollback(p *proc, s settlement) error {
 		f := d.fence[k]
 		switch {
 		case f.state == 'C':
-			return &alarmError{fmt.Sprintf("branch %s of %s is settled as committed, and shall be rolled back", k.b, short(s.x))}
+			return &alarmError{s.x, fmt.Sprintf("branch %s of %s is settled as committed, and shall be rolled back", k.b, short(s.x))}
 		case !slices.ContainsFunc(branches, func(b branchVote) bool { return b.id == k.b }):
-			return &alarmError{fmt.Sprintf("branch %s of %s has a fence and was never registered", k.b, short(s.x))}
+			return &alarmError{s.x, fmt.Sprintf("branch %s of %s has a fence and was never registered", k.b, short(s.x))}
 		}
 	}
 	undo := d.undoOf(s.x)
@@ -199,17 +203,18 @@ func (d *database) rollback(p *proc, s settlement) error {
 	// The rows are locked: what they are now stays.
 	for _, r := range restored {
 		if now := d.rows[r.key]; now != r.after && d.w.plant != plantWrongUndoOrder {
-			return &alarmError{fmt.Sprintf("row %s/%d of %s can't be restored: it is %v, and not %v", d.name, r.key, short(s.x), now, r.after)}
+			return &alarmError{s.x, fmt.Sprintf("row %s/%d of %s can't be restored: it is %v, and not %v", d.name, r.key, short(s.x), now, r.after)}
 		}
 	}
 	for _, r := range restored {
 		if owner, taken := d.tags[r.before.tag]; taken && owner != r.key && !slices.ContainsFunc(restored, func(o undoRow) bool { return o.key == owner }) {
-			return &alarmError{fmt.Sprintf("row %s/%d of %s can't be restored: row %d has its tag %q", d.name, r.key, short(s.x), owner, r.before.tag)}
+			return &alarmError{s.x, fmt.Sprintf("row %s/%d of %s can't be restored: row %d has its tag %q", d.name, r.key, short(s.x), owner, r.before.tag)}
 		}
 	}
 	if t.ended {
 		return errBroken // the server crashed meanwhile
 	}
+	d.touch(s.x)
 	d.w.oracle.settles(d, s)
 	if d.w.plant == plantReleaseBeforeRestore {
 		d.releaseBeforeRestore(p, t, s.x)
@@ -242,7 +247,7 @@ func (d *database) plan(undo []undoRow) ([]undoRow, error) {
 		case d.w.plant == plantWrongUndoOrder:
 			out[i].before = u.before // as if the oldest were undone first
 		case out[i].after != u.before:
-			return nil, &alarmError{fmt.Sprintf("the images of row %s/%d contradict each other: %v, then %v", d.name, u.key, out[i].after, u.before)}
+			return nil, &alarmError{u.x, fmt.Sprintf("the images of row %s/%d contradict each other: %v, then %v", d.name, u.key, out[i].after, u.before)}
 		default:
 			out[i].after = u.after
 		}
@@ -320,9 +325,15 @@ func (d *database) ask(p *proc, k branchKey, xa bool) core.Vote {
 		return core.VoteYes
 	case !there && d.w.plant != plantNoTombstone:
 		d.fence[k] = fence{'T', d.w.now}
+		d.touch(k.x)
 		d.unsynced = nil
 	}
 	return core.VoteNo
+}
+
+// stillPrepared is janitor.stillPrepared.
+func (d *database) stillPrepared(x xid.ID) bool {
+	return slices.ContainsFunc(d.prepared, func(l *local) bool { return l.x == x })
 }
 
 // pending is undolog.Pending and PreparedBranches: what has lain for long.

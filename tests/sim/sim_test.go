@@ -18,6 +18,7 @@ var (
 	promisesFlag = flag.Bool("sim.promises", false, "check promises alone, and not the rules that they rest on")
 	jobsFlag     = flag.Int("sim.jobs", 1, "multiply how many jobs a run has")
 	busyFlag     = flag.Int("sim.busy", 1, "multiply how long jobs begin and faults happen, and their number")
+	accidentFlag = flag.String("sim.accident", "", "restore, adopt or failover: see Options")
 	plantedFlag  = flag.String("sim.planted", "", "the name of a fault to plant; see TestPlantedFaultsAreFound")
 )
 
@@ -27,6 +28,7 @@ var (
 func TestSimulation(t *testing.T) {
 	t.Parallel()
 	o := Options{Planted: *plantedFlag, PromisesOnly: *promisesFlag, Jobs: *jobsFlag, Busy: *busyFlag}
+	o.Restore, o.Adopt, o.FailOver = *accidentFlag == "restore", *accidentFlag == "adopt", *accidentFlag == "failover"
 	if *seedFlag > 0 {
 		o.Trace = true
 		r := Run(*seedFlag, o)
@@ -97,6 +99,11 @@ func report(t *testing.T, seed uint64, o Options) {
 	if o.Jobs > 1 || o.Busy > 1 {
 		again += fmt.Sprintf(" -sim.jobs %d -sim.busy %d", o.Jobs, o.Busy)
 	}
+	for name, on := range map[string]bool{"restore": o.Restore, "adopt": o.Adopt, "failover": o.FailOver} {
+		if on {
+			again += " -sim.accident " + name
+		}
+	}
 	if *promisesFlag {
 		again += " -sim.promises"
 	}
@@ -153,6 +160,40 @@ func TestARestoredStoreContradictsNobody(t *testing.T) {
 	}
 	if told < 300 {
 		t.Errorf("only %d transactions were committed", told)
+	}
+}
+
+// A copy that was adopted is the truth. What it lacks is reported where a database shows
+// it, and everything else keeps every promise.
+func TestAnAdoptedStoreIsNeverSilent(t *testing.T) {
+	t.Parallel()
+	playAccidents(t, Options{Adopt: true}, "transactions that an accident broke, reported", "leftovers that nobody knows, reported", "alarms after an accident")
+}
+
+// The same goes for a database that lost commits which were voted for.
+func TestAFailedOverDatabaseIsNeverSilent(t *testing.T) {
+	t.Parallel()
+	playAccidents(t, Options{FailOver: true}, "transactions that an accident broke, reported", "alarms after an accident")
+}
+
+func playAccidents(t *testing.T, o Options, happens ...string) {
+	t.Helper()
+	total := map[string]int{}
+	for seed := uint64(1); seed <= 300; seed++ {
+		r := Run(seed, o)
+		if r.Err != nil {
+			report(t, seed, o)
+			return
+		}
+		for k, n := range r.Counts {
+			total[k] += n
+		}
+	}
+	t.Log("\n" + counted(total))
+	for _, k := range happens {
+		if total[k] == 0 {
+			t.Errorf("%q never happened", k)
+		}
 	}
 }
 

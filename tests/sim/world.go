@@ -21,6 +21,7 @@ const (
 	partNode
 	partRestore
 	partAbout
+	partFailOver
 )
 
 // Options change a run. The zero value is what the tests use.
@@ -35,6 +36,10 @@ type Options struct {
 	// Restore has the store of a coordinator replaced by an older copy of it. What the
 	// copy does not know can't be carried out, so such a run does not go on to its end.
 	Restore bool
+	// Adopt has an operator adopt that copy some time later, and the run go on to its end.
+	Adopt bool
+	// FailOver has databases fail over to replicas that lack their newest commits.
+	FailOver bool
 
 	// Jobs and Busy multiply what happens in a run: how many jobs there are, and for how
 	// long they begin and faults happen. With Busy alone there is more of both, and as
@@ -275,9 +280,16 @@ func (w *world) play() {
 			})
 		}
 	}
-	if w.o.Restore || w.plant == plantUnmarkedCopy {
+	switch {
+	case w.o.Adopt, w.plant == plantAdoptionUndoes:
 		w.restoreOnce()
+	case w.o.Restore, w.plant == plantUnmarkedCopy:
+		w.restoreOnce()
+		w.becalm()
+		w.run(w.now+20*time.Second, func() bool { return false })
 		return
+	case w.o.FailOver, w.plant == plantMissingFence:
+		w.failOvers()
 	}
 	w.run(w.busy, func() bool { return false })
 	w.becalm()
@@ -294,7 +306,7 @@ func (w *world) play() {
 	}
 }
 
-// restoreOnce plays a run in which a store is restored, without its end.
+// restoreOnce plays a run until a store is restored, and what follows from that.
 func (w *world) restoreOnce() {
 	r := stream(w.seed, partRestore)
 	c := w.coords[r.below(len(w.coords))]
@@ -302,9 +314,35 @@ func (w *world) restoreOnce() {
 	c.crash()
 	c.restoreCopy(r.below(len(c.disk.log) + 1))
 	c.restart()
-	w.run(w.busy, func() bool { return false })
-	w.becalm()
-	w.run(w.now+20*time.Second, func() bool { return false })
+	if !w.o.Adopt && w.plant != plantAdoptionUndoes {
+		w.run(w.busy, func() bool { return false })
+		return
+	}
+	w.oracle.accident = true
+	w.jobsLeft++
+	w.after(r.during(0, 8*time.Second), func() {
+		w.jobsLeft--
+		c.adopt()
+	})
+}
+
+// failOvers draws when databases fail over, and how much their replicas lack.
+func (w *world) failOvers() {
+	w.oracle.accident = true
+	r := stream(w.seed, partFailOver)
+	for range r.between(1, 4) {
+		d := w.dbs[r.below(len(w.dbs))]
+		at, lag, down := r.during(w.busy/8, w.busy), r.during(time.Millisecond, 800*time.Millisecond), r.during(0, time.Second)
+		w.after(at, func() {
+			replica := d.replicate()
+			w.after(lag, func() {
+				if d.up && !w.calm {
+					d.failOver(replica)
+					w.after(down, d.restart)
+				}
+			})
+		})
+	}
 }
 
 func (j job) name() string { return fmt.Sprintf("job %d", j.n) }
@@ -370,7 +408,7 @@ func (w *world) left() string {
 			return c.name + " is down"
 		}
 		for _, s := range c.shards {
-			if s.m.Open() > 0 {
+			if n := s.m.Open(); n > 0 && !w.oracle.accident || n > s.stuck() {
 				return c.name + " has open transactions: " + s.describe()
 			}
 			if len(c.procs) > 0 {
@@ -385,7 +423,7 @@ func (w *world) left() string {
 		}
 	}
 	for _, s := range w.services {
-		if len(s.procs) > 1 { // the janitor
+		if len(s.procs) > 1 && !w.oracle.accident { // the janitor, and calls that can't succeed
 			return fmt.Sprintf("%s is at work (%d)", s.name, len(s.procs))
 		}
 	}
@@ -397,7 +435,21 @@ func (w *world) left() string {
 	return ""
 }
 
+// stuck gives how many open transactions can't end, and show it.
+func (s *shard) stuck() int {
+	all := s.m.Newest(xid.ID{}, 1000, func(t *core.Transaction) bool { return s.c.w.oracle.stuck(t) })
+	for i := range all {
+		if h := s.c.w.oracle.txs[all[i].XID]; h != nil {
+			h.stuck = true
+		}
+	}
+	return len(all)
+}
+
 func (d *database) left() string {
+	if d.w.oracle.accident {
+		return d.leftAfterAccident()
+	}
 	switch {
 	case len(d.open) > 0:
 		return fmt.Sprintf("has %d open local transactions", len(d.open))
@@ -422,6 +474,27 @@ func (d *database) left() string {
 	if len(left) > 0 {
 		k := slices.MinFunc(left, func(a, b branchKey) int { return slices.Compare(a.b[:], b.b[:]) })
 		return "has a live fence of " + short(k.x)
+	}
+	return ""
+}
+
+// leftAfterAccident does not count what nobody can decide, and is told.
+func (d *database) leftAfterAccident() string {
+	behind := d.w.oracle.leftBehind
+	for _, l := range d.prepared {
+		if !behind(l.x) {
+			return "has a prepared transaction of " + short(l.x)
+		}
+	}
+	for _, u := range d.undo {
+		if !behind(u.x) {
+			return "has intents of " + short(u.x)
+		}
+	}
+	for _, x := range d.pending(0) {
+		if !behind(x) {
+			return "has a live fence of " + short(x)
+		}
 	}
 	return ""
 }
