@@ -59,10 +59,10 @@ func (o *oracle) reports(x xid.ID) {
 }
 
 // leftBehind tells whether something of a transaction may stay in a database: nobody can
-// decide it, and somebody was told.
+// decide it, or it waits for such, and somebody was told.
 func (o *oracle) leftBehind(x xid.ID) bool {
 	h := o.txs[x]
-	return h.beyond() && (h.reported || h.alarmed)
+	return h != nil && h.stuck || h.beyond() && (h.reported || h.alarmed)
 }
 
 // stuck tells whether an open transaction can't end, and shows it.

@@ -29,6 +29,7 @@ type database struct {
 	locks    map[lockKey]*lock
 
 	touched  map[xid.ID]time.Duration // when something of it changed last
+	fails    int                      // how often it failed over
 	unsynced []func()                 // takes back, newest last, what a crash of the server may lose
 }
 

@@ -11,6 +11,7 @@ import (
 // replica is what an asynchronous replica of a database has at a moment: what was
 // committed and prepared there. The newest is missing when it takes over.
 type replica struct {
+	fails    int // how often the server had failed over before
 	at       time.Duration
 	rows     map[int]row
 	tags     map[string]int
@@ -27,7 +28,7 @@ type replica struct {
 
 func (d *database) replicate() *replica {
 	r := &replica{
-		at: d.w.now, rows: maps.Clone(d.rows), tags: maps.Clone(d.tags), undo: slices.Clone(d.undo), gate: maps.Clone(d.gate),
+		fails: d.fails, at: d.w.now, rows: maps.Clone(d.rows), tags: maps.Clone(d.tags), undo: slices.Clone(d.undo), gate: maps.Clone(d.gate),
 		fence: maps.Clone(d.fence), actions: maps.Clone(d.actions), effects: map[*history][]effect{}, settled: map[*history]bool{},
 	}
 	for _, l := range d.prepared {
@@ -48,6 +49,10 @@ func (d *database) replicate() *replica {
 
 // failOver has the replica take the place of the server.
 func (d *database) failOver(r *replica) {
+	if d.fails != r.fails {
+		return // it is one of a server that there is no more
+	}
+	d.fails++
 	d.note("fails over", d.w.now-r.at)
 	d.w.count("databases failed over")
 	for _, l := range slices.Clone(d.open) {
