@@ -253,7 +253,7 @@ func (c *client) dtmMessage(p *proc, d dtmJob, end fate) error {
 	})
 	if err != nil { // DoAndSubmit asks itself before it aborts
 		err = p.between(s.node, func(q *proc) error {
-			_, err := s.hasCommitted(q, barrierKey(d.gid, "local"))
+			_, err := s.hasCommitted(q, x, barrierKey(d.gid, "local"))
 			return err
 		})
 	}

@@ -116,7 +116,7 @@ func (s *service) handle(p *proc, m core.Call) (string, error) {
 		return "", err
 	}
 	if a.kind == payloadCheckBack {
-		return s.hasCommitted(p, branchKey{m.XID, xid.BranchOf(m.XID, "local")})
+		return s.hasCommitted(p, m.XID, branchKey{m.XID, xid.BranchOf(m.XID, "local")})
 	}
 	out, err := s.fenced(p, branchKey{m.XID, m.Branch}, m.Op, a)
 	if err == nil && p.rng.chance(s.w.moods) {
@@ -128,7 +128,7 @@ func (s *service) handle(p *proc, m core.Call) (string, error) {
 
 // hasCommitted answers a check-back: yes where the local transaction has committed, and
 // otherwise a no that keeps it out.
-func (s *service) hasCommitted(p *proc, k branchKey) (string, error) {
+func (s *service) hasCommitted(p *proc, x xid.ID, k branchKey) (string, error) {
 	l := s.db.begin(s.node)
 	defer l.abort()
 	if !s.trip(p, l) {
@@ -141,6 +141,7 @@ func (s *service) hasCommitted(p *proc, k branchKey) (string, error) {
 	case 'F':
 		return a.forward, nil
 	case 0:
+		l.acting.x = x
 		l.actions, l.acts = map[branchKey]action{k: {state: 'T'}}, []branchKey{k}
 		l.commit(true)
 	}

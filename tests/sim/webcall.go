@@ -76,7 +76,7 @@ func (s *service) webHandle(p *proc, m core.Call) (string, error) {
 	case payloadGidWorkflow:
 		return "", dtmWorkflowRun(p, s.tc, m.Key, a.seed)
 	case payloadCheckBack:
-		return s.hasCommitted(p, barrierKey(m.Key, "local"))
+		return s.hasCommitted(p, m.XID, barrierKey(m.Key, "local"))
 	case payloadEffect, payloadWorkflow:
 	}
 	out, err := s.barrier(p, m.Key, m.Name, branchKey{m.XID, m.Branch}, m.Op, a)
