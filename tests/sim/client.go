@@ -123,6 +123,7 @@ func (c *client) callLeg(p *proc, x xid.ID, l leg) error {
 // work is user code in a service: one local transaction through rm.Pool.
 func (s *service) work(p *proc, x xid.ID, l leg) error {
 	t := s.newTx(p, x, l.mode)
+	t.above = l.above
 	for i, c := range l.changes {
 		if p.rng.chance(s.w.moods / 4) {
 			s.w.count("user code that failed")
@@ -443,8 +444,13 @@ func (c *client) plain(p *proc, r *rng) {
 	if r.below(4) == 0 {
 		changes = append(changes, change{key: r.below(accounts), tag: c.w.tag(r)})
 	}
+	above := r.below(3) == 0
+	if above && r.below(2) == 0 {
+		changes = append(changes, change{key: r.below(accounts), tag: c.w.tag(r)})
+	}
 	_ = p.between(s.node, func(q *proc) error {
 		l := s.db.begin(s.node)
+		l.above = above
 		defer l.abort()
 		if c.w.plant == plantStaleSession {
 			l.x, l.b = s.stale.x, s.stale.b
@@ -455,6 +461,9 @@ func (c *client) plain(p *proc, r *rng) {
 			}
 			if err := l.update(q, ch); err != nil {
 				return err
+			}
+			if above {
+				q.nap(0, time.Second) // its snapshot gets old
 			}
 		}
 		if l.ended || !s.trip(q, l) {

@@ -24,6 +24,10 @@ type database struct {
 	fence   map[branchKey]fence
 	actions map[branchKey]action
 
+	version uint64         // of what was committed last
+	changed map[int]uint64 // version of rows
+	gated   map[gateKey]uint64
+
 	prepared []*local
 	open     []*local
 	locks    map[lockKey]*lock
@@ -96,6 +100,7 @@ func (w *world) newDatabase(i int) *database {
 		node: w.newNode("db", i), id: xid.ResourceID{0xd, 15: byte(i + 1)},
 		rows: map[int]row{}, tags: map[string]int{}, gate: map[gateKey]xid.ID{},
 		fence: map[branchKey]fence{}, actions: map[branchKey]action{}, locks: map[lockKey]*lock{},
+		changed: map[int]uint64{}, gated: map[gateKey]uint64{}, version: 1,
 		touched: map[xid.ID]time.Duration{},
 	}
 	d.start()
@@ -104,16 +109,18 @@ func (w *world) newDatabase(i int) *database {
 
 // local is a local transaction.
 type local struct {
-	d     *database
-	owner *node // whose session it is; nil once it is prepared
-	life  uint32
-	x     xid.ID // armed for, or of XA; zero: a plain session
-	b     xid.BranchID
-	xa    bool
-	ended bool
-	doing bool // COMMIT or PREPARE is on its way
-	held  []lockKey
-	waits *lockKey
+	d        *database
+	owner    *node // whose session it is; nil once it is prepared
+	life     uint32
+	x        xid.ID // armed for, or of XA; zero: a plain session
+	b        xid.BranchID
+	xa       bool
+	above    bool // READ COMMITTED: it has one snapshot, in which version is the newest
+	ended    bool
+	doing    bool // COMMIT or PREPARE is on its way
+	snapshot uint64
+	held     []lockKey
+	waits    *lockKey
 
 	rows    map[int]row
 	order   []int // keys of rows, as they were first changed
@@ -270,7 +277,7 @@ func (l *local) commit(synchronous bool) {
 	}
 	d.undo = append(d.undo, l.undo...)
 	for _, g := range l.gates {
-		d.gate[g] = l.x
+		d.gateBy(g, l.x)
 	}
 	state := byte('L')
 	if l.xa {
@@ -309,12 +316,19 @@ func (l *local) takeBack() func() {
 	}
 }
 
+// gateBy puts a key into the gate.
+func (d *database) gateBy(g gateKey, x xid.ID) {
+	d.version++
+	d.gate[g], d.gated[g] = x, d.version
+}
+
 // put writes a row and the unique index.
 func (d *database) put(key int, r row) {
 	if old := d.rows[key]; old.tag != "" && d.tags[old.tag] == key {
 		delete(d.tags, old.tag)
 	}
-	d.rows[key] = r
+	d.version++
+	d.rows[key], d.changed[key] = r, d.version
 	if r.tag != "" {
 		d.tags[r.tag] = key
 	}

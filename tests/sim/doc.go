@@ -61,9 +61,10 @@
 //	dtmworkflow.go  dtmWorkflowRun              DTM's client: workflow.Execute
 //	action.go       enter, leave                undolog/sql: 7_action
 //
-// A row is a number and a unique tag; an undo row is what both were. Snapshots,
-// isolation above READ COMMITTED, foreign keys and types are not modelled: package
-// undolog tries those on Postgres.
+// A row is a number and a unique tag; an undo row is what both were. Above READ COMMITTED
+// a local transaction has one snapshot: a row, or a key of somebody else's, that is newer
+// is 40001. What a plain SELECT reads, rows that come and go, foreign keys and types are
+// not modelled: package undolog tries those on Postgres.
 //
 // # Faults
 //

@@ -15,6 +15,7 @@ var (
 	errMixed        = errors.New("HF001: AT and XA branches of one transaction on one row")
 	errUnique       = errors.New("23505: unique violation")
 	errInsufficient = errors.New("not enough is left")
+	errSerial       = errors.New("40001: could not serialize access")
 	errBroken       = errors.New("the connection broke")
 )
 
@@ -46,8 +47,12 @@ func (l *local) forUpdate(p *proc, key int) error {
 // lock first, then the guard, then capture where the transaction is armed for AT.
 func (l *local) update(p *proc, c change) error {
 	d := l.d
+	l.look()
 	if err := l.forUpdate(p, c.key); err != nil {
 		return err
+	}
+	if l.unseen(d.changed[c.key]) {
+		return errSerial
 	}
 	before := l.read(c.key)
 	after := before
@@ -78,7 +83,13 @@ func (l *local) update(p *proc, c change) error {
 			continue
 		}
 		if owner, held := d.gate[g]; held && owner != l.x && d.w.plant != plantNoGuard {
-			return &conflictError{holder: owner}
+			switch {
+			case !l.unseen(d.gated[g]):
+				return &conflictError{holder: owner}
+			case armed || d.w.plant != plantNoProbe:
+				// Who inserts a key, or a probe for it, hears of one that its snapshot lacks.
+				return errSerial
+			}
 		} else if held && owner == l.x && l.xa {
 			return errMixed
 		}
@@ -99,6 +110,18 @@ func (l *local) update(p *proc, c change) error {
 	l.write(c.key, after)
 	return nil
 }
+
+// look takes the snapshot of a local transaction above READ COMMITTED, with its first
+// statement.
+func (l *local) look() {
+	if l.above && l.snapshot == 0 {
+		l.snapshot = l.d.version
+		l.d.w.count("snapshots")
+	}
+}
+
+// unseen tells whether the snapshot lacks what was committed as the given version.
+func (l *local) unseen(version uint64) bool { return l.above && version > l.snapshot }
 
 // gatesOf is what the gate needs to know of a change: the row, the unique value that it
 // had and must get back, and the one that it got.

@@ -56,6 +56,7 @@ const (
 	plantKeyDropped
 	plantAdoptionUndoes
 	plantMissingFence
+	plantNoProbe
 	plants
 )
 
@@ -113,6 +114,7 @@ var planted = [plants]Plant{
 	plantKeyDropped:            {"key-dropped", "guarantee 13", "a key is forgotten when its transaction is over, and not with it"},
 	plantAdoptionUndoes:        {"adoption-undoes", "C6", "what an adopted store does not know is undone"},
 	plantMissingFence:          {"missing-fence", "H4", "a local commit that a failed-over database lacks counts as settled"},
+	plantNoProbe:               {"no-probe", "C5", "plain sessions above READ COMMITTED look for keys in their snapshot, and insert no probe"},
 	plantClockStands:           {"clock-stands", "§2", "the coordinator's clock stands still while the system's catches up, after that was set back"},
 	plantStaleSession:          {"stale-session", "H3", "a connection goes back to the pool armed, and its next user writes under another's XID"},
 	plantAmbientXID:            {"ambient-xid", "H10", "an action that is called works in a branch of the transaction that calls it, too"},

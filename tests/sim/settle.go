@@ -116,7 +116,7 @@ func (d *database) commitBatch(p *proc, s settlement) error {
 			d.undo = append(d.undo, undo...)
 			slices.SortFunc(d.undo, func(a, b undoRow) int { return int(a.seq) - int(b.seq) })
 			for _, g := range gates {
-				d.gate[g] = s.x
+				d.gateBy(g, s.x)
 			}
 			for _, k := range live {
 				d.fence[k] = fence{'L', d.w.now}

@@ -15,6 +15,7 @@ type tx struct {
 	p      *proc
 	x      xid.ID
 	mode   core.Mode
+	above  bool    // READ COMMITTED
 	branch *branch // nil: nothing was sent yet
 	l      *local
 	first  bool // the next statement is the first
@@ -49,6 +50,7 @@ func (t *tx) statement(c change) error {
 		}
 		if t.l == nil {
 			t.l = t.s.db.begin(t.s.node)
+			t.l.above = t.above
 			t.l.x, t.l.b, t.l.xa = t.x, t.branch.id, t.mode == core.ModeXA
 			if t.l.xa && !t.l.lock(nil, lockKey{kind: 'x', b: branchKey{t.x, t.l.b}}, 0) {
 				return errLockTimeout
@@ -68,7 +70,13 @@ func (t *tx) statement(c change) error {
 		if !t.s.trip(t.p, t.l) {
 			return errBroken
 		}
+		if errors.Is(err, errSerial) {
+			t.s.w.count("serialization failures")
+		}
 		var conflict *conflictError
+		if errors.As(err, &conflict) && t.above && conflict.holder != t.x {
+			return errSerial // a new transaction alone can see what the holder leaves
+		}
 		if !errors.As(err, &conflict) || conflict.holder == t.x {
 			t.first = t.first && err != nil
 			return err

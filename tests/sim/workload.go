@@ -57,7 +57,8 @@ type leg struct {
 	service *service
 	mode    core.Mode
 	changes []change
-	lock    int // a row that is locked first, without a change; -1: none
+	above   bool // READ COMMITTED
+	lock    int  // a row that is locked first, without a change; -1: none
 }
 
 const (
@@ -110,6 +111,7 @@ func (w *world) legs(r *rng, c *client, n int) []leg {
 		if r.below(6) == 0 {
 			l.lock = r.below(accounts)
 		}
+		l.above = r.below(5) == 0
 		legs[i] = l
 	}
 	last := &legs[n-1]
