@@ -59,6 +59,7 @@
 //	                                            DTM's client
 //	dtmclient.go    dtmSaga, dtmTCC, ...        DTM's client: Saga, Tcc, Msg
 //	dtmworkflow.go  dtmWorkflowRun              DTM's client: workflow.Execute
+//	failover.go     replicate, failOver         a replica of Postgres that lags behind
 //	action.go       enter, leave                undolog/sql: 7_action
 //
 // A row is a number and a unique tag; an undo row is what both were. Above READ COMMITTED
@@ -76,6 +77,12 @@
 // and user code that fails, panics, hangs, refuses, or is late.
 //
 // After some seconds of that, faults end and time goes on until nothing is left to do.
+//
+// # Accidents
+//
+// Options.Adopt and Options.FailOver play what is beyond the promises: an older copy of a
+// store that an operator adopts, and a database that lacks its newest commits. beyond.go
+// says what has to hold even then.
 //
 // # What is checked
 //

@@ -85,6 +85,8 @@ checked at every step.
 | Play 1,000 seeds | ` + "`go test ./tests/sim`" + ` |
 | 100,000 seeds | ` + "`go test ./tests/sim -run Simulation -seeds 100000 -timeout 2h`" + ` |
 | Repeat a failure, with its trace, shortened | ` + "`go test ./tests/sim -run Simulation -seed N -v`" + ` |
+| Longer, and denser, runs | ` + "`go test ./tests/sim -run Simulation -sim.busy 10 -sim.jobs 3`" + ` |
+| Accidents beyond the promises | ` + "`go test ./tests/sim -run Simulation -sim.accident adopt`" + `, or ` + "`failover`" + `, or ` + "`restore`" + ` |
 | See one planted fault | ` + "`go test ./tests/sim -run Simulation -sim.planted skip-flush`" + ` |
 | All of them | ` + "`go test ./tests/sim -run Planted -v`" + ` |
 | Those in the source of real code | ` + "`go test ./tests/sim -run Source -sim.source -v -timeout 1h`" + ` |
