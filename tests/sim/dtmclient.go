@@ -44,7 +44,9 @@ func (c *client) dtm(p *proc, r *rng, j job) {
 			}
 		})
 	}
-	if later && c.w.retention < again {
+	// A gid that stood for something else, and was forgotten, is taken for the same by
+	// barriers: nobody promises anything then.
+	if later && !other && c.w.retention < again {
 		c.w.jobsLeft++
 		c.w.after(again, func() {
 			c.w.jobsLeft--

@@ -23,7 +23,7 @@ func keep(t *testing.T, begun time.Time, r figures.Run) {
 // keepSimulation keeps what happened in a run of TestSimulation that planted nothing.
 func keepSimulation(t *testing.T, begun time.Time, seeds uint64, total map[string]int, failures ...string) {
 	t.Helper()
-	if *plantedFlag != "" || *promisesFlag {
+	if *plantedFlag != "" || *promisesFlag || *accidentFlag != "" || *jobsFlag > 1 || *busyFlag > 1 {
 		return
 	}
 	r := figures.Run{
