@@ -44,7 +44,7 @@ func TestAllGoesWellOnAGoodDisk(t *testing.T) {
 	t.Parallel()
 	for _, s := range each([]fault{{}}) {
 		s.faults = nil
-		if hit := tryOne(t, s.point); hit {
+		if hit := tryOne(t, s.point, nil); hit {
 			t.Errorf("%s: something was wrong with the disk", s.point)
 		}
 	}
@@ -87,13 +87,66 @@ func TestAFailedCallStopsItAndLosesNothing(t *testing.T) {
 	t.Parallel()
 	var faults []fault
 	for _, errno := range []syscall.Errno{syscall.ENOSPC, syscall.EIO} {
-		for _, c := range []class{write, sync_, create, rename, remove} {
+		for _, c := range []class{write, force, create, rename, remove} {
 			for _, keep := range []int{0, 100} {
 				faults = append(faults, fault{what: failing, class: c, errno: errno, keep: keep})
 			}
 		}
 	}
-	tryAll(t, each(faults), 1)
+	list := each(faults)
+	if !*everything {
+		list = sampled(list, 120)
+	}
+	tryAll(t, list, 1)
+}
+
+// A fault that stays, also while the next coordinator starts: that one is refused, too, and
+// says why. When the fault is gone everything goes on.
+func TestAFaultThatStaysKeepsItDown(t *testing.T) {
+	t.Parallel()
+	var list []series
+	for _, errno := range []syscall.Errno{syscall.ENOSPC, syscall.EIO} {
+		first := fault{what: failing, class: anyWrite, errno: errno, lasts: true, keep: 100}
+		for i, s := range each([]fault{first}) {
+			for _, c := range []class{write, force, create, rename} {
+				again := first
+				again.class, again.at = c, 1+i%2
+				s := s
+				s.faults = []fault{first, again}
+				list = append(list, s)
+			}
+		}
+	}
+	if !*everything {
+		list = sampled(list, 30)
+	}
+	tryAll(t, list, 1)
+}
+
+// Whatever can't be read when it starts: the start is refused, and says what and why.
+func TestAFailedReadRefusesTheStart(t *testing.T) {
+	t.Parallel()
+	var list []series
+	for i, s := range each([]fault{{what: powerBefore, class: anyWrite}}) {
+		first := s.faults[0]
+		first.at = s.sample(i)
+		s.faults, s.open = []fault{first, {what: failing, class: read, errno: syscall.EIO, keep: 100}}, 1
+		list = append(list, s)
+	}
+	tryAll(t, list, 1)
+}
+
+// A read may give less than was asked for. That makes no difference.
+func TestShortReadsMakeNoDifference(t *testing.T) {
+	t.Parallel()
+	list := each([]fault{{what: powerBefore, class: anyWrite}})
+	for i := range list {
+		list[i].faults = append(list[i].faults, fault{what: short, class: read, at: 1})
+	}
+	if !*everything {
+		list = sampled(list, 8)
+	}
+	tryAll(t, list, 1)
 }
 
 // TestRepeat plays one point again.

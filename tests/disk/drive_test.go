@@ -1,7 +1,8 @@
 package disk
 
 import (
-	"fmt"
+	"errors"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"strings"
@@ -17,7 +18,7 @@ type class string
 const (
 	anyWrite class = "call" // each of the next five
 	write    class = "write"
-	sync_    class = "sync" //nolint:revive // "sync" is a package
+	force    class = "sync"
 	create   class = "create"
 	rename   class = "rename"
 	remove   class = "remove"
@@ -62,14 +63,15 @@ type drive struct {
 	seen   map[class]int
 	hit    bool
 	lost   bool
-	after  *vfs.MemFS // what is there after the power loss
-	whole  *vfs.MemFS // what would be there with all that was written
-	synced *vfs.MemFS // and with nothing that was not synced
-	where  string     // the call that was hit
+	after  *vfs.MemFS         // what is there after the power loss
+	whole  *vfs.MemFS         // what would be there with all that was written
+	synced *vfs.MemFS         // and with nothing that was not synced
+	forced map[string][]int64 // how long a log was each time when it was synced
+	where  []string           // the calls that were hit
 }
 
 func newDrive(mem *vfs.MemFS, f fault) *drive {
-	return &drive{FS: mem, mem: mem, fault: f, armed: f.what != "", seen: map[class]int{}, gone: make(chan struct{}), free: make(chan struct{})}
+	return &drive{FS: mem, mem: mem, fault: f, armed: f.what != "", seen: map[class]int{}, forced: map[string][]int64{}, gone: make(chan struct{}), free: make(chan struct{})}
 }
 
 // disarm has the disk be a good one from now on, and tells whether it was not.
@@ -91,11 +93,18 @@ func (d *drive) ends() bool {
 // remove a file loses nothing.
 func (f fault) stops() bool { return f.what == failing && f.class != remove && f.class != read }
 
-// calls tells how many there were of a class.
-func (d *drive) calls(c class) int {
+// calls tells how many there were of each class.
+func (d *drive) calls() map[class]int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.seen[c]
+	return maps.Clone(d.seen)
+}
+
+// lie has syncs of files with the suffix do nothing from now on.
+func (d *drive) lie(only string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.fault, d.armed = fault{what: lying, class: force, only: only}, true
 }
 
 // met counts a call, and tells whether the fault is about it.
@@ -115,10 +124,7 @@ func (d *drive) met(c class, name string) (hits, lies bool) {
 		return false, lies
 	}
 	if hits = n == f.at || f.lasts && n > f.at; hits {
-		if !d.hit {
-			d.where = fmt.Sprintf("%s %s", c, name)
-		}
-		d.hit = true
+		d.hit, d.where = true, append(d.where, name)
 	}
 	return hits, false
 }
@@ -167,12 +173,12 @@ func (d *drive) lose() {
 	close(d.gone)
 }
 
-// cut has the power go now, if it has not gone yet.
-func (d *drive) cut(keep int, seed uint64) {
+// cut has the power go now, if it has not gone yet; nothing unsynced is kept.
+func (d *drive) cut() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if !d.lost {
-		d.fault.keep, d.fault.seed = keep, seed
+		d.fault.keep = 0
 		d.lose()
 	}
 }
@@ -295,14 +301,24 @@ func (f *driveFile) WriteAt(p []byte, off int64) (n int, err error) {
 }
 
 // Sync implements vfs.File.
-func (f *driveFile) Sync() error { return f.d.change(sync_, f.name, f.File.Sync) }
+func (f *driveFile) Sync() error { return f.sync(f.File.Sync) }
 
 // SyncData implements vfs.File.
-func (f *driveFile) SyncData() error { return f.d.change(sync_, f.name, f.File.SyncData) }
+func (f *driveFile) SyncData() error { return f.sync(f.File.SyncData) }
+
+func (f *driveFile) sync(do func() error) error {
+	return f.d.change(force, f.name, func() error {
+		info, err := f.Stat()
+		if err == nil && strings.HasSuffix(f.name, ".log") && !f.d.lost {
+			f.d.forced[f.name] = append(f.d.forced[f.name], info.Size())
+		}
+		return errors.Join(err, do())
+	})
+}
 
 // SyncTo implements vfs.File.
 func (f *driveFile) SyncTo(length int64) (full bool, err error) {
-	err = f.d.change(sync_, f.name, func() error {
+	err = f.d.change(force, f.name, func() error {
 		full, err = f.File.SyncTo(length)
 		return err
 	})

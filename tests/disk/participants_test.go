@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/handfast/handfast/client"
 	"github.com/handfast/handfast/fence"
@@ -91,11 +92,12 @@ type key struct{ x, branch string }
 type shop struct {
 	books *books
 
-	mu       sync.Mutex
-	rows     map[key]string
-	effects  []string
-	sent     map[string]bool // of prepared messages: whether the sender's transaction is committed
-	careless bool            // planted: it does what it is told again
+	mu        sync.Mutex
+	rows      map[key]string
+	effects   []string
+	sent      map[string]bool // of prepared messages: whether the sender's transaction is committed
+	careless  bool            // planted: it does what it is told again
+	forgetful bool            // planted: it forgets a branch as soon as it is tried
 }
 
 func newShop(b *books) *shop { return &shop{books: b, rows: map[key]string{}, sent: map[string]bool{}} }
@@ -123,6 +125,9 @@ func (s *shop) actAs(k key, a fence.Action, name string, refuse bool) error {
 		case "":
 			if refuse {
 				return fmt.Errorf("no: %w", target.ErrFailed)
+			}
+			if s.forgetful {
+				return nil
 			}
 			return run("forward")
 		case "forward", "committed":
@@ -191,6 +196,7 @@ type database struct {
 	mode  pb.Mode
 	id    xid.ResourceID
 
+	deaf  atomic.Bool // it hears no decision
 	mu    sync.Mutex
 	fence map[key]string
 	v     int
@@ -228,6 +234,9 @@ func (d *database) exec(ctx context.Context, c *client.Client, x xid.ID) error {
 
 // Settle implements client.Handler.
 func (d *database) Settle(_ context.Context, cmd *pb.Settle, answer func(*pb.SettleResult)) {
+	if d.deaf.Load() {
+		return // it will be told again
+	}
 	res := &pb.SettleResult{ResourceId: cmd.GetResourceId()}
 	for _, i := range cmd.GetItems() {
 		d.books.outcome(i.GetXid(), outcomeText(i.GetOutcome()), "settling at "+d.name)

@@ -106,18 +106,17 @@ func (p point) within(ctx context.Context, change func(*run)) (hit bool, err err
 func (r *run) named() error {
 	var errs []error
 	for _, f := range r.failed {
-		_, file, _ := strings.Cut(f.where, " ")
 		kind := store.ErrFailed
 		if f.fault.errno == syscall.ENOSPC {
 			kind = store.ErrFull
 		}
 		switch {
 		case f.err == nil:
-			errs = append(errs, fmt.Errorf("after %s %s it stopped without an error", f.where, f.fault.errno))
+			errs = append(errs, fmt.Errorf("at %q, %w: it stopped without an error", f.where, f.fault.errno))
 		case !errors.Is(f.err, kind) && !errors.Is(f.err, f.fault.errno):
-			errs = append(errs, fmt.Errorf("after %s %s it does not say what happened: %w", f.where, f.fault.errno, f.err))
-		case !strings.Contains(f.err.Error(), file):
-			errs = append(errs, fmt.Errorf("after %s %s it does not say where: %w", f.where, f.fault.errno, f.err))
+			errs = append(errs, fmt.Errorf("at %q, %w: it does not say what happened: %w", f.where, f.fault.errno, f.err))
+		case !slices.ContainsFunc(f.where, func(file string) bool { return strings.Contains(f.err.Error(), file) }):
+			errs = append(errs, fmt.Errorf("at %q, %w: it does not say where: %w", f.where, f.fault.errno, f.err))
 		}
 	}
 	return errors.Join(errs...)
@@ -144,6 +143,12 @@ const workers = 16
 // all day, at some, chosen by the place in the list, most of them after the start.
 func tryAll(t *testing.T, list []series, some int) {
 	t.Helper()
+	tryAllWith(t, list, some, nil)
+}
+
+// tryAllWith does something more in each run.
+func tryAllWith(t *testing.T, list []series, some int, change func(*run)) {
+	t.Helper()
 	next := make(chan int)
 	var wg sync.WaitGroup
 	for range workers {
@@ -155,10 +160,10 @@ func tryAll(t *testing.T, list []series, some int) {
 						if n > some {
 							break
 						}
-						tryOne(t, s.at(s.sample(i*some+n)))
+						tryOne(t, s.at(s.sample(i*some+n)), change)
 						continue
 					}
-					ok = tryOne(t, s.at(n))
+					ok = tryOne(t, s.at(n), change)
 				}
 			}
 		})
@@ -173,27 +178,44 @@ func tryAll(t *testing.T, list []series, some int) {
 	wg.Wait()
 }
 
-// usual is about how many calls of a class there are in the shortest scenario, and how
-// many of these before it begins.
-var usual = map[class][2]int{
-	anyWrite: {61, 48}, write: {10, 5}, sync_: {25, 18}, create: {17, 0}, rename: {3, 0}, remove: {7, 0}, read: {16, 0},
-}
+// usual is how many calls of a class there are in a short scenario, and how many of these
+// before it begins.
+var usual = sync.OnceValue(func() map[class][2]int {
+	seen := map[class][2]int{}
+	var drive *drive
+	_, err := point{mode: "dtm"}.once(func(r *run) {
+		r.planted = true
+		r.began = func(r *run) {
+			drive = r.drive
+			for c, n := range drive.calls() {
+				seen[c] = [2]int{0, n}
+			}
+		}
+	})
+	if err != nil {
+		panic(err)
+	}
+	for c, n := range drive.calls() {
+		seen[c] = [2]int{n, seen[c][1]}
+	}
+	return seen
+})
 
 // sample gives the i-th of some call numbers that are spread over the scenario.
 func (s series) sample(i int) int {
-	calls := usual[s.faults[s.open].class]
+	calls := usual()[s.faults[s.open].class]
 	if s.open > 0 {
-		return 1 + i*7%calls[0] // a start on what is there takes about as many
+		return 1 + i*7%calls[1] // a start on what is there
 	}
-	if i%4 == 0 {
+	if i%4 == 0 || calls[0] == calls[1] {
 		return 1 + i*7%calls[0]
 	}
 	return calls[1] + 1 + i*5%(calls[0]-calls[1])
 }
 
-func tryOne(t *testing.T, p point) (hit bool) {
+func tryOne(t *testing.T, p point, change func(*run)) (hit bool) {
 	t.Helper()
-	hit, err := p.once(nil)
+	hit, err := p.once(change)
 	if err != nil {
 		t.Errorf("%v\nrepeat it with: go test ./tests/disk -run TestRepeat -v -disk.repeat '%s'", err, p)
 	}

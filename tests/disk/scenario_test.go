@@ -23,6 +23,7 @@ import (
 type scenario struct {
 	call      func(*service, context.Context) (outcome string)
 	committed []string // what is there if it is committed; else nothing, or what was done is undone
+	open      bool     // it may be rolled back although nobody refuses
 }
 
 var scenarios = map[string]scenario{
@@ -31,6 +32,7 @@ var scenarios = map[string]scenario{
 	"tcc":      {call: (*service).tcc, committed: []string{"t1 commit", "t1 forward", "t2 commit", "t2 forward"}},
 	"saga":     {call: (*service).saga, committed: []string{"last forward", "pivot forward", "s1 forward", "s2 forward"}},
 	"message":  {call: (*service).message, committed: []string{"m1 forward", "m2 forward", "sent"}},
+	"asked":    {call: (*service).asked, committed: []string{"m1 forward", "m2 forward", "sent"}, open: true},
 	"workflow": {call: (*service).workflow, committed: []string{"w1 forward", "w2 forward", "w3 forward"}},
 	"mixed": {call: (*service).mixed, committed: []string{
 		"a", "last forward", "m1 forward", "m2 forward", "pivot forward", "s1 forward", "s2 forward", "t1 commit", "t1 forward", "y",
@@ -39,7 +41,7 @@ var scenarios = map[string]scenario{
 }
 
 // modes are the names of scenarios, in the order in which they are played.
-var modes = []string{"at", "xa", "tcc", "saga", "message", "workflow", "mixed", "dtm"}
+var modes = []string{"at", "xa", "tcc", "saga", "message", "asked", "workflow", "mixed", "dtm"}
 
 // group is the name under which the handlers are attached.
 const group = "disk"
@@ -235,14 +237,32 @@ func (s *service) news() *message.Message {
 	return message.New("news").To(s.target("m1"), message.Retry(retry)).To(s.target("m2"), message.Retry(retry))
 }
 
-// message is prepared, and sent with a local transaction.
-func (s *service) message(ctx context.Context) string {
-	check := message.CheckBack(target.Handler(group, "sent", target.Timeout(time.Second)), 400*time.Millisecond)
+// prepare prepares a message whose sender is asked after some time.
+func (s *service) prepare(ctx context.Context, after time.Duration) (message.Prepared, error) {
+	check := message.CheckBack(target.Handler(group, "sent", target.Timeout(time.Second)), after)
 	p, err := s.news().Prepare(ctx, s.m, check)
+	if err == nil {
+		s.branch(p.XID.String(), xid.BranchOf(p.XID, "check-back").String(), "preparation")
+	}
+	return p, err
+}
+
+// asked is a message whose sender never says what became of it.
+func (s *service) asked(ctx context.Context) string {
+	p, err := s.prepare(ctx, 50*time.Millisecond)
 	if err != nil {
 		return unknown
 	}
-	s.branch(p.XID.String(), xid.BranchOf(p.XID, "check-back").String(), "preparation")
+	s.shop.send(p.XID.String(), !s.refuse)
+	return s.heard(p.XID, s.m.Wait(ctx, p.XID))
+}
+
+// message is prepared, and sent with a local transaction.
+func (s *service) message(ctx context.Context) string {
+	p, err := s.prepare(ctx, 5*time.Second)
+	if err != nil {
+		return unknown
+	}
 	if s.refuse {
 		if err = p.Drop(ctx, errRefused); err == nil {
 			s.outcome(p.XID.String(), rolledBack, "the sender")

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,9 +29,10 @@ import (
 
 const (
 	// patience bounds one run.
-	patience = 30 * time.Second
-	// timeout is that of transactions; it is waited for only where the caller lost one.
-	timeout = 3 * time.Second
+	patience = time.Minute
+	// timeout is that of transactions. A caller who lives through it all loses none, so it
+	// is hardly ever waited for.
+	timeout = 20 * time.Second
 	// storeDir is where the store is on the drive.
 	storeDir = "data/store"
 )
@@ -60,6 +62,7 @@ type world struct {
 	wrap  func(store.Store) store.Store
 	admin pb.AdminClient
 	cc    *grpc.ClientConn
+	mute  bool           // nobody is called over HTTP
 	after sync.WaitGroup // what is left of lives whose power went
 	lives int
 }
@@ -111,7 +114,7 @@ func (w *world) start(d *drive) (*life, error) {
 		l.cut()
 		w.after.Go(func() { // it may have come up meanwhile
 			if err := <-up; err == nil {
-				l.end()
+				_ = l.end()
 			}
 		})
 		close(d.free)
@@ -134,7 +137,7 @@ func (w *world) open(l *life) error {
 		}},
 		// What a coordinator does whose power went reaches nobody.
 		Calls: caller.Config{Proxy: func(*http.Request) (*url.URL, error) {
-			if l.dead.Load() {
+			if w.mute || l.dead.Load() {
 				return nil, errPower
 			}
 			return nil, nil
@@ -188,6 +191,8 @@ type run struct {
 	mode         string
 	faults       []fault
 	probe        func(*run, *drive) error // is called when the power went, before it comes back
+	began        func(*run)               // is called before the transaction begins
+	ended        func(*run)               // is called when the caller was told how it ended
 	planted      bool                     // a fault of the harness is tried, which is no figure
 	transactions int
 	hits         int
@@ -200,14 +205,14 @@ type run struct {
 // failure is what a coordinator said that stopped by itself, or did not start.
 type failure struct {
 	fault fault
-	where string
+	where []string
 	err   error
 }
 
 func (d *drive) failure(err error) failure {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return failure{d.fault, d.where, err}
+	return failure{d.fault, slices.Clone(d.where), err}
 }
 
 // left is the disk that the next coordinator finds.
@@ -224,6 +229,9 @@ func (r *run) play(ctx context.Context) (hits int, err error) {
 	if err := r.up(mem); err != nil {
 		return r.hits, err
 	}
+	if r.began != nil {
+		r.began(r)
+	}
 	called := make(chan string, 1)
 	callCtx, cancel := context.WithCancel(ctx)
 	go func() { called <- scenarios[r.mode].call(r.service, callCtx) }()
@@ -236,7 +244,9 @@ func (r *run) play(ctx context.Context) (hits int, err error) {
 		case <-ctx.Done():
 			return r.hits, r.stuck()
 		case r.said = <-called:
-			said = true
+			if said = true; r.ended != nil {
+				r.ended(r)
+			}
 		case <-r.life.drive.gone:
 			if err := r.power(); err != nil {
 				return r.hits, err
@@ -323,7 +333,7 @@ func (r *run) over(ctx context.Context) (bool, error) {
 	defer cancel()
 	open, err := r.openOnes(ask)
 	if err != nil || len(open) > 0 {
-		return false, nil //nolint:nilerr // it is asked again
+		return false, nil
 	}
 	// From here on the disk is good, unless the fault has just come.
 	hit := r.drive.disarm()
@@ -340,5 +350,5 @@ func (r *run) stuck() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	l, err := r.admin.List(ctx, &pb.ListRequest{PageSize: 5})
-	return fmt.Errorf("it does not come to an end: %w, %v, alarms %q", err, l.GetTransactions(), r.alarms)
+	return fmt.Errorf("it does not come to an end: %v, alarms %q, %v", l.GetTransactions(), r.alarms, err) //nolint:errorlint // it may be nil
 }
