@@ -70,7 +70,7 @@ func TestPlantedFaultsAreFound(t *testing.T) {
 			s := series{point: point{mode: tt.mode, faults: []fault{tt.fault}}}
 			begins := usual()[tt.fault.class][1]
 			for n := begins + 1; n < begins+40; n++ {
-				ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 				hit, err := s.at(n).within(ctx, func(r *run) {
 					r.planted = true
 					tt.change(r)

@@ -58,17 +58,18 @@ type life struct {
 
 // world is a coordinator on a drive, with everybody who talks to it.
 type world struct {
-	gates [2]*gate // Handfast's API, and DTM's
-	wrap  func(store.Store) store.Store
-	admin pb.AdminClient
-	cc    *grpc.ClientConn
-	mute  bool           // nobody is called over HTTP
-	after sync.WaitGroup // what is left of lives whose power went
-	lives int
+	gates  [2]*gate // Handfast's API, and DTM's
+	wrap   func(store.Store) store.Store
+	admin  pb.AdminClient
+	cc     *grpc.ClientConn
+	memory uint64         // what the store keeps before it begins another log
+	mute   bool           // nobody is called over HTTP
+	after  sync.WaitGroup // what is left of lives whose power went
+	lives  int
 }
 
 func newWorld() (w *world, err error) {
-	w = &world{wrap: func(s store.Store) store.Store { return s }}
+	w = &world{memory: 64 << 10, wrap: func(s store.Store) store.Store { return s }}
 	for i := range w.gates {
 		if w.gates[i], err = newGate(); err != nil {
 			return nil, err
@@ -124,7 +125,7 @@ func (w *world) start(d *drive) (*life, error) {
 
 // open opens the store and serves.
 func (w *world) open(l *life) error {
-	st, err := pebblestore.Open(storeDir, pebblestore.WithFS(l.drive), pebblestore.WithCacheSize(1<<20), pebblestore.WithMemTableSize(256<<10))
+	st, err := pebblestore.Open(storeDir, pebblestore.WithFS(l.drive), pebblestore.WithCacheSize(1<<20), pebblestore.WithMemTableSize(w.memory))
 	if err != nil {
 		return err
 	}
