@@ -44,7 +44,7 @@ func TestAllGoesWellOnAGoodDisk(t *testing.T) {
 	t.Parallel()
 	for _, s := range each([]fault{{}}) {
 		s.faults = nil
-		if hit := tryOne(t, s.point, nil); hit {
+		if hit := tryOne(t, s.point); hit {
 			t.Errorf("%s: something was wrong with the disk", s.point)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/handfast/handfast/tc/store"
 )
@@ -19,7 +20,17 @@ import (
 type point struct {
 	mode   string
 	refuse bool
+	look   string // a name in looks: what is done when the power is gone; may be empty
 	faults []fault
+}
+
+// looks are what a run can do beside.
+var looks = map[string]func(*run){
+	"torn": func(r *run) { r.probe = tearTail },
+	"damaged": func(r *run) {
+		r.began, r.probe, r.memory = fill, damage, 1<<20 // all in one log
+		r.ended = func(r *run) { r.drive.cut() }
+	},
 }
 
 // String is what -disk.repeat takes.
@@ -27,6 +38,9 @@ func (p point) String() string {
 	parts := []string{p.mode}
 	if p.refuse {
 		parts[0] += "+refused"
+	}
+	if p.look != "" {
+		parts[0] += "~" + p.look
 	}
 	for _, f := range p.faults {
 		parts = append(parts, f.String())
@@ -42,7 +56,8 @@ func (f fault) String() string {
 // parsePoint reads what String wrote.
 func parsePoint(text string) (p point, err error) {
 	parts := strings.Split(text, "/")
-	p.mode, p.refuse = strings.CutSuffix(parts[0], "+refused")
+	p.mode, p.look, _ = strings.Cut(parts[0], "~")
+	p.mode, p.refuse = strings.CutSuffix(p.mode, "+refused")
 	if scenarios[p.mode].call == nil {
 		return p, fmt.Errorf("there is no scenario %q", p.mode)
 	}
@@ -67,7 +82,11 @@ func parsePoint(text string) (p point, err error) {
 
 // once plays a point, and tells whether all of its faults have come.
 func (p point) once(change func(*run)) (hit bool, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	limit := patience
+	if p.look != "" && *everything {
+		limit = time.Hour // whoever looks at what a power loss leaves takes his time
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	return p.within(ctx, change)
 }
@@ -84,8 +103,10 @@ func (p point) within(ctx context.Context, change func(*run)) (hit bool, err err
 	}
 	defer s.close()
 	r := &run{world: w, service: s, mode: p.mode, faults: p.faults}
-	if change != nil {
-		change(r)
+	for _, f := range []func(*run){looks[p.look], change} {
+		if f != nil {
+			f(r)
+		}
 	}
 	hits, err := r.play(ctx)
 	if err == nil {
@@ -143,12 +164,6 @@ const workers = 16
 // all day, at some, chosen by the place in the list, most of them after the start.
 func tryAll(t *testing.T, list []series, some int) {
 	t.Helper()
-	tryAllWith(t, list, some, nil)
-}
-
-// tryAllWith does something more in each run.
-func tryAllWith(t *testing.T, list []series, some int, change func(*run)) {
-	t.Helper()
 	next := make(chan int)
 	var wg sync.WaitGroup
 	for range workers {
@@ -160,10 +175,10 @@ func tryAllWith(t *testing.T, list []series, some int, change func(*run)) {
 						if n > some {
 							break
 						}
-						tryOne(t, s.at(s.sample(i*some+n)), change)
+						tryOne(t, s.at(s.sample(i*some+n)))
 						continue
 					}
-					ok = tryOne(t, s.at(n), change)
+					ok = tryOne(t, s.at(n))
 				}
 			}
 		})
@@ -213,9 +228,9 @@ func (s series) sample(i int) int {
 	return calls[1] + 1 + i*5%(calls[0]-calls[1])
 }
 
-func tryOne(t *testing.T, p point, change func(*run)) (hit bool) {
+func tryOne(t *testing.T, p point) (hit bool) {
 	t.Helper()
-	hit, err := p.once(change)
+	hit, err := p.once(nil)
 	if err != nil {
 		t.Errorf("%v\nrepeat it with: go test ./tests/disk -run TestRepeat -v -disk.repeat '%s'", err, p)
 	}
