@@ -71,6 +71,8 @@ func (r *run) judge(ctx context.Context, hit bool) error {
 		wrong("it is committed although somebody refused")
 	case !r.refuse && !hit && !scenarios[r.mode].open && outcome != committed:
 		wrong("it is rolled back although nobody refused, on a good disk")
+	case !r.refuse && !scenarios[r.mode].open && outcome != committed && r.durable():
+		wrong("it is rolled back although nobody refused, and a branch or all of it was durable: a crash aborts nobody")
 	case r.mode == "dtm" && query != outcome && (query != "" || len(list.GetTransactions()) > 0):
 		wrong("it is %s, and DTM's clients are told %q", outcome, query)
 	}
@@ -83,6 +85,14 @@ func (r *run) judge(ctx context.Context, hit bool) error {
 		wrong("on record: %v", list.GetTransactions())
 	}
 	return errors.Join(errs...)
+}
+
+// durable tells whether anybody has heard that a branch is registered, or that the whole
+// is submitted. Before that a crash may take the transaction away.
+func (b *books) durable() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.branches) > 0 || len(b.taken) > 0
 }
 
 // state is what all participants hold together.
