@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"google.golang.org/grpc"
+
 	pb "github.com/handfast/handfast/proto/handfast/v1"
 )
 
@@ -34,11 +36,11 @@ func undone(lines []string) bool {
 
 // judge tells what is wrong at the end of a run.
 func (r *run) judge(ctx context.Context, hit bool) error {
-	list, err := r.admin.List(ctx, &pb.ListRequest{})
+	list, err := r.admin.List(ctx, &pb.ListRequest{}, grpc.WaitForReady(true))
 	if err != nil {
 		return err
 	}
-	status, err := r.admin.Status(ctx, &pb.StatusRequest{})
+	status, err := r.admin.Status(ctx, &pb.StatusRequest{}, grpc.WaitForReady(true))
 	if err != nil {
 		return err
 	}

@@ -82,6 +82,8 @@ func parsePoint(text string) (p point, err error) {
 
 // once plays a point, and tells whether all of its faults have come.
 func (p point) once(change func(*run)) (hit bool, err error) {
+	slots <- struct{}{}
+	defer func() { <-slots }()
 	limit := patience
 	if p.look != "" && *everything {
 		limit = time.Hour // whoever looks at what a power loss leaves takes his time
@@ -159,6 +161,8 @@ func (s series) at(n int) point {
 
 // workers is how many scenarios are played at once. Most of the time they wait.
 const workers = 16
+
+var slots = make(chan struct{}, workers)
 
 // tryAll plays each series: at every call until the scenario survives, or, not to be here
 // all day, at some, chosen by the place in the list, most of them after the start.

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"google.golang.org/grpc"
 
 	pb "github.com/handfast/handfast/proto/handfast/v1"
 	"github.com/handfast/handfast/tc/store"
@@ -97,7 +98,7 @@ func (r *run) examine(mem *vfs.MemFS) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	list, err := w.admin.List(ctx, &pb.ListRequest{})
+	list, err := w.admin.List(ctx, &pb.ListRequest{}, grpc.WaitForReady(true))
 	if err != nil {
 		return err
 	}

@@ -42,7 +42,7 @@ var quiet = slog.New(slog.DiscardHandler)
 // The coordinator dies again and again; by default the pauses grow to two minutes.
 var fastDial = grpc.WithConnectParams(grpc.ConnectParams{
 	Backoff:           backoff.Config{BaseDelay: 5 * time.Millisecond, Multiplier: 1, MaxDelay: 5 * time.Millisecond},
-	MinConnectTimeout: time.Second,
+	MinConnectTimeout: 5 * time.Second,
 })
 
 // life is one coordinator, from its start to its end.
