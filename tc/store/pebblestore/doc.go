@@ -26,9 +26,11 @@
 // and joins concurrent syncs. After a crash, what survives is a prefix of the
 // applied batches that holds every synced one. A batch is there whole or not at
 // all; a torn end of the log is cut off. A disk that lies about fsync is not
-// detected here. Checksums find damage anywhere but in the very last batch of
-// the log, which looks like one that was torn by the crash; where that takes back
-// an incarnation, the file HANDFAST shows it.
+// detected here. Checksums find damage anywhere but in the last block of 32 KiB of
+// the newest log: there it looks like a batch that was torn by the crash, and takes
+// with it what follows. Where that takes back an incarnation, the file HANDFAST
+// shows it. What tests/disk does to whole coordinators rests on the same: a sector
+// is written whole or not at all, and a sync that returns is done.
 //
 // A failed write is the end: nothing is written from then on, whoever waits gets
 // the error, and the function given to WithFatal is called, which is meant to

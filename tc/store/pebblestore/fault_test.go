@@ -194,7 +194,7 @@ func TestDamagedFilesAreFound(t *testing.T) {
 			writeBatch(t, s, i*size, size)
 		}
 		if round == 2 {
-			// Damage in the last batch can't be told from a torn one.
+			// Damage in the last block of 32 KiB can't be told from a torn batch.
 			writeBatch(t, s, batches*size, last)
 		}
 		if err := s.Close(); err != nil {
@@ -230,6 +230,41 @@ func TestDamagedFilesAreFound(t *testing.T) {
 	}
 	if found == 0 {
 		t.Fatal("no damage was found")
+	}
+}
+
+// A store that is never opened again before the damage has one log only.
+func TestDamageInTheFirstLogIsFound(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s, err := pebblestore.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const batches, size = 200, 10 // about 4 blocks of 32 KiB
+	for i := range batches {
+		writeBatch(t, s, i*size, size)
+	}
+	copied := t.TempDir()
+	if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	logs, err := filepath.Glob(filepath.Join(copied, "*.log"))
+	if err != nil || len(logs) == 0 {
+		t.Fatalf("%q %v", logs, err)
+	}
+	newest := logs[len(logs)-1]
+	if n := fileSize(t, newest); n < 64<<10 {
+		t.Fatalf("the log has only %d bytes", n)
+	}
+	flip(t, newest, 30<<10)
+	if err := readAll(copied, batches*size); !errors.Is(err, store.ErrCorrupt) {
+		t.Fatalf("%v", err)
+	} else {
+		t.Log(err)
 	}
 }
 

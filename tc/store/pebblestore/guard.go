@@ -77,8 +77,16 @@ func (g *guard) open(what, name string, open func() (vfs.File, error)) (f vfs.Fi
 	return &guardedFile{File: f, g: g, name: name, log: strings.HasSuffix(name, ".log")}, nil
 }
 
-// Create implements vfs.FS.
+// Create implements vfs.FS. The name of a marker says which file counts, and Pebble
+// syncs the directory only after it has made both. A power loss before that may leave a
+// marker that names a file which is not there, and then there is no opening the store.
+// So the name of the file is made durable first.
 func (g *guard) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	if strings.HasPrefix(g.PathBase(name), "marker.") {
+		if err := syncDirectory(g, g.PathDir(name)); err != nil {
+			return nil, err
+		}
+	}
 	return g.open("create", name, func() (vfs.File, error) { return g.FS.Create(name, c) })
 }
 

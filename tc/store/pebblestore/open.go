@@ -72,6 +72,11 @@ func (s *Store) open(dir string, o options) (err error) {
 	if err != nil {
 		return err
 	}
+	if n.incarnation == 0 {
+		if err := s.create(dir, o); err != nil {
+			return err
+		}
+	}
 	db, err := pebble.Open(dir, s.pebbleOptions(o))
 	if err != nil {
 		return err
@@ -86,6 +91,17 @@ func (s *Store) open(dir string, o options) (err error) {
 		return errors.Join(err, s.Close())
 	}
 	return nil
+}
+
+// create makes the database and closes it again. Pebble raises the format of a new one
+// only after it has begun its first log, and that log would lack what shows damage in its
+// middle: a flipped bit would silently take everything behind it away.
+func (s *Store) create(dir string, o options) error {
+	db, err := pebble.Open(dir, s.pebbleOptions(o))
+	if err != nil {
+		return err
+	}
+	return db.Close()
 }
 
 func (s *Store) pebbleOptions(o options) *pebble.Options {
