@@ -2,6 +2,8 @@ package histories
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -15,7 +17,7 @@ import (
 func durationOf(d time.Duration) *durationpb.Duration { return durationpb.New(d) }
 
 func newRand(n uint64) *rand.Rand {
-	return rand.New(rand.NewPCG(*seedFlag, n)) //nolint:gosec // load is no secret
+	return rand.New(rand.NewPCG(*seedFlag, n))
 }
 
 // Numbers of clients in a history that are none.
@@ -66,10 +68,11 @@ func (c *contest) patience(ctx context.Context) (context.Context, context.Cancel
 	return context.WithTimeout(ctx, 5*time.Second)
 }
 
-// check ends the contest's hopes where a client was told what nobody should be.
+// sane ends everything where a client was told what nobody should be.
 func (c *contest) sane(out *output, err error) *output {
 	if err != nil {
 		c.w.part.complain("%v", err)
+		c.w.giveUp()
 	}
 	c.w.called(out != nil)
 	return out
@@ -93,7 +96,11 @@ func (w *world) run(ctx context.Context, n uint64) *history {
 		if err == nil {
 			c.id = r.GetXid()
 		}
-		w.called(err == nil)
+		out, err := c.answer(err, pb.Outcome_OUTCOME_UNDECIDED, 0, "")
+		if errors.Is(err, errSilence) {
+			err = nil
+		}
+		c.sane(out, err)
 	}
 	if !w.unique(c.id) {
 		w.part.complain("transaction %s was begun twice", c.id)
@@ -189,7 +196,7 @@ func (c *contest) look(ctx context.Context, who caller, times int) {
 
 // end makes sure of a decision, whichever it is, and looks at it once more.
 func (c *contest) end() *history {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(c.w.alive, patience)
 	defer cancel()
 	who := c.someone()
 	for _, last := range []func() (*output, error){
@@ -198,7 +205,9 @@ func (c *contest) end() *history {
 	} {
 		for c.sane(last()) == nil {
 			if ctx.Err() != nil {
-				c.w.part.complain("transaction %s: nobody answers", c.id)
+				if c.w.alive.Err() == nil {
+					c.sane(nil, fmt.Errorf("transaction %s: nobody answers", c.id))
+				}
 				return nil
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -23,7 +24,7 @@ type coordinator interface {
 	// crash ends it as nobody wants it to, and starts another one from what is left.
 	// Until freeze has been called answers may still be on their way; where it goes on
 	// is told to thaw.
-	crash(t *testing.T, freeze func(), thaw func(addr string))
+	crash(freeze func(), thaw func(addr string)) error
 }
 
 // mortal is a process that is killed with SIGKILL. Its address outlives it: who calls
@@ -49,7 +50,9 @@ func startMortal(t *testing.T) *mortal {
 	if err = errors.Join(err, lis.Close()); err != nil {
 		t.Fatal(err)
 	}
-	m.start(t)
+	if err := m.start(); err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		m.proc.Kill()
 		_ = m.lis.Close()
@@ -57,42 +60,41 @@ func startMortal(t *testing.T) *mortal {
 	return m
 }
 
-func (m *mortal) start(t *testing.T) {
-	t.Helper()
+func (m *mortal) start() (err error) {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), asCoordinator+"="+m.dir)
 	cmd.ExtraFiles = []*os.File{m.lis}
 	cmd.Stderr = os.Stderr
-	var err error
-	if m.proc, err = child.Start(cmd, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
+	m.proc, err = child.Start(cmd, syscall.SIGKILL)
+	return err
 }
 
 func (m *mortal) addr() string { return m.at }
 
-func (m *mortal) crash(t *testing.T, _ func(), _ func(string)) {
-	t.Helper()
+func (m *mortal) crash(func(), func(string)) error {
 	m.proc.Kill()
-	m.start(t)
+	return m.start()
 }
 
 // powered is a coordinator in this process whose power can be cut: what was not
 // forced to its disk, which is in memory, is lost then, in whole or in part.
 type powered struct {
 	disk *vfs.MemFS
-	// lies makes the disk forget what it has acknowledged: a planted fault.
-	lies  bool
+	// lying makes the disk forget what it has acknowledged since the start: a planted
+	// fault. That a store is gone as a whole would be noticed.
+	lying bool
 	kept  int // percent of what was not forced, at the next crash
 	at    string
 	stop  func() error
 	abort func()
 }
 
-func startPowered(t *testing.T, lies bool) *powered {
+func startPowered(t *testing.T, lying bool) *powered {
 	t.Helper()
-	p := &powered{disk: vfs.NewCrashableMem(), lies: lies}
-	p.start(t)
+	p := &powered{disk: vfs.NewCrashableMem(), lying: lying}
+	if err := p.start(); err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		if err := p.stop(); err != nil {
 			t.Error(err)
@@ -101,25 +103,22 @@ func startPowered(t *testing.T, lies bool) *powered {
 	return p
 }
 
-func (p *powered) start(t *testing.T) {
-	t.Helper()
+func (p *powered) start() error {
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
-	var fs vfs.FS = p.disk
-	if p.lies {
-		fs = lyingFS{fs}
-	}
+	lies := new(atomic.Bool)
 	cfg := settings()
 	cfg.Listener = lis
-	if cfg.Store, err = pebblestore.Open("store", pebblestore.WithFS(fs)); err != nil {
-		t.Fatal(err)
+	if cfg.Store, err = pebblestore.Open("store", pebblestore.WithFS(lyingFS{p.disk, lies})); err != nil {
+		return err
 	}
 	s, err := tc.NewServer(context.Background(), cfg)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
+	lies.Store(p.lying)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(ctx) }()
@@ -130,37 +129,54 @@ func (p *powered) start(t *testing.T) {
 		over()
 		_ = s.Shutdown(now) // Serve returns the same error
 	}
+	return nil
 }
 
 func (p *powered) addr() string { return p.at }
 
-func (p *powered) crash(t *testing.T, freeze func(), thaw func(string)) {
-	t.Helper()
+func (p *powered) crash(freeze func(), thaw func(string)) error {
 	freeze()
 	left := p.disk.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: p.kept, RNG: newRand(0)})
 	p.kept = (p.kept + 50) % 150
 	p.abort()
 	_ = p.stop() // it lives on a disk that is gone
 	p.disk = left
-	p.start(t)
+	err := p.start()
 	thaw(p.at)
+	return err
 }
 
-// lyingFS acknowledges what it has not forced.
-type lyingFS struct{ vfs.FS }
+// lyingFS acknowledges what it has not forced, while lies is set.
+type lyingFS struct {
+	vfs.FS
+	lies *atomic.Bool
+}
 
 func (l lyingFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
 	f, err := l.FS.Create(name, c)
-	return lyingFile{f}, err
+	return lyingFile{f, l.lies}, err
 }
 
 func (l lyingFS) ReuseForWrite(from, to string, c vfs.DiskWriteCategory) (vfs.File, error) {
 	f, err := l.FS.ReuseForWrite(from, to, c)
-	return lyingFile{f}, err
+	return lyingFile{f, l.lies}, err
 }
 
-// lyingFile forces nothing but the end of a file that is complete.
-type lyingFile struct{ vfs.File }
+type lyingFile struct {
+	vfs.File
+	lies *atomic.Bool
+}
 
-func (f lyingFile) SyncData() error                         { return nil }
-func (f lyingFile) SyncTo(int64) (fullSync bool, err error) { return false, nil }
+func (f lyingFile) SyncData() error {
+	if f.lies.Load() {
+		return nil
+	}
+	return f.File.SyncData()
+}
+
+func (f lyingFile) SyncTo(n int64) (fullSync bool, err error) {
+	if f.lies.Load() {
+		return false, nil
+	}
+	return f.File.SyncTo(n)
+}

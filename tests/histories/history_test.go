@@ -85,12 +85,13 @@ func (h *history) String() string {
 // told is left out as long as the rest still contradicts itself.
 func (h *history) short() *history {
 	ops := slices.Clone(h.ops)
+	until := time.Now().Add(5 * time.Second)
 	for i := len(ops) - 1; i >= 0; i-- {
-		if ops[i].Input.(input).do <= doExpire {
+		if ops[i].Input.(input).do <= doExpire || time.Now().After(until) {
 			continue // without what was done, anything contradicts itself
 		}
 		rest := slices.Delete(slices.Clone(ops), i, i+1)
-		if porcupine.CheckOperationsTimeout(transaction, rest, time.Second) == porcupine.Illegal {
+		if porcupine.CheckOperationsTimeout(transaction, rest, time.Second/2) == porcupine.Illegal {
 			ops = rest
 		}
 	}

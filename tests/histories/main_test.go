@@ -23,7 +23,7 @@ import (
 )
 
 var (
-	longFlag   = flag.Duration("histories.for", 0, "how long each kind of history is made; 0: some seconds")
+	longFlag   = flag.Duration("histories.for", 0, "how long histories of outcomes, and those of isolation, are made; 0: some seconds")
 	reportFlag = flag.String("histories.report", "", "write what was counted into this directory")
 	seedFlag   = flag.Uint64("histories.seed", 0, "of what the clients do; 0: by the clock. What happens to them is never the same again")
 	cluster    = pgtest.New(pgserver.Options{Settings: map[string]string{"max_connections": "300"}})
@@ -42,6 +42,11 @@ func TestMain(m *testing.M) {
 		return
 	}
 	flag.Parse()
+	// They wait for each other, and for disks, most of the time.
+	if err := flag.Set("test.parallel", "6"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	if *seedFlag == 0 {
 		*seedFlag = uint64(time.Now().UnixNano()) % 1_000_000
 	}
@@ -81,7 +86,7 @@ func settings() tc.Config {
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
-// lasts is how long one kind of history is made.
+// lasts is how long histories are made.
 func lasts(short time.Duration) time.Duration {
 	if *longFlag > 0 {
 		return *longFlag

@@ -163,7 +163,7 @@ func step(s state, in input, out output) []state {
 
 // told tells whether an answer is true at this moment.
 func (s state) told(in input, out output) (state, bool) {
-	switch out.outcome {
+	switch out.outcome { //nolint:exhaustive // undecided is the default
 	case unknownXID:
 		// Only a crash forgets, and only what nobody was told of.
 		ok := s.phase == lost || s.phase == fresh && in.crashes
@@ -258,7 +258,7 @@ func describe(in input, out output) string {
 }
 
 func (o output) String() string {
-	switch o.outcome {
+	switch o.outcome { //nolint:exhaustive // the others need no more words
 	case unknownXID:
 		return "unknown XID"
 	case unknownBranch:

@@ -16,7 +16,7 @@ import (
 )
 
 // sometimes is true in so many percent.
-func sometimes(percent int) bool { return rand.IntN(100) < percent } //nolint:gosec // load is no secret
+func sometimes(percent int) bool { return rand.IntN(100) < percent }
 
 // stale answers from what it has heard before.
 type stale struct {
@@ -86,7 +86,7 @@ func (o obliging) Rollback(ctx context.Context, r *pb.RollbackRequest) (*pb.Roll
 type impatient struct{ api }
 
 func (i impatient) Begin(ctx context.Context, r *pb.BeginRequest) (*pb.BeginResponse, error) {
-	return i.api.Begin(ctx, &pb.BeginRequest{Name: r.GetName(), Timeout: durationOf(r.GetTimeout().AsDuration() / 3000)})
+	return i.api.Begin(ctx, &pb.BeginRequest{Name: r.GetName(), Timeout: durationOf(max(r.GetTimeout().AsDuration()/3000, time.Millisecond))})
 }
 
 // amnesiac forgets what it has told.
@@ -125,7 +125,7 @@ func TestPlantedFaultsOfOutcomesAreFound(t *testing.T) {
 		"confuses who rolled back":              func(a api) api { return blaming{a} },
 		"":                                      nil, // a disk that lies
 	} {
-		if wrong == nil {
+		if wrong == nil { // which the coordinator itself may notice first, by what clients have seen of its log
 			name = "acknowledges what is not on disk"
 		}
 		t.Run(name, func(t *testing.T) {

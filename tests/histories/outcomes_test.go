@@ -25,6 +25,9 @@ const patience = 30 * time.Second
 // world is a coordinator with its clients.
 type world struct {
 	crashes bool // the coordinator dies
+	// alive ends when the coordinator can't be started again.
+	alive   context.Context //nolint:containedctx // of all calls
+	giveUp  context.CancelFunc
 	apis    []api
 	part    *participant
 	counts  *counts
@@ -42,7 +45,7 @@ type world struct {
 // Every so many calls a connection is cut, or the coordinator dies.
 const (
 	callsPerCut   = 150
-	callsPerDeath = 600
+	callsPerDeath = 250
 )
 
 // called counts a call, and lets things happen in the course of time.
@@ -112,12 +115,13 @@ func newWorld(t *testing.T, at string, sum *counts) *world {
 }
 
 // disturb cuts connections and kills the coordinator until ctx ends.
-func (w *world) disturb(ctx context.Context, t *testing.T, c coordinator) {
-	t.Helper()
+func (w *world) disturb(ctx context.Context, c coordinator) {
 	r := newRand(1 << 40)
 	for {
 		select {
 		case <-ctx.Done():
+			return
+		case <-w.alive.Done():
 			return
 		case <-w.cuts:
 			w.proxies[r.IntN(len(w.proxies))].cut()
@@ -126,7 +130,7 @@ func (w *world) disturb(ctx context.Context, t *testing.T, c coordinator) {
 			if c == nil {
 				continue
 			}
-			c.crash(t, func() {
+			err := c.crash(func() {
 				for _, p := range w.proxies {
 					p.hold()
 				}
@@ -135,6 +139,11 @@ func (w *world) disturb(ctx context.Context, t *testing.T, c coordinator) {
 					p.release(addr)
 				}
 			})
+			if err != nil {
+				w.part.complain("it does not start again: %v", err)
+				w.giveUp()
+				return
+			}
 			w.counts.add("crashes", 1)
 		}
 	}
@@ -148,14 +157,16 @@ func (w *world) play(t *testing.T, c coordinator, d time.Duration) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), d)
 	defer cancel()
+	w.alive, w.giveUp = context.WithCancel(context.WithoutCancel(ctx))
+	defer w.giveUp()
 	var load, hands sync.WaitGroup
-	hands.Go(func() { w.disturb(ctx, t, c) })
+	hands.Go(func() { w.disturb(ctx, c) })
 	done := make(chan *history, 64)
 	var n atomic.Uint64
 	for range atOnce {
 		load.Go(func() {
-			for ctx.Err() == nil {
-				if h := w.run(context.WithoutCancel(ctx), n.Add(1)); h != nil {
+			for ctx.Err() == nil && w.alive.Err() == nil {
+				if h := w.run(w.alive, n.Add(1)); h != nil {
 					done <- h
 				}
 			}
@@ -164,14 +175,13 @@ func (w *world) play(t *testing.T, c coordinator, d time.Duration) {
 	go func() { load.Wait(); close(done) }()
 	for h := range done {
 		w.part.forget(h)
-		if !w.check(h) {
-			cancel()
+		if len(w.failed) == 0 && !w.check(h) {
+			w.giveUp() // one is enough
 		}
 	}
+	cancel()
 	hands.Wait()
-	for _, s := range w.part.complaints() {
-		w.failed = append(w.failed, s)
-	}
+	w.failed = append(w.failed, w.part.complaints()...)
 }
 
 // checkLimit bounds the check of one history; a few dozen operations need a millisecond.
@@ -185,8 +195,9 @@ func (w *world) check(h *history) bool {
 	h.mu.Unlock()
 	switch ops.check(checkLimit) {
 	case porcupine.Ok:
-		last := ops.ops[len(ops.ops)-1].Output.(output).outcome
-		w.counts.add(last.String(), 1)
+		last := ops.ops[len(ops.ops)-1].Output.(output)
+		last.reason = untold
+		w.counts.add("transactions that end as "+last.String(), 1)
 		return true
 	case porcupine.Unknown:
 		w.failed = append(w.failed, fmt.Sprintf("not checked within %s: %s", checkLimit, ops))
@@ -201,7 +212,7 @@ func TestOutcomesAreLinearizable(t *testing.T) {
 	since := time.Now()
 	sum := &counts{}
 	var failures []string
-	for _, kind := range []struct {
+	for _, kind := range []struct { //nolint:paralleltest // each has the machine for itself
 		name  string
 		start func(*testing.T) (at string, c coordinator)
 	}{
@@ -212,11 +223,11 @@ func TestOutcomesAreLinearizable(t *testing.T) {
 		{"kill -9", func(t *testing.T) (string, coordinator) { t.Helper(); m := startMortal(t); return m.addr(), m }},
 		{"power loss", func(t *testing.T) (string, coordinator) { t.Helper(); p := startPowered(t, false); return p.addr(), p }},
 	} {
-		t.Run(kind.name, func(t *testing.T) { //nolint:paralleltest // each has the machine for itself
+		t.Run(kind.name, func(t *testing.T) {
 			at, c := kind.start(t)
 			w := newWorld(t, at, sum)
 			w.crashes = c != nil
-			w.play(t, c, lasts(1500*time.Millisecond))
+			w.play(t, c, lasts(4500*time.Millisecond)/3)
 			for _, f := range w.failed {
 				t.Error(f)
 			}

@@ -52,24 +52,22 @@ func (v *versions) checkEnd() {
 			switch there := slices.Contains(list, op.Write); {
 			case !there && v.outcome(i) == Committed:
 				v.found.add(LostUpdate, "%s appended %d to %s, which is %v at the end", v.who(i), op.Write, op.Key, list)
-			case there && v.outcome(i) == Aborted && v.builtOn(op.Key, op.Write, list) == nil:
+			case there && v.outcome(i) == Aborted && !v.broughtBack(op.Key, op.Write, list):
 				v.found.add(Impossible, "%s appended %d to %s, and it is there at the end: %v", v.who(i), op.Write, op.Key, list)
 			}
 		}
 	}
 }
 
-// builtOn gives the write that brought a value back by computing from it: its place in
-// the list is behind the value, and in the database it was not.
-func (v *versions) builtOn(k Key, value int, list []int) *version {
-	i := slices.Index(list, value)
-	if i+1 >= len(list) {
-		return nil
+// broughtBack tells whether a write behind the value was computed from it: it did not
+// replace in the database what stands before it in the list.
+func (v *versions) broughtBack(k Key, value int, list []int) bool {
+	for i := slices.Index(list, value) + 1; i < len(list); i++ {
+		if next := v.all[at{k, list[i]}]; next != nil && next.over != list[i-1] {
+			return true
+		}
 	}
-	if next := v.all[at{k, list[i+1]}]; next != nil && next.over != value {
-		return next
-	}
-	return nil
+	return false
 }
 
 // checkWrites looks at what each write replaced, and at what it was computed from.

@@ -84,6 +84,9 @@ func TestEachAnomalyIsFoundInItsSmallestHistory(t *testing.T) {
 		"computed from what was rolled back": {kinds{adya.AbortedUse, adya.AbortedRead}, []adya.Txn{
 			aborted("A", over(0, wrote("ax", 1))), committed("B", read("ax", 1), over(0, wrote("ax", 1, 2)))},
 			map[adya.Key][]int{key("ax"): {1, 2}}},
+		"computed from all that was rolled back": {kinds{adya.AbortedUse, adya.AbortedRead}, []adya.Txn{
+			aborted("A", over(0, wrote("ax", 1)), over(1, wrote("ax", 1, 2))), committed("B", read("ax", 1, 2), over(0, wrote("ax", 1, 2, 3)))},
+			map[adya.Key][]int{key("ax"): {1, 2, 3}}},
 		"computed from what is old": {kinds{adya.LostUpdate, adya.GSingle}, []adya.Txn{
 			committed("A", over(0, wrote("ax", 1))), committed("B", read("ax"), over(1, wrote("ax", 2)))}, nil},
 		"written over by a fork": {kinds{adya.DirtyWrite, adya.LostUpdate}, []adya.Txn{
