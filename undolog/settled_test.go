@@ -107,6 +107,35 @@ func TestSettledSeesWhatWasCommittedWhileItWaited(t *testing.T) {
 	}
 }
 
+// A row that was read undecided stays refused, although it is undone by the time it is
+// asked for: what was read is not what is there.
+func TestSettledKnowsWhatItsSnapshotHasSeen(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, settledDDL, `"Bank"."Order"`)
+	// The first condition is looked at when the statement has its snapshot.
+	const ask = `SELECT v FROM "Bank"."Order" o WHERE (SELECT pg_advisory_xact_lock_shared(7)) IS NOT NULL AND id = 1 AND handfast.settled(o)`
+	for level, want := range map[string]string{"READ COMMITTED": "HF001", "REPEATABLE READ": "40001"} {
+		id := newXID()
+		l := d.work(id, `UPDATE "Bank"."Order" SET v = 100 WHERE id = 1`)
+		hold, other := d.connect(), d.connect()
+		d.exec(hold, "BEGIN; SELECT pg_advisory_xact_lock(7)")
+		d.exec(other, "BEGIN ISOLATION LEVEL "+level)
+		failed := make(chan error, 1)
+		go func() {
+			_, err := other.Exec(context.Background(), ask)
+			failed <- err
+		}()
+		d.awaitLockWait(other)
+		d.mustSettle(id, false, l)
+		d.exec(hold, "COMMIT")
+		if err := <-failed; sqlState(err) != want {
+			t.Errorf("%s: %v, want %s", level, err, want)
+		}
+		d.exec(other, "ROLLBACK")
+		d.exec(other, ask)
+	}
+}
+
 func TestSettledSaysWhatItDoesNotKnow(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, settledDDL, "p")

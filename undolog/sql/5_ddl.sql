@@ -299,7 +299,7 @@ DECLARE
   f regprocedure;
 BEGIN
   FOR f IN SELECT r.oid FROM pg_proc r WHERE r.pronamespace = 'handfast'::regnamespace
-             AND r.proname ~ ('^(row|fk|plan|restore|verify|committed|settled)_' || p_id || '$') LOOP
+             AND r.proname ~ ('^(row|fk|plan|restore|verify|committed|settled|settled_then)_' || p_id || '$') LOOP
     EXECUTE format('DROP FUNCTION %s', f);
   END LOOP;
   EXECUTE format('DROP INDEX IF EXISTS handfast.gone_%s', p_id);
@@ -362,4 +362,5 @@ END $f$;
 -- one is for resource managers: see undolog.Grant.
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA handfast FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION handfast.info(), handfast.arm(text, uuid, timestamptz, integer),
-  handfast.seal(text, bigint, bigint, boolean), handfast.settled(anyelement) TO PUBLIC;
+  handfast.seal(text, bigint, bigint, boolean), handfast.settled(anyelement),
+  handfast.settled_then(anyelement), handfast.settled_now(anyelement) TO PUBLIC;

@@ -1,0 +1,82 @@
+package histories
+
+import (
+	"context"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/handfast/handfast/tests/histories/adya"
+)
+
+// Each of these databases is wrong in one way, and random histories have to find it.
+func TestPlantedFaultsOfIsolationAreFound(t *testing.T) {
+	t.Parallel()
+	for name, planted := range map[string]struct { //nolint:paralleltest // each has the machine for itself
+		sql string
+		use string
+	}{
+		"a committed view of the table as it is": {`CREATE OR REPLACE VIEW item_committed AS SELECT k COLLATE "C" AS k, v, over, last FROM item`, "<table>_committed"},
+		"settled() that says yes to everything": {
+			`CREATE OR REPLACE FUNCTION handfast.settled(p_row anyelement) RETURNS boolean LANGUAGE sql AS 'SELECT true'`, "settled(t)"},
+		"settled() FOR UPDATE that says yes to everything": {
+			`CREATE OR REPLACE FUNCTION handfast.settled(p_row anyelement) RETURNS boolean LANGUAGE sql AS 'SELECT true'`, "settled(t) FOR UPDATE, then a write"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, true)
+			for db := range l.bases {
+				l.exec(db, planted.sql)
+			}
+			at := slices.DeleteFunc(uses(), func(u use) bool { return u.name != planted.use || u.level != rr })
+			sum := &counts{}
+			var bad []string
+			for since := time.Now(); len(bad) == 0 && time.Since(since) < time.Minute; {
+				var err error
+				if bad, err = l.play(t.Context(), at, time.Second, sum); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if len(bad) == 0 {
+				t.Fatalf("it is not found: %v", sum.all())
+			}
+			t.Logf("found after %d histories", sum.get("histories"))
+			if testing.Verbose() {
+				t.Log(bad[0])
+			}
+		})
+	}
+}
+
+// Where the guard is off for plain sessions, they write over what is undecided.
+func TestWithoutTheGuardThereAreDirtyWrites(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, false)
+	for _, level := range levels { //nolint:paralleltest // one lab
+		t.Run(string(level), func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			r, err := l.record(ctx, 2)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := &scene{r, t, ctx}
+			x := s.global("X")
+			x.did(0, rc, func() { x.appends(s.rows[0]) })
+			p := s.plain("session", level)
+			p.appends(s.rows[0])
+			p.appends(s.rows[1])
+			p.commits()
+			x.did(0, rc, func() { x.appends(s.rows[1]) })
+			x.commits()
+			all, err := r.found(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, want := range []adya.Kind{adya.DirtyWrite, adya.G0} {
+				if !slices.ContainsFunc(all, func(a adya.Anomaly) bool { return a.Kind == want }) {
+					t.Errorf("no %s in %v", want, all)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,241 @@
+package histories
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/handfast/handfast/client"
+	"github.com/handfast/handfast/internal/hftest"
+	pb "github.com/handfast/handfast/proto/handfast/v1"
+	"github.com/handfast/handfast/tc"
+	"github.com/handfast/handfast/tm"
+)
+
+const patience = 30 * time.Second
+
+// world is a coordinator with its clients.
+type world struct {
+	crashes bool // the coordinator dies
+	// alive ends when the coordinator can't be started again.
+	alive   context.Context //nolint:containedctx // of all calls
+	giveUp  context.CancelFunc
+	apis    []api
+	part    *participant
+	counts  *counts
+	proxies []*proxy
+
+	calls  atomic.Int64
+	cuts   chan struct{} // every so many calls
+	deaths chan struct{}
+
+	mu     sync.Mutex
+	xids   map[string]bool
+	failed []string
+}
+
+// Every so many calls a connection is cut, or the coordinator dies.
+const (
+	callsPerCut   = 150
+	callsPerDeath = 250
+)
+
+// called counts a call, and lets things happen in the course of time.
+func (w *world) called(answered bool) {
+	n := w.calls.Add(1)
+	w.counts.add("calls", 1)
+	if !answered {
+		w.counts.add("calls without an answer", 1)
+	}
+	for ch, every := range map[chan struct{}]int64{w.cuts: callsPerCut, w.deaths: callsPerDeath} {
+		if n%every == 0 {
+			select {
+			case ch <- struct{}{}:
+			default:
+			}
+		}
+	}
+}
+
+func (w *world) unique(id string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.xids[id] {
+		return false
+	}
+	w.xids[id] = true
+	return true
+}
+
+// newWorld connects three kinds of clients, several of each, each through a proxy of its own.
+func newWorld(t *testing.T, at string, sum *counts) *world {
+	t.Helper()
+	w := &world{
+		part: &participant{facts: map[string]pb.Vote{}, all: map[string]*history{}}, counts: sum,
+		cuts: make(chan struct{}, 1), deaths: make(chan struct{}, 1), xids: map[string]bool{},
+	}
+	quick := grpc.WithConnectParams(grpc.ConnectParams{
+		Backoff: backoff.Config{BaseDelay: 2 * time.Millisecond, Multiplier: 1.5, MaxDelay: 50 * time.Millisecond}, MinConnectTimeout: 5 * time.Second,
+	})
+	for i := range 6 {
+		p := newProxy(t, at)
+		w.proxies = append(w.proxies, p)
+		if i%3 == 0 {
+			cc, err := grpc.NewClient("passthrough:///"+p.addr(), grpc.WithTransportCredentials(insecure.NewCredentials()), quick)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = cc.Close() })
+			w.apis = append(w.apis, unary{pb.NewCoordinatorClient(cc)})
+			continue
+		}
+		c, err := client.Dial(p.addr(), client.WithLogger(quiet()), client.WithDialOptions(quick))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		if _, err := c.Attach(&pb.AttachedResource{ResourceId: resource, Name: "facts"}, w.part); err != nil {
+			t.Fatal(err)
+		}
+		if i%3 == 1 {
+			w.apis = append(w.apis, c)
+		} else {
+			w.apis = append(w.apis, managed{c, tm.New(c, tm.WithRetryLimit(2*time.Second))})
+		}
+	}
+	return w
+}
+
+// disturb cuts connections and kills the coordinator until ctx ends.
+func (w *world) disturb(ctx context.Context, c coordinator) {
+	r := newRand(1 << 40)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.alive.Done():
+			return
+		case <-w.cuts:
+			w.proxies[r.IntN(len(w.proxies))].cut()
+			w.counts.add("connections cut", 1)
+		case <-w.deaths:
+			if c == nil {
+				continue
+			}
+			err := c.crash(func() {
+				for _, p := range w.proxies {
+					p.hold()
+				}
+			}, func(addr string) {
+				for _, p := range w.proxies {
+					p.release(addr)
+				}
+			})
+			if err != nil {
+				w.part.complain("it does not start again: %v", err)
+				w.giveUp()
+				return
+			}
+			w.counts.add("crashes", 1)
+		}
+	}
+}
+
+// atOnce is how many transactions are under way.
+const atOnce = 16
+
+// play makes histories for some time, or until one is found that nothing explains.
+func (w *world) play(t *testing.T, c coordinator, d time.Duration) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	defer cancel()
+	w.alive, w.giveUp = context.WithCancel(context.WithoutCancel(ctx))
+	defer w.giveUp()
+	var load, hands sync.WaitGroup
+	hands.Go(func() { w.disturb(ctx, c) })
+	done := make(chan *history, 64)
+	var n atomic.Uint64
+	for range atOnce {
+		load.Go(func() {
+			for ctx.Err() == nil && w.alive.Err() == nil {
+				if h := w.run(w.alive, n.Add(1)); h != nil {
+					done <- h
+				}
+			}
+		})
+	}
+	go func() { load.Wait(); close(done) }()
+	for h := range done {
+		w.part.forget(h)
+		if len(w.failed) == 0 && !w.check(h) {
+			w.giveUp() // one is enough
+		}
+	}
+	cancel()
+	hands.Wait()
+	w.failed = append(w.failed, w.part.complaints()...)
+}
+
+// checkLimit bounds the check of one history; a few dozen operations need a millisecond.
+const checkLimit = 20 * time.Second
+
+func (w *world) check(h *history) bool {
+	w.counts.add("transactions", 1)
+	h.mu.Lock()
+	w.counts.add("operations", len(h.ops))
+	ops := &history{id: h.id, begun: h.begun, branches: h.branches, ops: h.ops}
+	h.mu.Unlock()
+	switch ops.check(checkLimit) {
+	case porcupine.Ok:
+		last := ops.ops[len(ops.ops)-1].Output.(output)
+		last.reason = untold
+		w.counts.add("transactions that end as "+last.String(), 1)
+		return true
+	case porcupine.Unknown:
+		w.failed = append(w.failed, fmt.Sprintf("not checked within %s: %s", checkLimit, ops))
+	case porcupine.Illegal:
+		w.failed = append(w.failed, fmt.Sprintf("nothing explains this:\n%s\nthe whole history:\n%s", ops.short(), ops))
+	}
+	return false
+}
+
+func TestOutcomesAreLinearizable(t *testing.T) {
+	t.Parallel()
+	since := time.Now()
+	sum := &counts{}
+	var failures []string
+	for _, kind := range []struct { //nolint:paralleltest // each has the machine for itself
+		name  string
+		start func(*testing.T) (at string, c coordinator)
+	}{
+		{"nobody dies", func(t *testing.T) (string, coordinator) {
+			t.Helper()
+			return hftest.Coordinator(t, func(c *tc.Config) { c.Engine = settings().Engine }), nil
+		}},
+		{"kill -9", func(t *testing.T) (string, coordinator) { t.Helper(); m := startMortal(t); return m.addr(), m }},
+		{"power loss", func(t *testing.T) (string, coordinator) { t.Helper(); p := startPowered(t, false); return p.addr(), p }},
+	} {
+		t.Run(kind.name, func(t *testing.T) {
+			at, c := kind.start(t)
+			w := newWorld(t, at, sum)
+			w.crashes = c != nil
+			w.play(t, c, lasts(4500*time.Millisecond)/3)
+			for _, f := range w.failed {
+				t.Error(f)
+			}
+			failures = append(failures, w.failed...)
+		})
+	}
+	sum.report(t, "histories-outcomes", "go test ./tests/histories -run Outcomes -histories.for "+longFlag.String()+" -timeout 2h", since, failures)
+	if sum.get("transactions") < 100 || sum.get("crashes") < 2 {
+		t.Errorf("too little happened to mean anything: %v", sum.all())
+	}
+}
