@@ -70,6 +70,11 @@ func (l *local) update(p *proc, c change) error {
 		if owner, taken := d.tags[after.tag]; taken && owner != c.key && l.read(owner).tag == after.tag {
 			return errUnique
 		}
+		for _, k := range l.order {
+			if k != c.key && l.rows[k].tag == after.tag {
+				return errUnique // with a row of its own
+			}
+		}
 	}
 	armed := !l.x.IsZero() && !l.xa
 	if armed && len(l.fences) == 0 {
