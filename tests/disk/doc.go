@@ -31,6 +31,9 @@
 //
 //	go test ./tests/disk -disk.all -timeout 2h
 //
+// which takes half an hour and, as what a failed store leaves stays until the process
+// ends, some 10 GB.
+//
 // A failure names its point, and how to repeat it alone. That is not bit for bit: who is
 // quicker is up to the scheduler.
 package disk
