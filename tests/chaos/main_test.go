@@ -12,7 +12,6 @@ import (
 	"os/signal"
 	"syscall"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 
@@ -20,7 +19,7 @@ import (
 )
 
 var (
-	lasting   = flag.Duration("chaos", 5*time.Second, "how long faults happen; what comes to rest and is judged after them takes its own time")
+	lasting   = flag.Duration("chaos", 0, "how long faults happen; what comes to rest and is judged after them takes its own time")
 	seed      = flag.Uint64("chaos.seed", 1, "of the order of the faults")
 	inDocker  = flag.Bool("chaos.containers", false, "run Postgres and the coordinator in containers")
 	onlyKinds = flag.String("chaos.kinds", "", "only these kinds of faults, separated by commas")
