@@ -172,6 +172,11 @@ func (c *contest) own(ctx context.Context, b int) {
 	since := clock()
 	c.w.part.decide(c.branches[b], v)
 	c.note(who.who, since, endOfTime, input{do: doVote, branch: b, vote: v}, output{})
+	if v == pb.Vote_VOTE_WITHDRAWN && c.crashes {
+		// The vote is not forced. If it is lost, the database is asked, which knows only that
+		// the branch will never commit.
+		c.note(who.who, since, endOfTime, input{do: doDoubt, branch: b}, output{})
+	}
 	if c.chance(8) {
 		return // it dies before it tells
 	}

@@ -73,7 +73,7 @@ func (c *crowd) global(ctx context.Context, r *rand.Rand) error {
 	if c.single {
 		locals = 1
 	}
-	for range locals {
+	for t.local = range locals {
 		db := r.IntN(2)
 		if c.single {
 			db = 0

@@ -130,6 +130,7 @@ type trial struct {
 	r     *record
 	tx    adya.Txn
 	group int
+	local int // which local transaction it is in
 }
 
 // trial begins a transaction. Whether it commits is not known yet.
@@ -161,7 +162,7 @@ func (t *trial) read(ctx context.Context, q undolog.DB, db int, f form, rows ...
 	var k string
 	var v []int
 	_, err = pgx.ForEachRow(got, []any{&k, &v}, func() error {
-		ops = append(ops, adya.Op{Key: adya.Key{DB: t.r.l.bases[db].name, Row: k}, List: append([]int{}, v...), Group: t.group})
+		ops = append(ops, adya.Op{Key: adya.Key{DB: t.r.l.bases[db].name, Row: k}, List: append([]int{}, v...), Local: t.local, Group: t.group})
 		return nil
 	})
 	if err != nil {
@@ -180,7 +181,7 @@ func (t *trial) read(ctx context.Context, q undolog.DB, db int, f form, rows ...
 
 // write appends a value in the database, or to a list that was read.
 func (t *trial) write(ctx context.Context, q undolog.DB, db int, row string, computed *[]int) error {
-	op := adya.Op{Key: adya.Key{DB: t.r.l.bases[db].name, Row: row}, Write: int(t.r.l.values.Add(1)), Physical: true}
+	op := adya.Op{Key: adya.Key{DB: t.r.l.bases[db].name, Row: row}, Write: int(t.r.l.values.Add(1)), Local: t.local, Physical: true}
 	sql, args := appendSQL, []any{op.Write, row}
 	if computed != nil {
 		sql, args = writeSQL, append(args, append(append([]int{}, *computed...), op.Write))

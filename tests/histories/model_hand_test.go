@@ -40,7 +40,7 @@ func (o output) with(v pb.Vote) output {
 // A yes of the model is worth nothing without its noes.
 func TestTheModelOfATransaction(t *testing.T) {
 	t.Parallel()
-	const yes, no, requested = pb.Vote_VOTE_YES, pb.Vote_VOTE_NO, pb.RollbackReason_ROLLBACK_REASON_REQUESTED
+	const yes, no, gone, requested = pb.Vote_VOTE_YES, pb.Vote_VOTE_NO, pb.Vote_VOTE_WITHDRAWN, pb.RollbackReason_ROLLBACK_REASON_REQUESTED
 	register, commit, told, all := input{do: doRegister}, input{do: doCommit}, input{do: toldOutcome}, input{do: toldAll}
 	vote := func(v pb.Vote) input { return input{do: doVote, vote: v} }
 	undo := func(n int) input { return input{do: doRollback, cause: n} }
@@ -71,12 +71,18 @@ func TestTheModelOfATransaction(t *testing.T) {
 		"a no is committed": {false, history{at(1, 2, register), at(1, 2, input{do: toldRegistered}, isOpen), at(3, 4, vote(no)), at(5, 6, commit), at(5, 6, told, isCommitted)}},
 		"a timeout before its time": {false, history{
 			at(9, endOfTime, input{do: doExpire}), at(3, 4, told, undoneBy(pb.RollbackReason_ROLLBACK_REASON_TIMEOUT, 0))}},
-		"a timeout":                      {true, history{at(2, endOfTime, input{do: doExpire}), at(3, 4, told, undoneBy(pb.RollbackReason_ROLLBACK_REASON_TIMEOUT, 0))}},
-		"forgotten without a crash":      {false, history{at(3, 4, told, isUnknown)}},
-		"forgotten by a crash":           {true, history{at(3, 4, crash(told), isUnknown)}},
-		"forgotten after it was told":    {false, history{at(1, 2, crash(told), isOpen), at(3, 4, crash(told), isUnknown)}},
-		"forgotten with its branch":      {false, history{at(1, 2, crash(register)), at(1, 2, crash(input{do: toldRegistered}), isOpen), at(3, 4, crash(told), isUnknown)}},
-		"an unforced vote is lost":       {true, history{at(1, 2, register), at(3, 4, vote(yes)), at(3, 4, input{do: toldVote}, isOpen), at(5, 6, crash(all), isOpen.with(0))}},
+		"a timeout":                   {true, history{at(2, endOfTime, input{do: doExpire}), at(3, 4, told, undoneBy(pb.RollbackReason_ROLLBACK_REASON_TIMEOUT, 0))}},
+		"forgotten without a crash":   {false, history{at(3, 4, told, isUnknown)}},
+		"forgotten by a crash":        {true, history{at(3, 4, crash(told), isUnknown)}},
+		"forgotten after it was told": {false, history{at(1, 2, crash(told), isOpen), at(3, 4, crash(told), isUnknown)}},
+		"forgotten with its branch":   {false, history{at(1, 2, crash(register)), at(1, 2, crash(input{do: toldRegistered}), isOpen), at(3, 4, crash(told), isUnknown)}},
+		"an unforced vote is lost":    {true, history{at(1, 2, register), at(3, 4, vote(yes)), at(3, 4, input{do: toldVote}, isOpen), at(5, 6, crash(all), isOpen.with(0))}},
+		"an unforced withdrawal is lost, and asked for": {true, history{
+			at(1, 2, register), at(3, 4, vote(gone)), at(3, 4, input{do: toldVote}, isOpen), at(3, endOfTime, crash(input{do: doDoubt})), at(5, 6, crash(told), undoneBy(pb.RollbackReason_ROLLBACK_REASON_VOTED_NO, 0))}},
+		"a withdrawal is taken for a no without a crash": {false, history{
+			at(1, 2, register), at(3, 4, vote(gone)), at(3, 4, input{do: toldVote}, isOpen), at(3, endOfTime, input{do: doDoubt}), at(5, 6, told, undoneBy(pb.RollbackReason_ROLLBACK_REASON_VOTED_NO, 0))}},
+		"a withdrawal that was shown is lost": {false, history{
+			at(1, 2, register), at(3, 4, vote(gone)), at(5, 6, crash(all), isOpen.with(gone)), at(5, endOfTime, crash(input{do: doDoubt})), at(7, 8, crash(told), undoneBy(pb.RollbackReason_ROLLBACK_REASON_VOTED_NO, 0))}},
 		"a vote is lost without a crash": {false, history{at(1, 2, register), at(3, 4, vote(yes)), at(3, 4, input{do: toldVote}, isOpen), at(5, 6, all, isOpen.with(0))}},
 		"a vote that was shown is lost": {false, history{
 			at(1, 2, register), at(3, 4, vote(yes)), at(5, 6, crash(all), isOpen.with(yes)), at(7, 8, crash(all), isOpen.with(0))}},

@@ -23,6 +23,7 @@ const (
 	doCommit          // commit is asked for
 	doRollback
 	doExpire // the deadline has passed
+	doDoubt  // a vote to withdraw was lost in a crash; the database says no
 	toldRegistered
 	toldVote
 	toldOutcome // by any call, or by a command to settle
@@ -139,6 +140,12 @@ func (s state) effect(in input) []state {
 		return []state{s.decide()}
 	case doRollback:
 		return []state{s.rollBack(pb.RollbackReason_ROLLBACK_REASON_REQUESTED, in.cause)}
+	case doDoubt:
+		if !b.registered || b.vote != pb.Vote_VOTE_WITHDRAWN || b.durable || !in.crashes {
+			return nil
+		}
+		b.vote = pb.Vote_VOTE_NO
+		return []state{s.rollBack(pb.RollbackReason_ROLLBACK_REASON_VOTED_NO, in.branch)}
 	case doExpire:
 		return []state{s.rollBack(pb.RollbackReason_ROLLBACK_REASON_TIMEOUT, 0)}
 	}
@@ -148,7 +155,7 @@ func (s state) effect(in input) []state {
 // step gives the states that may follow. An effect may also not have come about: the
 // call was lost, was refused, or came too late.
 func step(s state, in input, out output) []state {
-	if in.do <= doExpire {
+	if in.do <= doDoubt {
 		next := []state{s}
 		if s.undecided() {
 			next = append(next, s.effect(in)...)
@@ -239,6 +246,8 @@ func describe(in input, out output) string {
 		return fmt.Sprintf("asks to roll back (%d), maybe", in.cause)
 	case doExpire:
 		return "the deadline may roll back"
+	case doDoubt:
+		return fmt.Sprintf("branch %d is asked again after a crash, maybe, and says no", in.branch)
 	case toldRegistered:
 		return fmt.Sprintf("is told of branch %d: %s", in.branch, out)
 	case toldVote:

@@ -119,14 +119,16 @@ func (v *versions) checkForks() {
 
 // checkReads looks at each read of a transaction by itself.
 func (v *versions) checkReads(i int) {
-	own := map[Key]int{}
+	own := map[Key]Op{}
 	for _, op := range v.h.Txns[i].Ops {
 		if op.Write != 0 {
-			own[op.Key] = op.Write
+			own[op.Key] = op
 			continue
 		}
-		if mine := own[op.Key]; mine != 0 && !slices.Contains(op.List, mine) {
-			v.found.add(Impossible, "%s does not see its own %d in %s: %v", v.who(i), mine, op.Key, op.List)
+		mine := own[op.Key]
+		undone := v.outcome(i) != Committed && op.Local != mine.Local
+		if mine.Write != 0 && !undone && !slices.Contains(op.List, mine.Write) {
+			v.found.add(Impossible, "%s does not see its own %d in %s: %v", v.who(i), mine.Write, op.Key, op.List)
 		}
 		ver := v.read(op.Key, op.List)
 		if ver == nil || ver.writer == i {

@@ -18,6 +18,9 @@ func wrote(row string, list ...int) adya.Op {
 	return adya.Op{Key: key(row), List: list, Write: list[len(list)-1]}
 }
 
+// later is in the next local transaction.
+func later(op adya.Op) adya.Op { op.Local = 1; return op }
+
 func at(t int64, op adya.Op) adya.Op { op.At = t; return op }
 
 // over makes known what a write replaced.
@@ -107,11 +110,14 @@ func TestEachAnomalyIsFoundInItsSmallestHistory(t *testing.T) {
 			committed("A", wrote("ax", 1), wrote("by", 2)), committed("B", together(read("by"), read("ax", 1))...)}, nil},
 		"not of one moment": {kinds{adya.GSingle}, []adya.Txn{
 			committed("A", wrote("ax", 1), wrote("ay", 2)), committed("B", read("ax", 1), read("ay"))}, nil},
-		"a value of nobody":  {kinds{adya.Impossible}, []adya.Txn{committed("A", read("ax", 7))}, nil},
-		"a value twice":      {kinds{adya.Impossible}, []adya.Txn{committed("A", wrote("ax", 1)), committed("B", read("ax", 1, 1))}, nil},
-		"two orders":         {kinds{adya.Impossible}, []adya.Txn{committed("A", wrote("ax", 1)), committed("B", wrote("ax", 1, 2)), committed("C", read("ax", 2, 1))}, nil},
-		"blind to its own":   {kinds{adya.Impossible}, []adya.Txn{committed("A", wrote("ax", 1), read("ax"))}, nil},
-		"one value, two who": {kinds{adya.Impossible}, []adya.Txn{committed("A", wrote("ax", 1)), committed("B", wrote("ax", 1))}, nil},
+		"a value of nobody":                             {kinds{adya.Impossible}, []adya.Txn{committed("A", read("ax", 7))}, nil},
+		"a value twice":                                 {kinds{adya.Impossible}, []adya.Txn{committed("A", wrote("ax", 1)), committed("B", read("ax", 1, 1))}, nil},
+		"two orders":                                    {kinds{adya.Impossible}, []adya.Txn{committed("A", wrote("ax", 1)), committed("B", wrote("ax", 1, 2)), committed("C", read("ax", 2, 1))}, nil},
+		"blind in the same local transaction":           {kinds{adya.Impossible}, []adya.Txn{aborted("A", wrote("ax", 1), read("ax"))}, nil},
+		"blind to its own in another local transaction": {kinds{adya.Impossible}, []adya.Txn{committed("A", wrote("ax", 1), later(read("ax")))}, nil},
+		"undone before its next local transaction":      {nil, []adya.Txn{aborted("A", wrote("ax", 1), later(read("ax")))}, nil},
+		"blind to its own":                              {kinds{adya.Impossible}, []adya.Txn{committed("A", wrote("ax", 1), read("ax"))}, nil},
+		"one value, two who":                            {kinds{adya.Impossible}, []adya.Txn{committed("A", wrote("ax", 1)), committed("B", wrote("ax", 1))}, nil},
 	} {
 		var got kinds
 		for _, a := range adya.Check(&adya.History{Txns: tt.txns, Final: tt.final}) {

@@ -31,6 +31,9 @@ type Op struct {
 	Physical bool
 	// At is when the answer was there, by a clock that all share.
 	At int64
+	// Local is which local transaction of the transaction it was in. One that comes after
+	// the rollback of the transaction sees its writes undone.
+	Local int
 	// Group is the same for reads of one transaction that ought to be of one moment:
 	// those of a statement, or of a snapshot. 0: of none.
 	Group int
