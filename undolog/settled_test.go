@@ -136,6 +136,39 @@ func TestSettledKnowsWhatItsSnapshotHasSeen(t *testing.T) {
 	}
 }
 
+// A row that was read through a parent is owned by the key of the heir that has it.
+func TestSettledAsksForHeirs(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, `CREATE TABLE a (id int PRIMARY KEY, v text); CREATE TABLE b (w int, PRIMARY KEY (id)) INHERITS (a); CREATE TABLE c (PRIMARY KEY (id)) INHERITS (b);
+		CREATE TABLE other (u int PRIMARY KEY); CREATE TABLE heir (n int PRIMARY KEY) INHERITS (other);
+		INSERT INTO a VALUES (1, 'a'); INSERT INTO b VALUES (2, 'b'); INSERT INTO c VALUES (3, 'c'); INSERT INTO heir VALUES (7, 8)`, "a", "b", "c", "other", "heir")
+	for level, want := range map[string]string{"READ COMMITTED": "HF001", "REPEATABLE READ": "40001", "SERIALIZABLE": "40001"} {
+		for _, table := range []string{"b", "c"} {
+			id := newXID()
+			l := d.work(id, "UPDATE "+table+" SET v = 'dirty'")
+			reads := []string{"SELECT v FROM a WHERE v = 'dirty' AND handfast.settled(a)", "SELECT v FROM b WHERE v = 'dirty' AND handfast.settled(b)", "SELECT handfast.settled(b::a) FROM b WHERE v = 'dirty'"}
+			if level == "READ COMMITTED" {
+				reads = append(reads, "SELECT v FROM a WHERE v = 'dirty' AND handfast.settled_then(a)", "SELECT v FROM a WHERE v = 'dirty' AND handfast.settled(a) FOR UPDATE")
+			}
+			for _, ask := range reads {
+				other := d.connect()
+				d.exec(other, "BEGIN ISOLATION LEVEL "+level)
+				if _, err := other.Exec(context.Background(), ask); sqlState(err) != want {
+					t.Errorf("%s, %s changed, %s: %v", level, table, ask, err)
+				}
+			}
+			d.mustSettle(id, false, l)
+			for _, ask := range reads {
+				d.exec(d.own, ask)
+			}
+		}
+	}
+	if _, err := d.own.Exec(context.Background(), "SELECT handfast.settled(other) FROM other"); sqlState(err) != "HF004" {
+		t.Errorf("an heir with another key: %v", err)
+	}
+	d.exec(d.own, "SELECT handfast.settled(heir) FROM heir; SELECT handfast.settled(a) FROM a")
+}
+
 func TestSettledSaysWhatItDoesNotKnow(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, settledDDL, "p")
