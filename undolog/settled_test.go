@@ -21,6 +21,7 @@ func TestSettledRefusesUndecidedRows(t *testing.T) {
 		"inserted":               {`INSERT INTO "Bank"."Order" VALUES (9, 'k', 9)`, `SELECT v FROM "Bank"."Order" o WHERE id = 9 AND handfast.settled(o)`},
 		"deleted, asked by key":  {`DELETE FROM "Bank"."Order" WHERE id = 1`, `SELECT handfast.settled(jsonb_populate_record(NULL::"Bank"."Order", '{"id": 1, "select": "k"}'))`},
 		"key moved, asked by it": {`UPDATE "Bank"."Order" SET id = 50 WHERE id = 1`, `SELECT handfast.settled(jsonb_populate_record(NULL::"Bank"."Order", '{"id": 1, "select": "k"}'))`},
+		"nobody uses the answer": {`UPDATE "Bank"."Order" SET v = 0 WHERE id = 1`, `SELECT v FROM (SELECT v, handfast.settled(o) FROM "Bank"."Order" o WHERE id = 1) s`},
 		"one of many":            {`UPDATE "Bank"."Order" SET v = 0 WHERE id = 3`, `SELECT count(*) FROM "Bank"."Order" o WHERE handfast.settled(o)`},
 		"in a partition":         {`UPDATE p SET v = 0 WHERE id = 1`, `SELECT v FROM p WHERE id = 1 AND handfast.settled(p)`},
 		"asked of the partition": {`UPDATE p SET v = 0 WHERE id = 1`, `SELECT v FROM p1 WHERE id = 1 AND handfast.settled(p1) FOR SHARE`},
@@ -113,7 +114,14 @@ func TestSettledKnowsWhatItsSnapshotHasSeen(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, settledDDL, `"Bank"."Order"`)
 	// The first condition is looked at when the statement has its snapshot.
-	const ask = `SELECT v FROM "Bank"."Order" o WHERE (SELECT pg_advisory_xact_lock_shared(7)) IS NOT NULL AND id = 1 AND handfast.settled(o)`
+	const ask = `SELECT v FROM "Bank"."Order" o WHERE (SELECT pg_advisory_xact_lock_shared(7)) IS NOT NULL AND id = 1 AND `
+	for _, row := range []string{"o", `(SELECT x FROM "Bank"."Order" x WHERE x.id = o.id)`, "(SELECT o)"} {
+		testSettledKnows(t, d, ask+"handfast.settled("+row+")")
+	}
+}
+
+func testSettledKnows(t *testing.T, d *database, ask string) {
+	t.Helper()
 	for level, want := range map[string]string{"READ COMMITTED": "HF001", "REPEATABLE READ": "40001"} {
 		id := newXID()
 		l := d.work(id, `UPDATE "Bank"."Order" SET v = 100 WHERE id = 1`)
@@ -148,7 +156,7 @@ func TestSettledAsksForHeirs(t *testing.T) {
 			l := d.work(id, "UPDATE "+table+" SET v = 'dirty'")
 			reads := []string{"SELECT v FROM a WHERE v = 'dirty' AND handfast.settled(a)", "SELECT v FROM b WHERE v = 'dirty' AND handfast.settled(b)", "SELECT handfast.settled(b::a) FROM b WHERE v = 'dirty'"}
 			if level == "READ COMMITTED" {
-				reads = append(reads, "SELECT v FROM a WHERE v = 'dirty' AND handfast.settled_then(a)", "SELECT v FROM a WHERE v = 'dirty' AND handfast.settled(a) FOR UPDATE")
+				reads = append(reads, "SELECT handfast.settled_then(a) FROM a WHERE v = 'dirty'", "SELECT v FROM a WHERE v = 'dirty' AND handfast.settled(a) FOR UPDATE")
 			}
 			for _, ask := range reads {
 				other := d.connect()

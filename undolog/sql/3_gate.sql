@@ -151,10 +151,11 @@ $f$ SELECT EXISTS (SELECT FROM handfast.settling s WHERE s.lxid = pg_current_xac
 -- for a row that was read undecided may have been rolled back since.
 --
 -- Postgres has to put the body in place of the call: only there is the snapshot that of
--- the query. It does for a row of a table. So there is no SECURITY DEFINER here, and
--- no SET.
+-- the query. It does wherever the body has its argument once, does not call itself more
+-- stable than it is, and has no SECURITY DEFINER and no SET. It is VOLATILE, or it would
+-- be left out where nobody looks at its answer.
 CREATE OR REPLACE FUNCTION handfast.settled(p_row anyelement) RETURNS boolean
-LANGUAGE sql VOLATILE AS $f$ SELECT handfast.settled_then($1) AND handfast.settled_now($1) $f$;
+LANGUAGE sql VOLATILE AS $f$ SELECT handfast.settled_now(handfast.settled_then($1)) $f$;
 
 -- heirs are the protected tables that inherit from a table. A row that was read through
 -- the table may be one of theirs, which nothing in it tells, and is then owned by their
@@ -171,33 +172,33 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $f$
     FROM heir h JOIN handfast.protected p ON p.rel = h.rel WHERE p.capture
 $f$;
 
--- settled_then looks with the snapshot of the query. Not at SERIALIZABLE: there every
--- look at the gate is one at a whole page of its index, where everybody inserts, and three
--- transactions of ten would fail for nothing. FOR UPDATE finds there what has changed.
-CREATE OR REPLACE FUNCTION handfast.settled_then(p_row anyelement) RETURNS boolean
+-- settled_then looks with the snapshot of the query, and gives the row on. Not at
+-- SERIALIZABLE: there every look at the gate is one at a whole page of its index, where
+-- everybody inserts, and three transactions of ten would fail for nothing. FOR UPDATE finds
+-- there what has changed.
+CREATE OR REPLACE FUNCTION handfast.settled_then(p_row anyelement) RETURNS anyelement
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
 DECLARE
   whose  regclass;
   tab    integer;
   heirs  boolean;
-  answer boolean;
 BEGIN
   IF p_row IS NOT DISTINCT FROM NULL OR current_setting('transaction_isolation') = 'serializable' THEN
-    RETURN true;
+    RETURN p_row;
   END IF;
   SELECT p.id, p.rel, c.relhassubclass AND c.relkind = 'r' INTO tab, whose, heirs
     FROM handfast.protected p JOIN pg_class c ON c.oid = p.rel WHERE p.capture AND p.fingerprint <> ''
      AND p.rel = (SELECT handfast.root(t.typrelid) FROM pg_type t WHERE t.oid = pg_typeof(p_row) AND t.typrelid <> 0);
   IF NOT FOUND THEN
-    RETURN true; -- what is no row of a protected table, settled_now refuses
+    RETURN p_row; -- what is no row of a protected table, settled_now refuses
   END IF;
-  EXECUTE format('SELECT handfast.settled_then_%s($1)', tab) INTO answer USING p_row;
+  EXECUTE format('SELECT handfast.settled_then_%s($1)', tab) USING p_row;
   IF heirs THEN
     FOR tab IN SELECT h.id FROM handfast.heirs(whose) h WHERE h.told LOOP
-      EXECUTE format('SELECT handfast.settled_then_%s($1)', tab) INTO answer USING p_row;
+      EXECUTE format('SELECT handfast.settled_then_%s($1)', tab) USING p_row;
     END LOOP;
   END IF;
-  RETURN answer;
+  RETURN p_row;
 END $f$;
 
 -- settled_now looks at what is there at this moment.
