@@ -116,7 +116,7 @@ func (f *frames) frame() (frame *pb.ClientFrame, asks bool) {
 		}}}}, false
 	case 14:
 		return &pb.ClientFrame{Kind: &pb.ClientFrame_CallResult{CallResult: &pb.CallResult{
-			Xid: f.xid(), BranchId: f.branch(), Op: pb.Op(f.next() % 5), Attempt: uint32(f.next() % 3), Verdict: pb.Verdict(f.next() % 6),
+			Xid: f.xid(), BranchId: f.branch(), Op: pb.Op(f.next() % 5), Attempt: uint32(f.next() % 3), Verdict: pb.Verdict(f.next() % 6), Incarnation: 1,
 		}}}, false
 	default:
 		return &pb.ClientFrame{Kind: &pb.ClientFrame_CancelWait{CancelWait: &pb.CancelWait{WaitId: uint64(f.next() % 20)}}}, false

@@ -256,8 +256,8 @@ func TestAPlanIsCarriedOut(t *testing.T) {
 	if one.GetAttempt() != 2 {
 		t.Errorf("attempt %d", one.GetAttempt())
 	}
-	late := proto.CloneOf(one) // another coordinator's second attempt, before a restart
-	late.Incarnation--
+	late := proto.CloneOf(one) // the second attempt of another start of the coordinator
+	late.Incarnation++
 	answer(late, pb.Verdict_VERDICT_FAILED, "sold out")
 	answer(one, pb.Verdict_VERDICT_DONE, `{"room": 7}`)
 	two := next()

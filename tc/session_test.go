@@ -55,6 +55,9 @@ func TestASessionThatBreaksTheRulesEndsWithTheReason(t *testing.T) {
 		{"an empty frame without id", []*pb.ClientFrame{helloFrame(), {}}, "id", codes.InvalidArgument},
 		{"a result of a malformed resource", []*pb.ClientFrame{helloFrame(), settle(&pb.SettleResult{ResourceId: "x"})}, "settle_result.resource_id", codes.InvalidArgument},
 		{"a result of a malformed XID", []*pb.ClientFrame{helloFrame(), settle(&pb.SettleResult{ResourceId: goodResource, Items: []*pb.SettleItemResult{{Xid: "x"}}})}, "settle_result.items.xid", codes.InvalidArgument},
+		{"an answer without its call's incarnation", []*pb.ClientFrame{helloFrame(), {Kind: &pb.ClientFrame_CallResult{CallResult: &pb.CallResult{
+			Xid: xid.New(xid.Parts{Begin: time.Now(), Incarnation: 1, Store: xid.StoreID{9}}).String(), BranchId: mkBranch(1), Op: pb.Op_OP_FORWARD, Attempt: 1, Verdict: pb.Verdict_VERDICT_FAILED,
+		}}}}, "call_result.incarnation", codes.InvalidArgument},
 		{"a detach of a malformed resource", []*pb.ClientFrame{helloFrame(), {Kind: &pb.ClientFrame_Detach{Detach: &pb.Detach{ResourceIds: []string{"x"}}}}}, "resource_ids", codes.InvalidArgument},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -37,9 +37,8 @@ type Try func(ctx context.Context, id target.Identity) ([]byte, error)
 // result of try. It may be called concurrently, and each call is another branch.
 //
 // After an error the transaction should be rolled back, which tm.Manager.Do does when
-// its function returns it. Where try failed for good the vote is no: the transaction
-// can't commit any more, and Cancel is not called. After any other error of try, and
-// where the vote could not be delivered, Cancel is called.
+// its function returns it, and Cancel is called, whatever the error was. Where try failed
+// for good the vote is no: the transaction can't commit any more.
 //
 // Errors: ErrNoTransaction; *target.Error; those of tm.Manager.Register and Vote, such
 // as tm.ErrRolledBack; that of try.

@@ -21,6 +21,7 @@ func TestSettledRefusesUndecidedRows(t *testing.T) {
 		"inserted":               {`INSERT INTO "Bank"."Order" VALUES (9, 'k', 9)`, `SELECT v FROM "Bank"."Order" o WHERE id = 9 AND handfast.settled(o)`},
 		"deleted, asked by key":  {`DELETE FROM "Bank"."Order" WHERE id = 1`, `SELECT handfast.settled(jsonb_populate_record(NULL::"Bank"."Order", '{"id": 1, "select": "k"}'))`},
 		"key moved, asked by it": {`UPDATE "Bank"."Order" SET id = 50 WHERE id = 1`, `SELECT handfast.settled(jsonb_populate_record(NULL::"Bank"."Order", '{"id": 1, "select": "k"}'))`},
+		"nobody uses the answer": {`UPDATE "Bank"."Order" SET v = 0 WHERE id = 1`, `SELECT v FROM (SELECT v, handfast.settled(o) FROM "Bank"."Order" o WHERE id = 1) s`},
 		"one of many":            {`UPDATE "Bank"."Order" SET v = 0 WHERE id = 3`, `SELECT count(*) FROM "Bank"."Order" o WHERE handfast.settled(o)`},
 		"in a partition":         {`UPDATE p SET v = 0 WHERE id = 1`, `SELECT v FROM p WHERE id = 1 AND handfast.settled(p)`},
 		"asked of the partition": {`UPDATE p SET v = 0 WHERE id = 1`, `SELECT v FROM p1 WHERE id = 1 AND handfast.settled(p1) FOR SHARE`},
@@ -113,7 +114,14 @@ func TestSettledKnowsWhatItsSnapshotHasSeen(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, settledDDL, `"Bank"."Order"`)
 	// The first condition is looked at when the statement has its snapshot.
-	const ask = `SELECT v FROM "Bank"."Order" o WHERE (SELECT pg_advisory_xact_lock_shared(7)) IS NOT NULL AND id = 1 AND handfast.settled(o)`
+	const ask = `SELECT v FROM "Bank"."Order" o WHERE (SELECT pg_advisory_xact_lock_shared(7)) IS NOT NULL AND id = 1 AND `
+	for _, row := range []string{"o", `(SELECT x FROM "Bank"."Order" x WHERE x.id = o.id)`, "(SELECT o)"} {
+		testSettledKnows(t, d, ask+"handfast.settled("+row+")")
+	}
+}
+
+func testSettledKnows(t *testing.T, d *database, ask string) {
+	t.Helper()
 	for level, want := range map[string]string{"READ COMMITTED": "HF001", "REPEATABLE READ": "40001"} {
 		id := newXID()
 		l := d.work(id, `UPDATE "Bank"."Order" SET v = 100 WHERE id = 1`)
@@ -134,6 +142,39 @@ func TestSettledKnowsWhatItsSnapshotHasSeen(t *testing.T) {
 		d.exec(other, "ROLLBACK")
 		d.exec(other, ask)
 	}
+}
+
+// A row that was read through a parent is owned by the key of the heir that has it.
+func TestSettledAsksForHeirs(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, `CREATE TABLE a (id int PRIMARY KEY, v text); CREATE TABLE b (w int, PRIMARY KEY (id)) INHERITS (a); CREATE TABLE c (PRIMARY KEY (id)) INHERITS (b);
+		CREATE TABLE other (u int PRIMARY KEY); CREATE TABLE heir (n int PRIMARY KEY) INHERITS (other);
+		INSERT INTO a VALUES (1, 'a'); INSERT INTO b VALUES (2, 'b'); INSERT INTO c VALUES (3, 'c'); INSERT INTO heir VALUES (7, 8)`, "a", "b", "c", "other", "heir")
+	for level, want := range map[string]string{"READ COMMITTED": "HF001", "REPEATABLE READ": "40001", "SERIALIZABLE": "40001"} {
+		for _, table := range []string{"b", "c"} {
+			id := newXID()
+			l := d.work(id, "UPDATE "+table+" SET v = 'dirty'")
+			reads := []string{"SELECT v FROM a WHERE v = 'dirty' AND handfast.settled(a)", "SELECT v FROM b WHERE v = 'dirty' AND handfast.settled(b)", "SELECT handfast.settled(b::a) FROM b WHERE v = 'dirty'"}
+			if level == "READ COMMITTED" {
+				reads = append(reads, "SELECT handfast.settled_then(a) FROM a WHERE v = 'dirty'", "SELECT v FROM a WHERE v = 'dirty' AND handfast.settled(a) FOR UPDATE")
+			}
+			for _, ask := range reads {
+				other := d.connect()
+				d.exec(other, "BEGIN ISOLATION LEVEL "+level)
+				if _, err := other.Exec(context.Background(), ask); sqlState(err) != want {
+					t.Errorf("%s, %s changed, %s: %v", level, table, ask, err)
+				}
+			}
+			d.mustSettle(id, false, l)
+			for _, ask := range reads {
+				d.exec(d.own, ask)
+			}
+		}
+	}
+	if _, err := d.own.Exec(context.Background(), "SELECT handfast.settled(other) FROM other"); sqlState(err) != "HF004" {
+		t.Errorf("an heir with another key: %v", err)
+	}
+	d.exec(d.own, "SELECT handfast.settled(heir) FROM heir; SELECT handfast.settled(a) FROM a")
 }
 
 func TestSettledSaysWhatItDoesNotKnow(t *testing.T) {

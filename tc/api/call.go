@@ -59,6 +59,9 @@ func (s *session) calledBack(r *pb.CallResult) error {
 	if o := r.GetOp(); o < pb.Op_OP_FORWARD || o > pb.Op_OP_ROLLBACK {
 		return invalid("call_result.op", "%s, want OP_FORWARD, OP_COMMIT or OP_ROLLBACK", o)
 	}
+	if r.GetIncarnation() == 0 {
+		return invalid("call_result.incarnation", "0, want that of the call: answers without it would not count")
+	}
 	if err := checkResult("call_result.result", r.GetResult()); err != nil {
 		return err
 	}

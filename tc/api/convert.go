@@ -61,10 +61,7 @@ func wireTransaction(t *core.Transaction) *pb.Transaction {
 			LastAttemptTime: wireTime(s.Last), NextAttemptTime: wireTime(s.Next), Attention: s.Attention, Abandoned: s.Abandoned,
 		}
 		if s.Branch != (xid.BranchID{}) {
-			w.ResourceId, w.BranchId, w.Op = "", s.Branch.String(), pb.Op_OP_ROLLBACK
-			if t.Outcome == core.Committed {
-				w.Op = pb.Op_OP_COMMIT
-			}
+			w.ResourceId, w.BranchId, w.Op = "", s.Branch.String(), pb.Op(t.Calls(s))
 		}
 		out.Settlements = append(out.Settlements, w)
 	}

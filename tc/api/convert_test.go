@@ -9,6 +9,7 @@ import (
 
 	pb "github.com/handfast/handfast/proto/handfast/v1"
 	"github.com/handfast/handfast/tc/core"
+	"github.com/handfast/handfast/xid"
 )
 
 func TestTheEnumsOfWireAndCoreMatch(t *testing.T) {
@@ -51,6 +52,25 @@ func TestTheEnumsOfWireAndCoreMatch(t *testing.T) {
 	}
 	if wireMode(core.ModeAT) != pb.Mode_MODE_AT || wireMode(core.ModeXA) != pb.Mode_MODE_XA {
 		t.Error("modes")
+	}
+}
+
+// What withdrew is undone also where the rest is committed, and has to be shown as that.
+func TestSettlementsNameTheActionThatIsCalled(t *testing.T) {
+	t.Parallel()
+	tx := core.Transaction{Outcome: core.Committed, Branches: []core.Branch{
+		{ID: xid.BranchID{1}, Vote: core.VoteYes, Plan: &core.Plan{}}, {ID: xid.BranchID{2}, Vote: core.VoteWithdrawn, Plan: &core.Plan{}},
+	}, Settlements: []core.Settlement{{Branch: xid.BranchID{1}}, {Branch: xid.BranchID{2}}, {Resource: xid.ResourceID{3}}}}
+	for o, want := range map[core.Outcome][]pb.Op{
+		core.Committed:  {pb.Op_OP_COMMIT, pb.Op_OP_ROLLBACK, pb.Op_OP_UNSPECIFIED},
+		core.RolledBack: {pb.Op_OP_ROLLBACK, pb.Op_OP_ROLLBACK, pb.Op_OP_UNSPECIFIED},
+	} {
+		tx.Outcome = o
+		for i, s := range wireTransaction(&tx).GetSettlements() {
+			if s.GetOp() != want[i] {
+				t.Errorf("outcome %d, settlement %d: %s, want %s", o, i, s.GetOp(), want[i])
+			}
+		}
 	}
 }
 

@@ -130,6 +130,14 @@ func (b *Branch) opAfter(o Outcome) Op {
 	return OpRollback
 }
 
+// Calls is which action a settlement is the call of; only of one with a Branch.
+func (t *Transaction) Calls(s *Settlement) Op {
+	if b := t.branch(s.Branch); b != nil {
+		return b.opAfter(t.Outcome)
+	}
+	return 0
+}
+
 // owes tells whether an outcome leaves something to be called for the branch. Of what
 // may have begun, only what was never called surely had no effect: because nothing was
 // submitted, or because what it comes after was not through. A refusal is no proof; see

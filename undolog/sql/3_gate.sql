@@ -151,25 +151,54 @@ $f$ SELECT EXISTS (SELECT FROM handfast.settling s WHERE s.lxid = pg_current_xac
 -- for a row that was read undecided may have been rolled back since.
 --
 -- Postgres has to put the body in place of the call: only there is the snapshot that of
--- the query. It does for a row of a table. So there is no SECURITY DEFINER here, and
--- no SET.
+-- the query. It does wherever the body has its argument once, does not call itself more
+-- stable than it is, and has no SECURITY DEFINER and no SET. It is VOLATILE, or it would
+-- be left out where nobody looks at its answer.
 CREATE OR REPLACE FUNCTION handfast.settled(p_row anyelement) RETURNS boolean
-LANGUAGE sql VOLATILE AS $f$ SELECT handfast.settled_then($1) AND handfast.settled_now($1) $f$;
+LANGUAGE sql VOLATILE AS $f$ SELECT handfast.settled_now(handfast.settled_then($1)) $f$;
 
--- settled_then looks with the snapshot of the query. Not at SERIALIZABLE: there every
--- look at the gate is one at a whole page of its index, where everybody inserts, and three
--- transactions of ten would fail for nothing. FOR UPDATE finds there what has changed.
-CREATE OR REPLACE FUNCTION handfast.settled_then(p_row anyelement) RETURNS boolean
+-- heirs are the protected tables that inherit from a table. A row that was read through
+-- the table may be one of theirs, which nothing in it tells, and is then owned by their
+-- key. told is false where that key has columns that such a row lacks.
+CREATE OR REPLACE FUNCTION handfast.heirs(p_rel regclass) RETURNS TABLE (id integer, rel regclass, told boolean)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $f$
+  WITH RECURSIVE heir (rel) AS (
+    SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = p_rel
+     UNION SELECT i.inhrelid FROM pg_inherits i JOIN heir h ON i.inhparent = h.rel)
+  SELECT p.id, p.rel, NOT EXISTS (
+           SELECT FROM pg_index x, unnest(x.indkey) k (num) JOIN pg_attribute a ON a.attnum = k.num
+            WHERE x.indrelid = p.rel AND x.indisprimary AND a.attrelid = p.rel AND NOT EXISTS (
+              SELECT FROM pg_attribute o WHERE o.attrelid = p_rel AND o.attname = a.attname AND o.attnum > 0 AND NOT o.attisdropped))
+    FROM heir h JOIN handfast.protected p ON p.rel = h.rel WHERE p.capture
+$f$;
+
+-- settled_then looks with the snapshot of the query, and gives the row on. Not at
+-- SERIALIZABLE: there every look at the gate is one at a whole page of its index, where
+-- everybody inserts, and three transactions of ten would fail for nothing. FOR UPDATE finds
+-- there what has changed.
+CREATE OR REPLACE FUNCTION handfast.settled_then(p_row anyelement) RETURNS anyelement
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
 DECLARE
-  tab integer := (SELECT p.id FROM handfast.protected p WHERE p.capture AND p.fingerprint <> ''
-                     AND p.rel = (SELECT handfast.root(t.typrelid) FROM pg_type t WHERE t.oid = pg_typeof(p_row) AND t.typrelid <> 0));
-  answer boolean := true;
+  whose  regclass;
+  tab    integer;
+  heirs  boolean;
 BEGIN
-  IF tab IS NOT NULL AND p_row IS DISTINCT FROM NULL AND current_setting('transaction_isolation') <> 'serializable' THEN
-    EXECUTE format('SELECT handfast.settled_then_%s($1)', tab) INTO answer USING p_row;
+  IF p_row IS NOT DISTINCT FROM NULL OR current_setting('transaction_isolation') = 'serializable' THEN
+    RETURN p_row;
   END IF;
-  RETURN answer; -- what is no row of a protected table, settled_now refuses
+  SELECT p.id, p.rel, c.relhassubclass AND c.relkind = 'r' INTO tab, whose, heirs
+    FROM handfast.protected p JOIN pg_class c ON c.oid = p.rel WHERE p.capture AND p.fingerprint <> ''
+     AND p.rel = (SELECT handfast.root(t.typrelid) FROM pg_type t WHERE t.oid = pg_typeof(p_row) AND t.typrelid <> 0);
+  IF NOT FOUND THEN
+    RETURN p_row; -- what is no row of a protected table, settled_now refuses
+  END IF;
+  EXECUTE format('SELECT handfast.settled_then_%s($1)', tab) USING p_row;
+  IF heirs THEN
+    FOR tab IN SELECT h.id FROM handfast.heirs(whose) h WHERE h.told LOOP
+      EXECUTE format('SELECT handfast.settled_then_%s($1)', tab) USING p_row;
+    END LOOP;
+  END IF;
+  RETURN p_row;
 END $f$;
 
 -- settled_now looks at what is there at this moment.
@@ -178,9 +207,12 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 DECLARE
   whose  regclass := (SELECT handfast.root(t.typrelid) FROM pg_type t WHERE t.oid = pg_typeof(p_row) AND t.typrelid <> 0);
   tab    integer;
+  heirs  boolean;
+  heir   record;
   answer boolean;
 BEGIN
-  SELECT p.id INTO tab FROM handfast.protected p WHERE p.rel = whose AND p.capture AND p.fingerprint <> '';
+  SELECT p.id, c.relhassubclass AND c.relkind = 'r' INTO tab, heirs
+    FROM handfast.protected p JOIN pg_class c ON c.oid = p.rel WHERE p.rel = whose AND p.capture AND p.fingerprint <> '';
   IF NOT FOUND THEN
     RAISE EXCEPTION '% is no row of a protected table: nothing is known of it', coalesce(whose::text, pg_typeof(p_row)::text)
       USING ERRCODE = 'HF004', HINT = 'Use it as in: SELECT ... FROM account a WHERE a.id = 7 AND handfast.settled(a) FOR UPDATE';
@@ -189,5 +221,13 @@ BEGIN
     RETURN true; -- of an outer join
   END IF;
   EXECUTE format('SELECT handfast.settled_%s($1)', tab) INTO answer USING p_row;
+  IF heirs THEN
+    FOR heir IN SELECT h.* FROM handfast.heirs(whose) h LOOP
+      IF NOT heir.told THEN
+        RAISE EXCEPTION 'a row of % may be one of %, which has its key in other columns: nothing is known of it', whose, heir.rel USING ERRCODE = 'HF004';
+      END IF;
+      EXECUTE format('SELECT handfast.settled_%s($1)', heir.id) INTO answer USING p_row;
+    END LOOP;
+  END IF;
   RETURN answer;
 END $f$;

@@ -152,7 +152,8 @@ const (
 	// It can never commit: its tombstone is in place. The transaction rolls back.
 	Vote_VOTE_NO Vote = 2
 	// The local transaction was rolled back by its owner, or wrote nothing.
-	// The branch has nothing to settle and does not stand in the way of commit.
+	// The branch does not stand in the way of commit. In a database it has nothing to
+	// settle; its rollback action, if it has one, is called whatever the outcome.
 	Vote_VOTE_WITHDRAWN Vote = 3
 	// Only as an answer to AskVotes: the local transaction is still open.
 	Vote_VOTE_OPEN Vote = 4
