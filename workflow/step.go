@@ -144,9 +144,6 @@ func (w *W) step(ctx context.Context, name string, opts []StepOption, f func(con
 	}
 	result, err := f(xid.NewContext(ctx, xid.ID{}), call)
 	switch {
-	case errors.Is(err, target.ErrFailed) && past != nil:
-		// An earlier run has begun it and may have had its effect: it has to be undone.
-		return nil, w.breaks(name, err)
 	case errors.Is(err, target.ErrFailed):
 		if e := w.end(ctx, r, registered, pb.Vote_VOTE_WITHDRAWN, err.Error(), nil); e != nil {
 			return nil, w.breaks(name, again(e))

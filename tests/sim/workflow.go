@@ -125,9 +125,7 @@ func (w *workflowRun) step(name string, effect payload) error {
 	vote := core.CastVote{XID: x, Branch: id, Vote: core.VoteYes, Result: []byte(result)}
 	refused := false
 	switch {
-	case errors.Is(err, errFailedForGood) && remembered, errors.Is(err, errLate):
-		return errFailedForGood // it has to be undone
-	case errors.Is(err, errFailedForGood):
+	case errors.Is(err, errFailedForGood), errors.Is(err, errLate):
 		refused = true
 		vote.Vote, vote.Reason, vote.Result = core.VoteWithdrawn, err.Error(), nil
 	case err != nil:
