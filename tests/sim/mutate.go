@@ -27,6 +27,8 @@ func (w *world) mutateRestored(tx core.Transaction) core.Transaction {
 // mutateInput changes what a machine is given.
 func (s *shard) mutateInput(in core.Input) []core.Input {
 	switch m := in.(type) {
+	case core.Register:
+		return []core.Input{s.mutateRepeated(m)}
 	case core.CastVote:
 		if s.c.w.plant == plantNoIsYes && m.Vote == core.VoteNo {
 			m.Vote = core.VoteYes
@@ -57,6 +59,23 @@ func (s *shard) mutateInput(in core.Input) []core.Input {
 		return append(all, in)
 	}
 	return []core.Input{in}
+}
+
+// mutateRepeated makes something else of a registration that came before.
+func (s *shard) mutateRepeated(in core.Register) core.Input {
+	tx, known := s.m.Look(in.XID)
+	if !known || !slices.ContainsFunc(tx.Branches, func(b core.Branch) bool { return b.ID == in.Branch }) {
+		return in
+	}
+	switch s.c.w.plant { //nolint:exhaustive // two faults are about this
+	case plantRepeatedRefused:
+		in.Fresh = true
+	case plantGhostBranch:
+		if in.Plan == nil { // of a local transaction, for which a database can answer
+			in.Branch[0] ^= 0xff
+		}
+	}
+	return in
 }
 
 // mutateOutput changes what comes out of a machine.

@@ -57,6 +57,8 @@ const (
 	plantAdoptionUndoes
 	plantMissingFence
 	plantNoProbe
+	plantRepeatedRefused
+	plantGhostBranch
 	plants
 )
 
@@ -119,6 +121,8 @@ var planted = [plants]Plant{
 	plantStaleSession:          {"stale-session", "H3", "a connection goes back to the pool armed, and its next user writes under another's XID"},
 	plantAmbientXID:            {"ambient-xid", "H10", "an action that is called works in a branch of the transaction that calls it, too"},
 	plantUnmarkedCopy:          {"unmarked-copy", "C7", "a store that was restored from an older copy does not know it, so nothing is in quarantine"},
+	plantRepeatedRefused:       {"repeated-refused", "H6", "a registration that is sent again, as after a lost reply, is refused"},
+	plantGhostBranch:           {"ghost-branch", "H6", "a registration that is sent again makes a second branch, for which nobody works"},
 	plantNoVictim:              {"no-victim", "H2", "cycles of waits are found, and nobody is rolled back"},
 }
 
