@@ -116,6 +116,7 @@ type local struct {
 	b        xid.BranchID
 	xa       bool
 	above    bool // READ COMMITTED: it has one snapshot, in which version is the newest
+	settles  bool // it carries a decision out
 	ended    bool
 	doing    bool // COMMIT or PREPARE is on its way
 	snapshot uint64

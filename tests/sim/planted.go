@@ -59,6 +59,8 @@ const (
 	plantNoProbe
 	plantRepeatedRefused
 	plantGhostBranch
+	plantSettleWaits
+	plantNoGivingWay
 	plants
 )
 
@@ -123,6 +125,8 @@ var planted = [plants]Plant{
 	plantUnmarkedCopy:          {"unmarked-copy", "C7", "a store that was restored from an older copy does not know it, so nothing is in quarantine"},
 	plantRepeatedRefused:       {"repeated-refused", "H6", "a registration that is sent again, as after a lost reply, is refused"},
 	plantGhostBranch:           {"ghost-branch", "H6", "a registration that is sent again makes a second branch, for which nobody works"},
+	plantSettleWaits:           {"settle-without-timeout", "H1", "a rollback waits for row locks for as long as that takes"},
+	plantNoGivingWay:           {"no-giving-way", "H1", "a local transaction that waits does not look whether its row locks hold up who it waits for"},
 	plantNoVictim:              {"no-victim", "H2", "cycles of waits are found, and nobody is rolled back"},
 }
 

@@ -110,6 +110,9 @@ func (w *world) legs(r *rng, c *client, n int) []leg {
 		}
 		if r.below(6) == 0 {
 			l.lock = r.below(accounts)
+			if len(l.changes) > 1 && r.below(2) == 0 {
+				l.lock = l.changes[1].key // as who reads a row, and changes it then
+			}
 		}
 		l.above = r.below(5) == 0
 		legs[i] = l
