@@ -117,6 +117,8 @@ func (s *shard) mutateOutput(out core.Output) core.Output {
 				out.Messages[i].Body = r
 			}
 		}
+	case plantEarlyDelivery:
+		out.Messages = append(out.Messages, earlyDeliveries(out.Records)...)
 	case plantLostResults:
 		for i := range out.Messages {
 			if m, ok := out.Messages[i].Body.(core.Call); ok {
@@ -137,6 +139,19 @@ func (s *shard) mutateOutput(out core.Output) core.Output {
 		s.endCallsEarly(out)
 	}
 	return out
+}
+
+// earlyDeliveries are calls that should wait for a decision.
+func earlyDeliveries(records []core.Record) (early []core.Message) {
+	for i := range records {
+		r := &records[i]
+		if r.Kind == core.RecordRegister && r.Mode == core.ModeMessage && r.Plan.Commit.Kind == core.TargetHandler {
+			early = append(early, core.Message{Body: core.Call{
+				XID: r.XID, Branch: r.Branch, Mode: r.Mode, Op: core.OpCommit, Attempt: 1, Action: &r.Plan.Commit,
+			}})
+		}
+	}
+	return early
 }
 
 // unforced tells whether a message leaves too early.

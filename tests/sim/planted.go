@@ -61,6 +61,8 @@ const (
 	plantGhostBranch
 	plantSettleWaits
 	plantNoGivingWay
+	plantEarlyDelivery
+	plantRelayReadsAll
 	plants
 )
 
@@ -127,6 +129,8 @@ var planted = [plants]Plant{
 	plantGhostBranch:           {"ghost-branch", "H6", "a registration that is sent again makes a second branch, for which nobody works"},
 	plantSettleWaits:           {"settle-without-timeout", "H1", "a rollback waits for row locks for as long as that takes"},
 	plantNoGivingWay:           {"no-giving-way", "H1", "a local transaction that waits does not look whether its row locks hold up who it waits for"},
+	plantEarlyDelivery:         {"early-delivery", "H11", "a message of a global transaction is delivered as soon as it is registered"},
+	plantRelayReadsAll:         {"relay-reads-all", "H11", "a relay of messages that are kept in rows reads the rows, and not the committed ones"},
 	plantNoVictim:              {"no-victim", "H2", "cycles of waits are found, and nobody is rolled back"},
 }
 

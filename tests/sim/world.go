@@ -22,6 +22,7 @@ const (
 	partRestore
 	partAbout
 	partFailOver
+	partRelay
 )
 
 // Options change a run. The zero value is what the tests use.
@@ -256,6 +257,9 @@ func (w *world) play() {
 	}
 	for _, c := range w.clients {
 		c.start()
+	}
+	for _, d := range w.dbs {
+		d.relay()
 	}
 	for _, j := range w.plan(w.seed) {
 		if w.o.without[j.name()] {
