@@ -139,6 +139,10 @@ func (s *service) work(p *proc, x xid.ID, l leg) error {
 			t.rollback()
 			return err
 		}
+		if errors.Is(err, errForeign) {
+			s.w.count("foreign key violations")
+			continue // its code goes back to a savepoint, and on
+		}
 		if err == nil && i == 0 && l.lock >= 0 {
 			err = t.forUpdate(l.lock)
 		}
@@ -443,6 +447,9 @@ func (c *client) plain(p *proc, r *rng) {
 	changes := []change{{key: r.below(accounts), add: -n}, {key: r.below(accounts), add: n}}
 	if r.below(4) == 0 {
 		changes = append(changes, change{key: r.below(accounts), tag: c.w.tag(r)})
+	}
+	if r.below(3) == 0 {
+		changes = append(changes, familyChange(r))
 	}
 	above := r.below(3) == 0
 	if above && r.below(2) == 0 {

@@ -89,6 +89,9 @@ type effect struct {
 	op       core.Op
 	key, add int
 	from, to string // tags
+
+	family  bool // the row came, went or moved
+	was, is row
 }
 
 func newOracle(w *world) *oracle {

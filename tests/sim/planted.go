@@ -63,6 +63,9 @@ const (
 	plantNoGivingWay
 	plantEarlyDelivery
 	plantRelayReadsAll
+	plantNoNewGuard
+	plantNoNeedGuard
+	plantGuardFirst
 	plants
 )
 
@@ -131,6 +134,9 @@ var planted = [plants]Plant{
 	plantNoGivingWay:           {"no-giving-way", "H1", "a local transaction that waits does not look whether its row locks hold up who it waits for"},
 	plantEarlyDelivery:         {"early-delivery", "H11", "a message of a global transaction is delivered as soon as it is registered"},
 	plantRelayReadsAll:         {"relay-reads-all", "H11", "a relay of messages that are kept in rows reads the rows, and not the committed ones"},
+	plantNoNewGuard:            {"no-guard-of-new-parents", "C5", "an undecided new parent may get children of others"},
+	plantNoNeedGuard:           {"no-guard-of-needed-parents", "C5", "the parent of an undecided deleted or moved child may be deleted"},
+	plantGuardFirst:            {"guard-before-references", "C5", "foreign keys are guarded before Postgres checks them, and not after it"},
 	plantNoVictim:              {"no-victim", "H2", "cycles of waits are found, and nobody is rolled back"},
 }
 

@@ -217,6 +217,9 @@ func (d *database) rollback(p *proc, s settlement) error {
 			return &alarmError{s.x, fmt.Sprintf("row %s/%d of %s can't be restored: row %d has its tag %q", d.name, r.key, short(s.x), owner, r.before.tag)}
 		}
 	}
+	if k := d.orphan(restored); k != 0 {
+		return &alarmError{s.x, fmt.Sprintf("rows of %s in %s can't be restored: the parent of row %d would be missing", short(s.x), d.name, k)}
+	}
 	if t.ended {
 		return errBroken // the server crashed meanwhile
 	}

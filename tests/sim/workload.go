@@ -108,6 +108,9 @@ func (w *world) legs(r *rng, c *client, n int) []leg {
 		if r.below(4) == 0 {
 			l.changes = append(l.changes, change{key: r.below(accounts), tag: w.tag(r)})
 		}
+		if r.below(3) == 0 {
+			l.changes = append(l.changes, familyChange(r))
+		}
 		if r.below(6) == 0 {
 			l.lock = r.below(accounts)
 			if len(l.changes) > 1 && r.below(2) == 0 {

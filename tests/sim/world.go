@@ -128,6 +128,7 @@ func newWorld(seed uint64, o Options) *world {
 		for k := range accounts {
 			d.put(k, row{n: start, tag: string(rune('a' + k))})
 		}
+		d.settleFamily()
 		w.oracle.open(d)
 		w.dbs = append(w.dbs, d)
 	}
