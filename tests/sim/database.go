@@ -341,11 +341,13 @@ func (d *database) put(key int, r row) {
 	}
 }
 
-// prepare is PREPARE TRANSACTION: it survives its session, and crashes.
+// prepare is PREPARE TRANSACTION: it survives its session, and crashes. Postgres forces its
+// log for that, with all that was committed before.
 func (l *local) prepare() {
 	l.owner = nil
 	l.d.open = slices.DeleteFunc(l.d.open, func(o *local) bool { return o == l })
 	l.d.prepared = append(l.d.prepared, l)
+	l.d.unsynced = nil
 	l.d.touch(l.x)
 	l.d.w.oracle.prepares(l)
 }
