@@ -134,6 +134,9 @@ func (s *service) work(p *proc, x xid.ID, l leg) error {
 			s.w.count("user code that hung")
 			p.nap(100*time.Millisecond, 10*time.Second)
 		}
+		if s.w.families {
+			p.nap(0, slowCode)
+		}
 		err := t.statement(c)
 		if errors.Is(err, errUnique) || errors.Is(err, errInsufficient) {
 			t.rollback()
@@ -448,9 +451,7 @@ func (c *client) plain(p *proc, r *rng) {
 	if r.below(4) == 0 {
 		changes = append(changes, change{key: r.below(accounts), tag: c.w.tag(r)})
 	}
-	if r.below(3) == 0 {
-		changes = append(changes, familyChange(r))
-	}
+	changes = c.w.withFamily(r, changes)
 	above := r.below(3) == 0
 	if above && r.below(2) == 0 {
 		changes = append(changes, change{key: r.below(accounts), tag: c.w.tag(r)})
@@ -468,6 +469,9 @@ func (c *client) plain(p *proc, r *rng) {
 			}
 			if err := l.update(q, ch); err != nil {
 				return err
+			}
+			if c.w.families {
+				q.nap(0, slowCode)
 			}
 			if above {
 				q.nap(0, time.Second) // its snapshot gets old

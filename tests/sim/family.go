@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"slices"
+	"time"
 )
 
 // Parents and their children: rows of two tables with a foreign key between them, that
@@ -14,10 +15,14 @@ import (
 // Keys of their rows, beside those of accounts.
 const (
 	firstParent = 1000
-	parents     = 3
+	parents     = 2
 	firstChild  = 2000
-	children    = 4
+	children    = 3
 )
+
+// slowCode is what user code may do between statements in runs with many of them, so that
+// they meet while local transactions are open.
+const slowCode = 60 * time.Millisecond
 
 var errForeign = errors.New("23503: foreign key violation")
 
@@ -49,21 +54,38 @@ func (d *database) settleFamily() {
 	for _, k := range family() {
 		r := row{there: k < firstParent+parents-1}
 		if isChild(k) && k%2 == 0 {
-			r = row{there: true, parent: firstParent + k%parents%(parents-1)}
+			r = row{there: true, parent: firstParent}
 		}
 		d.put(k, r)
 	}
 }
 
+// withFamily draws whether there are statements on parents and children among others, and
+// which; in some runs there are many.
+func (w *world) withFamily(r *rng, changes []change) []change {
+	most := 1
+	if w.families {
+		most = 3
+	}
+	for range most {
+		if r.below(4) > 0 && most == 1 || r.below(4) == 0 {
+			continue
+		}
+		at := r.below(len(changes) + 1)
+		changes = slices.Insert(changes, at, familyChange(r))
+	}
+	return changes
+}
+
 // familyChange draws a statement.
 func familyChange(r *rng) change {
 	parent, child := firstParent+r.below(parents), firstChild+r.below(children)
-	switch r.below(6) {
+	switch r.below(7) {
 	case 0, 1:
 		return change{key: parent, family: parentComes}
-	case 2:
+	case 2, 3:
 		return change{key: parent, family: parentGoes}
-	case 3, 4:
+	case 4, 5:
 		return change{key: child, family: childComes, parent: parent}
 	default:
 		return change{key: child, family: childGoes}
