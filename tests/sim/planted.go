@@ -112,7 +112,7 @@ var planted = [plants]Plant{
 	plantCommitBeforeAck:       {"commit-before-ack", "C8", "a local transaction commits without waiting for its registration"},
 	plantRerunUnknown:          {"rerun-unknown", "H7", "after a COMMIT without an answer the work is done again"},
 	plantAnswerBeforeSettling:  {"answer-before-settling", "promise 2", "half of the commands to settle are answered and not carried out"},
-	plantVoteIsOpinion:         {"vote-is-opinion", "H5", "a branch votes yes before its local commit"},
+	plantVoteIsOpinion:         {"vote-is-opinion", "H5", "a branch votes yes, and its service answers, before its local commit"},
 	plantNoJanitor:             {"no-janitor", "§2", "nobody looks for what a database brings back after a crash"},
 	plantGraphPerShard:         {"graph-per-shard", "H14", "cycles of waits that run through several shards are not seen"},
 	plantUnsyncedYes:           {"unsynced-yes", "H4", "local commits are not forced by the database before the vote"},

@@ -262,11 +262,17 @@ func (w *waiter) again(holder xid.ID) (bool, error) {
 			return true, nil
 		}
 		once := min(left, deliveryMax)
+		if w.open != nil {
+			w.open.looks = true
+		}
 		stop := w.watch(holder)
 		until := w.s.tc.Now().Add(once)
 		r, err := w.p.askOnce(w.s.tc, min(left, once+time.Second), func(ref core.Ref) core.Input {
 			return core.Wait{Ref: ref, XID: holder, Resource: w.s.db.id, Waiter: w.x, Row: "row", Until: until}
 		})
+		if w.open != nil {
+			w.open.looks = false
+		}
 		if stop() {
 			w.s.w.count("waiters that gave way")
 			return false, errLockTimeout

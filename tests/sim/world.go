@@ -120,7 +120,7 @@ func newWorld(seed uint64, o Options) *world {
 	if w.rng.below(3) == 0 {
 		w.retention = 25 * time.Second
 	}
-	w.families = w.rng.below(4) == 0
+	w.families = w.rng.below(3) == 0
 	w.setWeather()
 	for i := range w.rng.between(1, 2) {
 		w.coords = append(w.coords, w.newCoordinator(i))
