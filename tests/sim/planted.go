@@ -140,9 +140,9 @@ var planted = [plants]Plant{
 	plantNoVictim:              {"no-victim", "H2", "cycles of waits are found, and nobody is rolled back"},
 }
 
-// busy is how much longer runs are, where a fault needs more crashes than others to show.
+// busy is how much longer runs are, where a fault needs more crashes, or more sessions, than others to show.
 func (p plant) busy() int {
-	if p == plantStaleAttempt {
+	if p == plantStaleAttempt || p == plantNoProbe {
 		return 6
 	}
 	return 1
