@@ -9,8 +9,9 @@ import (
 )
 
 const (
-	janitorEvery = 4 * time.Second
-	janitorAge   = 2 * time.Second
+	janitorEvery   = 4 * time.Second
+	janitorAge     = 2 * time.Second
+	janitorTimeout = 10 * time.Second
 )
 
 // settlementOf is rm.settlement: only an explicit decision is one.
@@ -103,8 +104,9 @@ func (s *service) askCommand(m core.AskVote, seed uint64) {
 }
 
 // settleDecided is agent.settleDecided: it asks, and acts on a recorded decision only.
-func (s *service) settleDecided(p *proc, x xid.ID) bool {
-	r, err := p.ask(s.tc, 2*time.Second, func(ref core.Ref) core.Input { return core.Get{Ref: ref, XID: x} })
+func (s *service) settleDecided(p *proc, x xid.ID, within time.Duration) bool {
+	until := s.w.now + within
+	r, err := p.ask(s.tc, min(2*time.Second, within), func(ref core.Ref) core.Input { return core.Get{Ref: ref, XID: x} })
 	if err != nil {
 		return false
 	}
@@ -138,14 +140,13 @@ func (s *service) settleDecided(p *proc, x xid.ID) bool {
 		s.w.oracle.reports(x)
 		return false
 	}
-	settled, over := false, false
+	settled := false
 	wake := p.waker()
-	if !s.enqueue(item, p.rng.next(), func(_ *proc, err error) { settled, over = err == nil, true; wake() }) {
+	if !s.enqueue(item, p.rng.next(), func(_ *proc, err error) { settled = err == nil; wake() }) {
 		return false
 	}
-	for !over {
-		p.park()
-	}
+	s.after(until-s.w.now, wake)
+	p.park() // who waits no longer leaves it to the settler
 	return settled
 }
 
@@ -158,7 +159,7 @@ func (s *service) janitor(p *proc) {
 		}
 		for _, x := range s.db.pending(janitorAge) {
 			switch {
-			case x.Store() != s.tc.disk.id || !s.settleDecided(p, x):
+			case x.Store() != s.tc.disk.id || !s.settleDecided(p, x, janitorTimeout):
 			case s.db.stillPrepared(x):
 				s.w.oracle.reports(x) // its branch is none that the coordinator knows
 			default:

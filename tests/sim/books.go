@@ -92,6 +92,9 @@ func (o *oracle) commits(l *local) {
 		r := b.want[e.key]
 		r.n += e.add
 		r.tag = e.to
+		if e.family {
+			r = e.is
+		}
 		b.want[e.key] = r
 		if r.n < 0 {
 			o.w.fail("row %s/%d is negative: %d", l.d.name, e.key, r.n)
@@ -240,6 +243,9 @@ func (o *oracle) rolledBack(d *database, x xid.ID, restored []undoRow) {
 			r := b.want[e.key]
 			r.n -= e.add
 			r.tag = e.from
+			if e.family {
+				r = e.was
+			}
 			b.want[e.key] = r
 			h.effects = slices.Delete(h.effects, i, i+1)
 			b.free(undoRow{x: x, key: e.key, before: row{tag: e.from}, after: row{tag: e.to}})

@@ -134,10 +134,17 @@ func (s *service) work(p *proc, x xid.ID, l leg) error {
 			s.w.count("user code that hung")
 			p.nap(100*time.Millisecond, 10*time.Second)
 		}
+		if s.w.families {
+			p.nap(0, slowCode)
+		}
 		err := t.statement(c)
 		if errors.Is(err, errUnique) || errors.Is(err, errInsufficient) {
 			t.rollback()
 			return err
+		}
+		if errors.Is(err, errForeign) {
+			s.w.count("foreign key violations")
+			continue // its code goes back to a savepoint, and on
 		}
 		if err == nil && i == 0 && l.lock >= 0 {
 			err = t.forUpdate(l.lock)
@@ -152,7 +159,7 @@ func (s *service) work(p *proc, x xid.ID, l leg) error {
 		p.nap(0, 20*time.Millisecond)
 		if p.rng.below(3) == 0 {
 			t.rollback()
-			return errUser
+			return nil // and so its caller has heard
 		}
 	}
 	return t.commit()
@@ -444,6 +451,7 @@ func (c *client) plain(p *proc, r *rng) {
 	if r.below(4) == 0 {
 		changes = append(changes, change{key: r.below(accounts), tag: c.w.tag(r)})
 	}
+	changes = c.w.withFamily(r, changes)
 	above := r.below(3) == 0
 	if above && r.below(2) == 0 {
 		changes = append(changes, change{key: r.below(accounts), tag: c.w.tag(r)})
@@ -461,6 +469,9 @@ func (c *client) plain(p *proc, r *rng) {
 			}
 			if err := l.update(q, ch); err != nil {
 				return err
+			}
+			if c.w.families {
+				q.nap(0, slowCode)
 			}
 			if above {
 				q.nap(0, time.Second) // its snapshot gets old

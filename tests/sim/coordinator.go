@@ -208,6 +208,7 @@ func (c *coordinator) endLife() {
 
 // post is engine.Post.
 func (c *coordinator) post(in core.Input) {
+	c.w.oracle.asks(in)
 	if cancel, ok := in.(core.Cancel); ok {
 		c.graph.End(cancel.Ref)
 	}

@@ -37,10 +37,13 @@ type database struct {
 	unsynced []func()                 // takes back, newest last, what a crash of the server may lose
 }
 
-// row is one account or one shelf: how much there is, and a unique tag.
+// row is one account or one shelf: how much there is, and a unique tag. Or it is one of a
+// family: whether it is there, and the key of its parent.
 type row struct {
-	n   int
-	tag string
+	n      int
+	tag    string
+	there  bool
+	parent int
 }
 
 // undoRow is one row of handfast.undo: what a statement changed.
@@ -54,10 +57,13 @@ type undoRow struct {
 	gates  []gateKey
 }
 
-// gateKey is a key that somebody owns: a row, or a unique value.
+// gateKey is a key that somebody owns: a row, or a unique value, or one end of a foreign
+// key.
 type gateKey struct {
 	key int
 	tag string
+	end byte   // 'n': a parent that is new, 'd': one that a child needs
+	by  xid.ID // of those that many may own
 }
 
 type branchKey struct {
@@ -79,7 +85,7 @@ type action struct {
 
 // lockKey is what a local transaction can hold and another wait for.
 type lockKey struct {
-	kind byte // 'r' row, 'u' unique value, 'f' fence or action row, 'x' open XA branch
+	kind byte // 'r' row, 'k' key of a parent, 'u' unique value, 'f' fence or action row, 'x' open XA branch
 	key  int
 	tag  string
 	b    branchKey
@@ -116,6 +122,8 @@ type local struct {
 	b        xid.BranchID
 	xa       bool
 	above    bool // READ COMMITTED: it has one snapshot, in which version is the newest
+	looks    bool // it waits for a holder, and looks whether it holds that one up
+	settles  bool // it carries a decision out
 	ended    bool
 	doing    bool // COMMIT or PREPARE is on its way
 	snapshot uint64
@@ -334,11 +342,13 @@ func (d *database) put(key int, r row) {
 	}
 }
 
-// prepare is PREPARE TRANSACTION: it survives its session, and crashes.
+// prepare is PREPARE TRANSACTION: it survives its session, and crashes. Postgres forces its
+// log for that, with all that was committed before.
 func (l *local) prepare() {
 	l.owner = nil
 	l.d.open = slices.DeleteFunc(l.d.open, func(o *local) bool { return o == l })
 	l.d.prepared = append(l.d.prepared, l)
+	l.d.unsynced = nil
 	l.d.touch(l.x)
 	l.d.w.oracle.prepares(l)
 }

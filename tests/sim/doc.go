@@ -52,6 +52,8 @@
 //	database.go     local, lock, commit,        Postgres: row locks, unique index, atomic
 //	                prepare, crash              commits, PREPARE, commits not forced
 //	guard.go        update, insertFence         undolog/sql: 2_branch, 3_gate (READ COMMITTED)
+//	family.go       references, guardFamily     the checks of a foreign key, and undolog's guard of it
+//	relay.go        committed                   undolog: the view of committed rows
 //	settle.go       settle, rollback,           undolog: Settle, commitPrepared,
 //	                commitBatch, ask, pending   rollbackPrepared, Ask; undolog/sql: 4_settle, 6_xa
 //	front.go        find, open, start, ...      tc/dtm: service, and what it asks of the core
@@ -62,10 +64,13 @@
 //	failover.go     replicate, failOver         a replica of Postgres that lags behind
 //	action.go       enter, leave                undolog/sql: 7_action
 //
-// A row is a number and a unique tag; an undo row is what both were. Above READ COMMITTED
-// a local transaction has one snapshot: a row, or a key of somebody else's, that is newer
-// is 40001. What a plain SELECT reads, rows that come and go, foreign keys and types are
-// not modelled: package undolog tries those on Postgres.
+// A row is a number and a unique tag; an undo row is what both were. Rows of two more tables,
+// parents and children, come and go, and children move. The lock that a foreign key takes on
+// a parent is one for all, where Postgres shares it. Above READ COMMITTED a local transaction
+// has one snapshot: a row, or a key of somebody else's, that is newer is 40001. Not modelled
+// are what a plain SELECT reads, actions and deferral of foreign keys, types, and the search
+// of Postgres for deadlocks, in place of which lock timeouts end them: package undolog tries
+// those on Postgres.
 //
 // # Faults
 //
@@ -96,14 +101,18 @@
 //   - A commit stands on a yes of every branch that is a fact in its database.
 //   - Nothing is settled but by a durable decision.
 //   - Nobody changes a row or a unique value of an unsettled transaction. A rollback
-//     restores exactly. No row is negative.
+//     restores exactly, and leaves no child without its parent. No row is negative.
+//   - What relays read of rows is committed.
 //   - The effect of an action happens once, its compensation only after it, and it never
 //     after its compensation. Steps, compensations and deliveries come in order.
 //   - Each transaction is a register that is written once, and what clients hear of it is
 //     linearizable.
 //   - A key stands for one transaction for as long as that is kept, and what was
 //     acknowledged under it is found by it.
-//   - Cycles of waits are broken.
+//   - Cycles of waits are broken. Who waits for a holder and holds up its settling by row
+//     locks gives way, and an attempt to settle waits for each lock for a moment only.
+//   - A registration that is sent again is answered as at first. Nothing is rolled back for a
+//     vote where every branch that anybody has asked for has succeeded.
 //   - In the end: nothing undecided, no intent, key, live fence, prepared transaction, lock
 //     or call left over; every client answered; each transaction whole or without effect;
 //     every outcome can be asked for again.

@@ -17,6 +17,9 @@ func (w *world) finale(quiet bool) {
 		for _, k := range keys() {
 			w.oracle.compare(b, k, "at the end")
 		}
+		if k := b.d.orphan(nil); k != 0 {
+			w.fail("row %s/%d has no parent in the end", b.d.name, k)
+		}
 		if n := len(b.owner); n > 0 && !w.oracle.accident {
 			w.fail("the books of %s say that %d rows are still held", b.d.name, n)
 		}
@@ -33,7 +36,7 @@ func keys() []int {
 	for k := range accounts {
 		all = append(all, k, k+reserved)
 	}
-	return all
+	return append(all, family()...)
 }
 
 // whole checks that a transaction happened as a whole or not at all.

@@ -33,6 +33,9 @@ type change struct {
 	key int
 	add int
 	tag string // empty: stays
+
+	family byte // a statement on parents and children instead; see family.go
+	parent int
 }
 
 // forUpdate is SELECT ... FOR UPDATE: a row lock, and nothing that a guard sees.
@@ -60,6 +63,14 @@ func (l *local) update(p *proc, c change) error {
 	if c.tag != "" {
 		after.tag = c.tag
 	}
+	if c.family != 0 {
+		if after = c.relative(); after == before {
+			return nil // no row is changed
+		}
+		if err := l.changeFamily(p, c.key, before, after); err != nil {
+			return err
+		}
+	}
 	// The unique index: an entry of an open transaction is waited for.
 	if after.tag != before.tag {
 		for _, tag := range []string{before.tag, after.tag} {
@@ -76,24 +87,23 @@ func (l *local) update(p *proc, c change) error {
 			}
 		}
 	}
-	armed := !l.x.IsZero() && !l.xa
+	armed := l.armed()
 	if armed && len(l.fences) == 0 {
 		if err := l.insertFence(p); err != nil {
 			return err
 		}
 	}
 	gates := gatesOf(c.key, before, after)
+	if c.family != 0 {
+		gates = l.gatesOfFamily(c.key, before, after)
+	}
 	for _, g := range gates {
 		if d.w.plant == plantDropGuardKey && g.tag != "" {
 			continue
 		}
 		if owner, held := d.gate[g]; held && owner != l.x && d.w.plant != plantNoGuard {
-			switch {
-			case !l.unseen(d.gated[g]):
-				return &conflictError{holder: owner}
-			case armed || d.w.plant != plantNoProbe:
-				// Who inserts a key, or a probe for it, hears of one that its snapshot lacks.
-				return errSerial
+			if err := l.meets(g, owner); err != nil {
+				return err
 			}
 		} else if held && owner == l.x && l.xa {
 			return errMixed
@@ -111,8 +121,23 @@ func (l *local) update(p *proc, c change) error {
 			}
 		}
 	}
-	l.effects = append(l.effects, effect{db: d, key: c.key, add: c.add, from: before.tag, to: after.tag})
+	l.effects = append(l.effects, effect{db: d, key: c.key, add: c.add, from: before.tag, to: after.tag, family: c.family != 0, was: before, is: after})
 	l.write(c.key, after)
+	return nil
+}
+
+// armed tells whether what it changes is captured.
+func (l *local) armed() bool { return !l.x.IsZero() && !l.xa }
+
+// meets is what becomes of a statement that needs a key of somebody else's.
+func (l *local) meets(g gateKey, owner xid.ID) error {
+	switch {
+	case !l.unseen(l.d.gated[g]):
+		return &conflictError{holder: owner}
+	case l.armed() || l.d.w.plant != plantNoProbe:
+		// Who inserts a key, or a probe for it, hears of one that its snapshot lacks.
+		return errSerial
+	}
 	return nil
 }
 

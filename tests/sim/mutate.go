@@ -27,6 +27,8 @@ func (w *world) mutateRestored(tx core.Transaction) core.Transaction {
 // mutateInput changes what a machine is given.
 func (s *shard) mutateInput(in core.Input) []core.Input {
 	switch m := in.(type) {
+	case core.Register:
+		return []core.Input{s.mutateRepeated(m)}
 	case core.CastVote:
 		if s.c.w.plant == plantNoIsYes && m.Vote == core.VoteNo {
 			m.Vote = core.VoteYes
@@ -57,6 +59,23 @@ func (s *shard) mutateInput(in core.Input) []core.Input {
 		return append(all, in)
 	}
 	return []core.Input{in}
+}
+
+// mutateRepeated makes something else of a registration that came before.
+func (s *shard) mutateRepeated(in core.Register) core.Input {
+	tx, known := s.m.Look(in.XID)
+	if !known || !slices.ContainsFunc(tx.Branches, func(b core.Branch) bool { return b.ID == in.Branch }) {
+		return in
+	}
+	switch s.c.w.plant { //nolint:exhaustive // two faults are about this
+	case plantRepeatedRefused:
+		in.Fresh = true
+	case plantGhostBranch:
+		if in.Plan == nil { // of a local transaction, for which a database can answer
+			in.Branch[0] ^= 0xff
+		}
+	}
+	return in
 }
 
 // mutateOutput changes what comes out of a machine.
@@ -98,6 +117,8 @@ func (s *shard) mutateOutput(out core.Output) core.Output {
 				out.Messages[i].Body = r
 			}
 		}
+	case plantEarlyDelivery:
+		out.Messages = append(out.Messages, earlyDeliveries(out.Records)...)
 	case plantLostResults:
 		for i := range out.Messages {
 			if m, ok := out.Messages[i].Body.(core.Call); ok {
@@ -118,6 +139,19 @@ func (s *shard) mutateOutput(out core.Output) core.Output {
 		s.endCallsEarly(out)
 	}
 	return out
+}
+
+// earlyDeliveries are calls that should wait for a decision.
+func earlyDeliveries(records []core.Record) (early []core.Message) {
+	for i := range records {
+		r := &records[i]
+		if r.Kind == core.RecordRegister && r.Mode == core.ModeMessage && r.Plan.Commit.Kind == core.TargetHandler {
+			early = append(early, core.Message{Body: core.Call{
+				XID: r.XID, Branch: r.Branch, Mode: r.Mode, Op: core.OpCommit, Attempt: 1, Action: &r.Plan.Commit,
+			}})
+		}
+	}
+	return early
 }
 
 // unforced tells whether a message leaves too early.

@@ -18,6 +18,7 @@ type oracle struct {
 	order []*history
 	books []*books // by database
 	keys  map[string][]*history
+	asked map[branchKey]bool // branches that somebody has asked for
 
 	restoring bool // what is lost now is lost with a copy
 	accident  bool // something beyond the promises happens in this run
@@ -88,10 +89,13 @@ type effect struct {
 	op       core.Op
 	key, add int
 	from, to string // tags
+
+	family  bool // the row came, went or moved
+	was, is row
 }
 
 func newOracle(w *world) *oracle {
-	return &oracle{w: w, txs: map[xid.ID]*history{}, keys: map[string][]*history{}}
+	return &oracle{w: w, txs: map[xid.ID]*history{}, keys: map[string][]*history{}, asked: map[branchKey]bool{}}
 }
 
 func (o *oracle) of(c *coordinator, id xid.ID) *history {
@@ -153,6 +157,7 @@ func (o *oracle) appended(c *coordinator, r *core.Record) {
 		}
 		h.decision = decision{batch: batch, outcome: r.Outcome, reason: r.Reason}
 		c.note("decides", r.XID, r.Outcome)
+		o.needless(h)
 		o.w.count("decided " + outcomeNames[r.Outcome])
 		if r.Reason == core.ReasonOperator && r.Operator == "" {
 			o.w.fail("%s was rolled back by an operator, and the record does not say by whom", short(r.XID))
@@ -253,6 +258,11 @@ func (o *oracle) reply(c *coordinator, r core.Reply) {
 	req, _ := r.Ref.(*request)
 	if r.Err != nil {
 		o.tellError(c, r.Err)
+		if req != nil {
+			if in, ok := req.about.(core.Register); ok {
+				o.refusedAgain(in, r.Err)
+			}
+		}
 		return
 	}
 	o.tell(c, r.Tx.XID, r.Tx.Outcome)

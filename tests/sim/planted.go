@@ -57,6 +57,15 @@ const (
 	plantAdoptionUndoes
 	plantMissingFence
 	plantNoProbe
+	plantRepeatedRefused
+	plantGhostBranch
+	plantSettleWaits
+	plantNoGivingWay
+	plantEarlyDelivery
+	plantRelayReadsAll
+	plantNoNewGuard
+	plantNoNeedGuard
+	plantGuardFirst
 	plants
 )
 
@@ -103,7 +112,7 @@ var planted = [plants]Plant{
 	plantCommitBeforeAck:       {"commit-before-ack", "C8", "a local transaction commits without waiting for its registration"},
 	plantRerunUnknown:          {"rerun-unknown", "H7", "after a COMMIT without an answer the work is done again"},
 	plantAnswerBeforeSettling:  {"answer-before-settling", "promise 2", "half of the commands to settle are answered and not carried out"},
-	plantVoteIsOpinion:         {"vote-is-opinion", "H5", "a branch votes yes before its local commit"},
+	plantVoteIsOpinion:         {"vote-is-opinion", "H5", "a branch votes yes, and its service answers, before its local commit"},
 	plantNoJanitor:             {"no-janitor", "§2", "nobody looks for what a database brings back after a crash"},
 	plantGraphPerShard:         {"graph-per-shard", "H14", "cycles of waits that run through several shards are not seen"},
 	plantUnsyncedYes:           {"unsynced-yes", "H4", "local commits are not forced by the database before the vote"},
@@ -119,12 +128,21 @@ var planted = [plants]Plant{
 	plantStaleSession:          {"stale-session", "H3", "a connection goes back to the pool armed, and its next user writes under another's XID"},
 	plantAmbientXID:            {"ambient-xid", "H10", "an action that is called works in a branch of the transaction that calls it, too"},
 	plantUnmarkedCopy:          {"unmarked-copy", "C7", "a store that was restored from an older copy does not know it, so nothing is in quarantine"},
+	plantRepeatedRefused:       {"repeated-refused", "H6", "a registration that is sent again, as after a lost reply, is refused"},
+	plantGhostBranch:           {"ghost-branch", "H6", "a registration that is sent again makes a second branch, for which nobody works"},
+	plantSettleWaits:           {"settle-without-timeout", "H1", "a rollback waits for row locks for as long as that takes"},
+	plantNoGivingWay:           {"no-giving-way", "H1", "a local transaction that waits does not look whether its row locks hold up who it waits for"},
+	plantEarlyDelivery:         {"early-delivery", "H11", "a message of a global transaction is delivered as soon as it is registered"},
+	plantRelayReadsAll:         {"relay-reads-all", "H11", "a relay of messages that are kept in rows reads the rows, and not the committed ones"},
+	plantNoNewGuard:            {"no-guard-of-new-parents", "C5", "an undecided new parent may get children of others"},
+	plantNoNeedGuard:           {"no-guard-of-needed-parents", "C5", "the parent of an undecided deleted or moved child may be deleted"},
+	plantGuardFirst:            {"guard-before-references", "C5", "foreign keys are guarded before Postgres checks them, and not after it"},
 	plantNoVictim:              {"no-victim", "H2", "cycles of waits are found, and nobody is rolled back"},
 }
 
-// busy is how much longer runs are, where a fault needs more crashes than others to show.
+// busy is how much longer runs are, where a fault needs more crashes, or more sessions, than others to show.
 func (p plant) busy() int {
-	if p == plantStaleAttempt {
+	if p == plantStaleAttempt || p == plantNoProbe {
 		return 6
 	}
 	return 1

@@ -1,6 +1,9 @@
 package sim
 
 import (
+	"runtime"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -23,12 +26,23 @@ func search(o Options, most int) (seeds int, err error) {
 func TestPlantedFaultsAreFound(t *testing.T) {
 	t.Parallel()
 	begun, count := time.Now(), finds{}
-	for _, p := range Planted() {
-		n, err := search(Options{Planted: p.Name}, mostSeeds)
-		if count.add(n); n == 0 {
+	all := Planted()
+	took, errs := make([]int, len(all)), make([]error, len(all))
+	var next atomic.Int64
+	var searches sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		searches.Go(func() {
+			for i := int(next.Add(1)) - 1; i < len(all); i = int(next.Add(1)) - 1 {
+				took[i], errs[i] = search(Options{Planted: all[i].Name}, mostSeeds)
+			}
+		})
+	}
+	searches.Wait()
+	for i, p := range all {
+		if count.add(took[i]); took[i] == 0 {
 			t.Errorf("%s: %s: not found in %d seeds", p.Name, p.Text, mostSeeds)
 		} else {
-			t.Logf("%-26s after %4d seeds: %v", p.Name, n, err)
+			t.Logf("%-26s after %4d seeds: %v", p.Name, took[i], errs[i])
 		}
 	}
 	count.keep(t, begun, "sim-planted", "go test ./tests/sim -run Planted -v")

@@ -165,13 +165,19 @@ func (d *database) rollback(p *proc, s settlement) error {
 	}
 	t := d.begin(p.n)
 	defer t.abort()
-	t.x = s.x
+	t.x, t.settles = s.x, true
+	began := d.w.now
+	defer func() {
+		if !t.ended {
+			d.w.oracle.settlingTook(d, s.x, d.w.now-began, len(t.held)+1)
+		}
+	}()
 	branches := slices.Clone(s.branches)
 	slices.SortFunc(branches, func(a, b branchVote) int { return slices.Compare(a.id[:], b.id[:]) })
 	var tombs []branchKey
 	for _, b := range branches {
 		k := branchKey{s.x, b.id}
-		if !t.lock(p, lockKey{kind: 'f', b: k}, settleLockTimeout) {
+		if !t.lock(p, lockKey{kind: 'f', b: k}, d.settleTimeout()) {
 			return errBlocked
 		}
 		if _, there := d.fence[k]; !there && d.w.plant != plantNoTombstone {
@@ -196,7 +202,7 @@ func (d *database) rollback(p *proc, s settlement) error {
 		return err
 	}
 	for _, r := range restored {
-		if !t.lock(p, lockKey{kind: 'r', key: r.key}, settleLockTimeout) {
+		if !t.lock(p, lockKey{kind: 'r', key: r.key}, d.settleTimeout()) {
 			return errBlocked
 		}
 	}
@@ -210,6 +216,9 @@ func (d *database) rollback(p *proc, s settlement) error {
 		if owner, taken := d.tags[r.before.tag]; taken && owner != r.key && !slices.ContainsFunc(restored, func(o undoRow) bool { return o.key == owner }) {
 			return &alarmError{s.x, fmt.Sprintf("row %s/%d of %s can't be restored: row %d has its tag %q", d.name, r.key, short(s.x), owner, r.before.tag)}
 		}
+	}
+	if k := d.orphan(restored); k != 0 {
+		return &alarmError{s.x, fmt.Sprintf("rows of %s in %s can't be restored: the parent of row %d would be missing", short(s.x), d.name, k)}
 	}
 	if t.ended {
 		return errBroken // the server crashed meanwhile
@@ -234,6 +243,14 @@ func (d *database) rollback(p *proc, s settlement) error {
 	d.unsynced = nil // synchronous_commit is on
 	d.w.oracle.rolledBack(d, s.x, restored)
 	return nil
+}
+
+// settleTimeout is lock_timeout of a rollback.
+func (d *database) settleTimeout() time.Duration {
+	if d.w.plant == plantSettleWaits {
+		return time.Hour
+	}
+	return settleLockTimeout
 }
 
 // plan is what each row was and has to be now, from all of its images.

@@ -76,7 +76,7 @@ var happens = []string{
 	"user code that failed", "user code that hung", "user code that panicked", "user code that was late", "leftovers settled by a janitor",
 	"plain sessions committed", "jobs of kind workflow", "jobs of kind saga", "jobs of kind tcc", "jobs of kind publish", "jobs of kind nested",
 	"jobs of kind dtm saga", "jobs of kind dtm tcc", "jobs of kind dtm msg", "jobs of kind dtm workflow",
-	"snapshots", "serialization failures", "gids used from two places", "keys used again", "requests of a gid repeated",
+	"waiters that gave way", "rows read by relays that were undecided", "snapshots", "serialization failures", "gids used from two places", "keys used again", "requests of a gid repeated",
 	"faults: operator", "faults: clock jump", "faults: one-way partition", "faults: crash of a coordinator",
 }
 

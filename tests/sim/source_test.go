@@ -101,6 +101,9 @@ var mutants = []mutant{
 	{"core-no-deadline", "transactions have no deadline", []edit{
 		{"tc/core/phase1.go", "Deadline: in.Deadline.Truncate(time.Millisecond), Key: in.Key", "Key: in.Key"},
 	}},
+	{"core-registration-not-repeatable", "a registration that is sent again is refused", []edit{
+		{"tc/core/phase1.go", "if in.Fresh {\n\t\t\treturn fail(ErrBranchConflict, \"%s of %s is registered already\"", "if true {\n\t\t\treturn fail(ErrBranchConflict, \"%s of %s is registered already\""},
+	}},
 	{"core-never-asks", "missing votes are not asked for", []edit{
 		{"tc/core/phase1.go", "m.send(tx.lsn, AskVote{", "_ = (AskVote{"},
 	}},

@@ -248,6 +248,7 @@ const deliveryMax = time.Second
 // again is waiter.again and wait: true where the holder is settled here.
 func (w *waiter) again(holder xid.ID) (bool, error) {
 	conflict := &conflictError{holder: holder}
+	defer w.s.w.oracle.watchWaiter(w.open, holder)()
 	for {
 		if holder == w.last {
 			w.p.nap(0, 32*time.Millisecond)
@@ -257,15 +258,21 @@ func (w *waiter) again(holder xid.ID) (bool, error) {
 		if left <= 0 {
 			return false, conflict
 		}
-		if w.s.settleDecided(w.p, holder) {
+		if w.s.settleDecided(w.p, holder, left) {
 			return true, nil
 		}
 		once := min(left, deliveryMax)
+		if w.open != nil {
+			w.open.looks = true
+		}
 		stop := w.watch(holder)
 		until := w.s.tc.Now().Add(once)
 		r, err := w.p.askOnce(w.s.tc, min(left, once+time.Second), func(ref core.Ref) core.Input {
 			return core.Wait{Ref: ref, XID: holder, Resource: w.s.db.id, Waiter: w.x, Row: "row", Until: until}
 		})
+		if w.open != nil {
+			w.open.looks = false
+		}
 		if stop() {
 			w.s.w.count("waiters that gave way")
 			return false, errLockTimeout
@@ -288,7 +295,7 @@ func (w *waiter) again(holder xid.ID) (bool, error) {
 // local transaction hold up the holder, or one that the holder waits for. stop tells
 // whether they do.
 func (w *waiter) watch(holder xid.ID) (stop func() bool) {
-	if w.open == nil {
+	if w.open == nil || w.s.w.plant == plantNoGivingWay {
 		return func() bool { return false }
 	}
 	found, over := false, false

@@ -81,6 +81,9 @@ func (w *world) plan(seed uint64) []job {
 		if only != kinds && r.below(2) == 0 {
 			j.kind = only
 		}
+		if w.families && r.below(2) == 0 { // those that change rows in local transactions
+			j.kind = []kind{kindTransfer, kindNested, kindPlain}[r.below(3)]
+		}
 		j.timeout = r.during(2*time.Second, 8*time.Second)
 		all = append(all, j)
 	}
@@ -108,8 +111,12 @@ func (w *world) legs(r *rng, c *client, n int) []leg {
 		if r.below(4) == 0 {
 			l.changes = append(l.changes, change{key: r.below(accounts), tag: w.tag(r)})
 		}
+		l.changes = w.withFamily(r, l.changes)
 		if r.below(6) == 0 {
 			l.lock = r.below(accounts)
+			if len(l.changes) > 1 && r.below(2) == 0 {
+				l.lock = l.changes[1].key // as who reads a row, and changes it then
+			}
 		}
 		l.above = r.below(5) == 0
 		legs[i] = l

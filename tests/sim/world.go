@@ -22,6 +22,7 @@ const (
 	partRestore
 	partAbout
 	partFailOver
+	partRelay
 )
 
 // Options change a run. The zero value is what the tests use.
@@ -82,6 +83,7 @@ type world struct {
 	nodes    []*node
 
 	shards    int
+	families  bool // parents and children come and go all the time
 	retention time.Duration
 	weather   weather
 	breaks    int // database connections, parts of a million and trip
@@ -118,6 +120,7 @@ func newWorld(seed uint64, o Options) *world {
 	if w.rng.below(3) == 0 {
 		w.retention = 25 * time.Second
 	}
+	w.families = w.rng.below(3) == 0
 	w.setWeather()
 	for i := range w.rng.between(1, 2) {
 		w.coords = append(w.coords, w.newCoordinator(i))
@@ -127,6 +130,7 @@ func newWorld(seed uint64, o Options) *world {
 		for k := range accounts {
 			d.put(k, row{n: start, tag: string(rune('a' + k))})
 		}
+		d.settleFamily()
 		w.oracle.open(d)
 		w.dbs = append(w.dbs, d)
 	}
@@ -256,6 +260,9 @@ func (w *world) play() {
 	}
 	for _, c := range w.clients {
 		c.start()
+	}
+	for _, d := range w.dbs {
+		d.relay()
 	}
 	for _, j := range w.plan(w.seed) {
 		if w.o.without[j.name()] {
