@@ -63,6 +63,44 @@ func TestAWriterSettlesWhatIsDecided(t *testing.T) {
 	}
 }
 
+// The row lock of a waiter holds up the rollback that it has begun itself, as nobody else
+// settles the holder here. It gives way, and does not try until its time is up.
+func TestAWaiterInItsOwnWayGivesWay(t *testing.T) {
+	t.Parallel()
+	s, _, w := scripted(t, rm.WithLockTimeout(long))
+	branches := make(chan *pb.RegisterBranchRequest, 16)
+	var decided *pb.Transaction
+	holder := freshXID(s)
+	s.On(func(n *faketc.Session, f *pb.ClientFrame) bool {
+		if r := f.GetRegisterBranch(); r != nil {
+			branches <- r
+		}
+		switch {
+		case f.GetGet().GetXid() == holder.String() && decided != nil:
+			n.Send(&pb.ServerFrame{Id: f.GetId(), Kind: &pb.ServerFrame_Get{Get: &pb.GetResponse{Transaction: decided}}})
+			return true
+		case f.GetWaitFor() != nil: // it is never settled
+			n.Send(&pb.ServerFrame{Id: f.GetId(), Kind: &pb.ServerFrame_WaitFor{WaitFor: &pb.WaitForResponse{}}})
+			return true
+		}
+		return false
+	})
+	_, err := w.pool.Exec(xid.NewContext(limited(t), holder), addOne, 1)
+	check(t, err)
+	decided = &pb.Transaction{Xid: holder.String(), Outcome: pb.Outcome_OUTCOME_ROLLED_BACK, Branches: []*pb.Branch{
+		{BranchId: (<-branches).GetBranchId(), ResourceId: w.pool.Resource().String(), Vote: pb.Vote_VOTE_YES},
+	}}
+	x := freshXID(s)
+	ctx := xid.NewContext(limited(t), x)
+	tx, err := w.pool.Begin(ctx)
+	check(t, err)
+	_, err = tx.Exec(ctx, "SELECT FROM account WHERE id = 1 FOR UPDATE") // no trigger sees that
+	check(t, err)
+	_, err = tx.Exec(ctx, addOne, 1)
+	wantGaveWay(t, err, x, holder)
+	wantError(t, tx.Commit(ctx), pgx.ErrTxCommitRollback)
+}
+
 // A reader that demands settled rows waits for them like a writer.
 func TestAReaderWaitsUntilItsRowIsSettled(t *testing.T) {
 	t.Parallel()

@@ -92,16 +92,16 @@ func (w *waiter) wait(ctx context.Context, c *LockConflictError) error {
 	}
 	limited, cancel := context.WithTimeout(ctx, left)
 	defer cancel()
-	// Decided already: no need to wait until somebody is told to settle it.
-	if settled, _ := w.p.agent.settleDecided(limited, c.Holder); settled {
-		return nil
-	}
 	once := min(left, deliveryMax)
 	req := &pb.WaitForRequest{
 		Xid: c.Holder.String(), ResourceId: w.p.resource, WaiterXid: w.x.String(), Timeout: durationpb.New(once),
 		Row: c.Table + " " + c.Key, Waited: durationpb.New(time.Since(w.began)),
 	}
 	a, err := w.watched(limited, c.Holder, func(ctx context.Context) (*pb.WaitForResponse, error) {
+		// Decided already: no need to wait until somebody is told to settle it.
+		if settled, _ := w.p.agent.settleDecided(ctx, c.Holder); settled {
+			return &pb.WaitForResponse{Settled: true}, nil
+		}
 		return w.p.client.WaitFor(ctx, req)
 	})
 	switch {

@@ -122,7 +122,6 @@ type local struct {
 	b        xid.BranchID
 	xa       bool
 	above    bool // READ COMMITTED: it has one snapshot, in which version is the newest
-	looks    bool // it waits for a holder, and looks whether it holds that one up
 	settles  bool // it carries a decision out
 	ended    bool
 	doing    bool // COMMIT or PREPARE is on its way

@@ -13,8 +13,7 @@ import (
 // is in its way; and who waits looks whether its own locks are, and gives way.
 
 // mostHeldUp is for how long, in all, the locks of one waiter may hold up settling before
-// it gives way. It looks every 0.4 s or so. It is blind while it settles the holder itself,
-// so that does not count: seed 4377 at that time waited until its lock timeout.
+// it gives way. It looks every 0.4 s or so.
 const mostHeldUp = 1500 * time.Millisecond
 
 const heldUpEvery = 25 * time.Millisecond
@@ -38,7 +37,7 @@ func (o *oracle) watchWaiter(l *local, holder xid.ID) (over func()) {
 		if ended || l.ended {
 			return
 		}
-		if l.looks && l.blocksSettling(holder) {
+		if l.blocksSettling(holder) {
 			held += heldUpEvery
 		}
 		if held > mostHeldUp {

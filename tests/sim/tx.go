@@ -258,21 +258,21 @@ func (w *waiter) again(holder xid.ID) (bool, error) {
 		if left <= 0 {
 			return false, conflict
 		}
-		if w.s.settleDecided(w.p, holder, left) {
+		stop := w.watch(holder, func() {})
+		settled := w.s.settleDecided(w.p, holder, left)
+		if stop() && !settled {
+			w.s.w.count("waiters that gave way")
+			return false, errLockTimeout
+		}
+		if settled {
 			return true, nil
 		}
 		once := min(left, deliveryMax)
-		if w.open != nil {
-			w.open.looks = true
-		}
-		stop := w.watch(holder)
+		stop = w.watch(holder, w.p.waker())
 		until := w.s.tc.Now().Add(once)
 		r, err := w.p.askOnce(w.s.tc, min(left, once+time.Second), func(ref core.Ref) core.Input {
 			return core.Wait{Ref: ref, XID: holder, Resource: w.s.db.id, Waiter: w.x, Row: "row", Until: until}
 		})
-		if w.open != nil {
-			w.open.looks = false
-		}
 		if stop() {
 			w.s.w.count("waiters that gave way")
 			return false, errLockTimeout
@@ -293,13 +293,12 @@ func (w *waiter) again(holder xid.ID) (bool, error) {
 
 // watch is waiter.watched: while the wait lasts it looks whether the locks of the open
 // local transaction hold up the holder, or one that the holder waits for. stop tells
-// whether they do.
-func (w *waiter) watch(holder xid.ID) (stop func() bool) {
+// whether they do; wake ends the wait then.
+func (w *waiter) watch(holder xid.ID, wake func()) (stop func() bool) {
 	if w.open == nil || w.s.w.plant == plantNoGivingWay {
 		return func() bool { return false }
 	}
 	found, over := false, false
-	wake := w.p.waker()
 	pause := 100 * time.Millisecond
 	var look func()
 	look = func() {
