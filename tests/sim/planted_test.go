@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"flag"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -8,8 +9,14 @@ import (
 	"time"
 )
 
-// mostSeeds is how many seeds may be needed to find a planted fault.
-const mostSeeds = 3000
+var allFlag = flag.Bool("sim.all", false, "search for planted faults until they are found; most show within a few seeds, and some take a minute together")
+
+const (
+	// mostSeeds is how many seeds may be needed to find a planted fault.
+	mostSeeds = 3000
+	// fewSeeds find most of them.
+	fewSeeds = 50
+)
 
 // search gives how many seeds it takes to find a planted fault, and what is found;
 // 0: it is not found.
@@ -26,24 +33,36 @@ func search(o Options, most int) (seeds int, err error) {
 func TestPlantedFaultsAreFound(t *testing.T) {
 	t.Parallel()
 	begun, count := time.Now(), finds{}
-	all := Planted()
+	all, most := Planted(), fewSeeds
+	if *allFlag {
+		most = mostSeeds
+	}
 	took, errs := make([]int, len(all)), make([]error, len(all))
 	var next atomic.Int64
 	var searches sync.WaitGroup
 	for range runtime.GOMAXPROCS(0) {
 		searches.Go(func() {
 			for i := int(next.Add(1)) - 1; i < len(all); i = int(next.Add(1)) - 1 {
-				took[i], errs[i] = search(Options{Planted: all[i].Name}, mostSeeds)
+				took[i], errs[i] = search(Options{Planted: all[i].Name}, most)
 			}
 		})
 	}
 	searches.Wait()
+	missed := 0
 	for i, p := range all {
-		if count.add(took[i]); took[i] == 0 {
-			t.Errorf("%s: %s: not found in %d seeds", p.Name, p.Text, mostSeeds)
-		} else {
+		switch count.add(took[i]); {
+		case took[i] > 0:
 			t.Logf("%-26s after %4d seeds: %v", p.Name, took[i], errs[i])
+		case *allFlag:
+			t.Errorf("%s: %s: not found in %d seeds", p.Name, p.Text, most)
+		default:
+			missed++
 		}
 	}
-	count.keep(t, begun, "sim-planted", "go test ./tests/sim -run Planted -v")
+	if missed > len(all)/4 {
+		t.Errorf("%d of %d are not found in %d seeds", missed, len(all), most)
+	}
+	if *allFlag {
+		count.keep(t, begun, "sim-planted", "go test ./tests/sim -run Planted -sim.all -v")
+	}
 }

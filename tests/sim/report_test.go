@@ -88,7 +88,7 @@ checked at every step.
 | Longer, and denser, runs | ` + "`go test ./tests/sim -run Simulation -sim.busy 10 -sim.jobs 3`" + ` |
 | Accidents beyond the promises | ` + "`go test ./tests/sim -run Simulation -sim.accident adopt`" + `, or ` + "`failover`" + `, or ` + "`restore`" + ` |
 | See one planted fault | ` + "`go test ./tests/sim -run Simulation -sim.planted skip-flush`" + ` |
-| All of them | ` + "`go test ./tests/sim -run Planted -v`" + ` |
+| All of them | ` + "`go test ./tests/sim -run Planted -sim.all -v`" + ` |
 | Those in the source of real code | ` + "`go test ./tests/sim -run Source -sim.source -v -timeout 1h`" + ` |
 | Speed | ` + "`go test ./tests/sim -run - -bench .`" + ` |
 
