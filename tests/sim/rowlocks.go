@@ -13,8 +13,9 @@ import (
 // is in its way; and who waits looks whether its own locks are, and gives way.
 
 // mostHeldUp is for how long, in all, the locks of one waiter may hold up settling before
-// it gives way. It looks every 0.4 s or so.
-const mostHeldUp = 1500 * time.Millisecond
+// it gives way. It looks at growing pauses of up to a second, and what it holds up comes and
+// goes: who settles waits for half a second, and pauses.
+const mostHeldUp = 3 * time.Second
 
 const heldUpEvery = 25 * time.Millisecond
 
