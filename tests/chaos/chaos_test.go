@@ -5,12 +5,14 @@ package chaos
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -131,6 +133,11 @@ func TestChaos(t *testing.T) { //nolint:paralleltest // it wants the machine for
 	s := setup{seed: *seed, containers: *inDocker, workers: 64, rest: 2 * time.Minute}
 	if *onlyKinds != "" {
 		s.kinds = strings.Split(*onlyKinds, ",")
+		for _, k := range s.kinds {
+			if _, ok := faultKinds[k]; !ok {
+				t.Fatalf("-chaos.kinds: no kind is called %q; there are %s", k, strings.Join(slices.Sorted(maps.Keys(faultKinds)), ", "))
+			}
+		}
 	}
 	w := newWorld(t, s)
 	t.Logf("seed %d; the same again: -chaos.seed %d", w.seed, w.seed)

@@ -27,6 +27,12 @@ var (
 //	go test ./tests/sim -run Simulation -seed N -v
 func TestSimulation(t *testing.T) {
 	t.Parallel()
+	if names := nameOf(Planted()); *plantedFlag != "" && !slices.Contains(names, *plantedFlag) {
+		t.Fatalf("-sim.planted: no fault is called %q; there are %s", *plantedFlag, strings.Join(names, ", "))
+	}
+	if !slices.Contains([]string{"", "restore", "adopt", "failover"}, *accidentFlag) {
+		t.Fatalf("-sim.accident: %q; want restore, adopt or failover", *accidentFlag)
+	}
 	o := Options{Planted: *plantedFlag, PromisesOnly: *promisesFlag, Jobs: *jobsFlag, Busy: *busyFlag}
 	o.Restore, o.Adopt, o.FailOver = *accidentFlag == "restore", *accidentFlag == "adopt", *accidentFlag == "failover"
 	if *seedFlag > 0 {
@@ -86,6 +92,13 @@ func counted(counts map[string]int) string {
 		fmt.Fprintf(&b, "%9d %s\n", counts[k], k)
 	}
 	return b.String()
+}
+
+func nameOf(planted []Plant) (names []string) {
+	for _, p := range planted {
+		names = append(names, p.Name)
+	}
+	return names
 }
 
 // report shrinks a failed run and shows it.
