@@ -41,7 +41,12 @@ type scene struct {
 	proc   *child.Process
 	db     [2]*pgx.Conn
 	admin  pb.AdminClient
+	delays int  // how often the machine was too slow
+	late   bool // it was, just now
 }
+
+// mostDelays bounds how often a scene may be too slow for its deadline.
+const mostDelays = 5
 
 func newScene(t *testing.T, victim, name string, refuse bool) *scene {
 	t.Helper()
@@ -171,7 +176,10 @@ func (s *scene) once(point string, n int64) (died bool) {
 		}
 	}
 	died = s.quiet(ctx) || died
-	s.judge(ctx, begun, told, died)
+	if s.judge(ctx, begun, told, died); s.late {
+		s.late = false
+		return s.once(point, n)
+	}
 	s.count(died)
 	return died
 }
@@ -355,6 +363,12 @@ func (s *scene) judge(ctx context.Context, begun time.Time, told string, died bo
 		s.Errorf("it is %s, and the caller was told %s", outcome, told)
 	case s.Refuse && outcome == committed:
 		s.Error("it is committed although somebody refused")
+	case !s.Refuse && !scenario.open && !died && outcome != committed && s.delays < mostDelays && strings.Contains(text, pb.RollbackReason_ROLLBACK_REASON_TIMEOUT.String()):
+		// The deadline is short for the sake of those whose caller dies. A busy machine may
+		// be slower than that, and this is no test of speed.
+		s.delays++
+		s.late = true
+		s.Logf("nobody died, and the deadline has passed: once more; %s", text)
 	case !s.Refuse && !scenario.open && !died && outcome != committed:
 		s.Error("it is rolled back although nobody refused or died")
 	case overDTM && n > 1:

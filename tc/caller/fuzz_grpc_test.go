@@ -152,7 +152,7 @@ func (s *stream) check(t *testing.T, a core.Called, dtm bool) {
 	switch {
 	case said(codes.OK) && isFrame(s.body) && (dtm || len(s.body) <= 5+caller.MaxResult):
 		want = core.Done
-	case (len(s.body) == 0 || isFrame(s.body)) && said(codes.FailedPrecondition), dtm && len(s.body) == 0 && said(codes.Aborted) && s.message == "ONGOING":
+	case (len(s.body) == 0 || isFrame(s.body) && len(s.body) <= 5+caller.MaxResult) && said(codes.FailedPrecondition), dtm && len(s.body) == 0 && said(codes.Aborted) && s.message == "ONGOING":
 		want = core.NotYet
 	case len(s.body) == 0 && said(codes.Aborted):
 		want = core.Failed
@@ -186,6 +186,7 @@ func FuzzAnswersOverGRPC(f *testing.F) {
 		f.Add(dtm, uint16(200), grpcType, framed([]byte("result")), "0", "", []byte{}, "", "")
 		f.Add(dtm, uint16(200), grpcType+"+proto", framed(nil), "0", "", []byte{}, "X-A", "b")
 		f.Add(dtm, uint16(200), grpcType, framed(bytes.Repeat([]byte("x"), caller.MaxResult+1)), "0", "", []byte{}, "", "")
+		f.Add(dtm, uint16(200), grpcType, framed(bytes.Repeat([]byte("x"), caller.MaxResult+1)), "9", "", []byte{}, "", "") // too long whatever it says
 		f.Add(dtm, uint16(200), grpcType, []byte("\x01\x00\x00\x00\x01x"), "0", "", []byte{}, "Grpc-Encoding", "gzip")
 		f.Add(dtm, uint16(200), grpcType, []byte("\x00\xff\xff\xff\xffx"), "0", "", []byte{}, "", "")
 		f.Add(dtm, uint16(200), grpcType, append(framed(nil), framed(nil)...), "0", "", []byte{}, "", "")
