@@ -91,7 +91,7 @@ func TestResultsOfWorkflows(t *testing.T) {
 			t.Errorf("HTTP: got %+v, want %q", f, result)
 		}
 		r := request(gid, "workflow")
-		r.QueryPrepared, r.CustomedData = "127.0.0.1:1/a.B/C", `{"name":"flow"}`
+		r.QueryPrepared, r.CustomedData = "127.0.0.1:1/a.B/C", `{"name":"flow","data":"aW4="}`
 		out, err := shared.rpc.PrepareWorkflow(limited(t), r)
 		if err != nil || out.GetTransaction().GetResult() != result || string(out.GetProgresses()[0].GetBinData()) != result {
 			t.Errorf("gRPC: got %v, %v, want %q", out, err, result)

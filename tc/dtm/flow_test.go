@@ -2,6 +2,7 @@ package dtm_test
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"testing"
 
@@ -270,4 +271,35 @@ func TestWorkflowsOverGRPC(t *testing.T) {
 	if _, err := shared.rpc.Submit(limited(t), r); status.Code(err) != codes.Unknown {
 		t.Errorf("submitted twice: got %v", err)
 	}
+}
+
+// A workflow under the gid of another one is refused while that goes on, and when it is over:
+// it would take the other's steps for its own, or the other's result. It may be executed by
+// another process, with other options, and be written in another way.
+func TestAWorkflowDoesNotGoOnAsAnother(t *testing.T) {
+	t.Parallel()
+	b := newBranches(t)
+	gid := shared.gid(t)
+	w := workflow(gid, b.at("/q"))
+	others := []string{`{"name":"other","data":"aW4="}`, `{"name":"flow","data":"aW5u"}`, `{"name":"flow"}`}
+	check := func() {
+		t.Helper()
+		for _, custom := range others {
+			a := shared.post(t, "prepareWorkflow", with(w, "custom_data", custom)).want(t, 409, "other content")
+			if json.Valid([]byte(a.body)) {
+				t.Errorf("%s would be taken for a transaction", a.body)
+			}
+			r := request(gid, "workflow")
+			r.QueryPrepared, r.CustomedData = "127.0.0.1:1/a.B/C", custom
+			if _, err := shared.rpc.PrepareWorkflow(limited(t), r); status.Code(err) != codes.Aborted {
+				t.Errorf("gRPC: got %v", err)
+			}
+		}
+		same := with(w, "custom_data", `{ "data": "aW4=", "name": "flow", "more": 1 }`, "query_prepared", b.at("/elsewhere"), "retry_interval", 7)
+		shared.post(t, "prepareWorkflow", same).want(t, 200)
+	}
+	shared.post(t, "prepareWorkflow", w).want(t, 200)
+	check()
+	shared.post(t, "submit", ended(gid, "succeed", "", "")).ok(t)
+	check()
 }

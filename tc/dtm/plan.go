@@ -252,15 +252,9 @@ func (p *planner) checkBack(r *request) (core.Register, error) {
 // callBack makes the branch that calls a workflow back for as long as it has no result.
 func (p *planner) callBack(r *request) (core.Register, error) {
 	b := core.Register{Branch: p.branch(zero), Mode: core.ModeWorkflow, Name: zero}
-	var custom struct {
-		Name string `json:"name"`
-		Data []byte `json:"data"`
-	}
-	if err := json.Unmarshal([]byte(r.CustomData), &custom); err != nil {
-		return b, wrong("custom_data", "is not what a workflow has there: %v", err)
-	}
-	if custom.Name == "" || len(custom.Name) > maxGid || strings.ContainsFunc(custom.Name, func(r rune) bool { return r < ' ' }) {
-		return b, wrong("custom_data.name", "%.150q; want the name of the workflow, at most %d bytes", custom.Name, maxGid)
+	custom, err := readFlow(r.CustomData)
+	if err != nil {
+		return b, err
 	}
 	if err := address.CheckHeaderValue(address.GRPC, "dtm-op", custom.Name); err != nil && p.protocol == "grpc" {
 		return b, wrong("custom_data.name", "%.150q goes along with calls over gRPC, and %v", custom.Name, err)

@@ -1,13 +1,54 @@
 package dtm
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/handfast/handfast/tc/core"
 	"github.com/handfast/handfast/xid"
 )
+
+// flow is what a workflow has in custom_data: the function, and what it is called with.
+type flow struct {
+	Name string `json:"name"`
+	Data []byte `json:"data"`
+}
+
+func readFlow(custom string) (f flow, err error) {
+	if err := json.Unmarshal([]byte(custom), &f); err != nil {
+		return f, wrong("custom_data", "is not what a workflow has there: %v", err)
+	}
+	if f.Name == "" || len(f.Name) > maxGid || strings.ContainsFunc(f.Name, func(r rune) bool { return r < ' ' }) {
+		return f, wrong("custom_data.name", "%.150q; want the name of the workflow, at most %d bytes", f.Name, maxGid)
+	}
+	return f, nil
+}
+
+// goesOn tells whether a request may go on with a workflow that was begun before, or be
+// given its result. Another function, or the same of something else, would take its steps
+// for its own. Who executes it may be another process, with another URL and options, or
+// one that speaks the other protocol.
+func (g *global) goesOn(r *request) error {
+	if g.note.Type != workflow {
+		return refuse(failure, "gid %s is that of a %s, not of a workflow. FAILURE", r.Gid, g.note.Type)
+	}
+	asked, err := readFlow(r.CustomData)
+	if err != nil {
+		return err
+	}
+	begun, err := readFlow(g.note.Custom)
+	if err != nil {
+		return err
+	}
+	if asked.Name != begun.Name || !bytes.Equal(asked.Data, begun.Data) {
+		return refuse(failure, "gid %s is used already, with other content: that of a workflow %q. FAILURE", r.Gid, begun.Name)
+	}
+	return nil
+}
 
 // prepareWorkflow begins a workflow, or gives what is known of it.
 func (s *service) prepareWorkflow(ctx context.Context, r *request) (g global, err error) {
@@ -21,11 +62,11 @@ func (s *service) prepareWorkflow(ctx context.Context, r *request) (g global, er
 		b, err := newPlanner(id, r.Protocol, &r.Options).callBack(r)
 		return []core.Register{b}, err
 	}, time.Time{})
-	switch {
-	case err != nil || began:
+	if err != nil || began {
 		return g, err
-	case g.note.Type != workflow:
-		return g, s.told(ctx, &g, refuse(failure, "gid %s is that of a %s, not of a workflow. FAILURE", r.Gid, g.note.Type))
+	}
+	if err := g.goesOn(r); err != nil {
+		return g, s.told(ctx, &g, err)
 	}
 	return s.get(ctx, g.XID) // durable, before anybody acts on it
 }
