@@ -37,7 +37,7 @@ const schema = `
 	CREATE TABLE purse (id int PRIMARY KEY, balance bigint CHECK (balance >= 0));
 	INSERT INTO purse SELECT i, 100000000 FROM generate_series(1, 4) i;
 	CREATE TABLE effect (xid text NOT NULL, branch text NOT NULL, name text NOT NULL, action text NOT NULL);
-	CREATE TABLE sent (id text PRIMARY KEY, really boolean NOT NULL);`
+	CREATE TABLE sent (id text PRIMARY KEY, really boolean NOT NULL);` + barrierSchema
 
 var protected = []string{"account", "journal"}
 

@@ -31,12 +31,14 @@ type caller struct {
 	sessions [2]*pgxpool.Pool
 	told     func(line string)
 	r        *rand.Rand
+	front    *front
 	ring     []told // what was told of late, to be asked for again
 }
 
 // told is what somebody was told about a transaction.
 type told struct {
 	id      xid.ID
+	gid     string // instead, of DTM's
 	outcome string
 }
 
@@ -67,7 +69,8 @@ type kind struct {
 	weight int
 	in     func(*caller, context.Context) error           // inside of a transaction of the manager
 	own    func(*caller, context.Context) (xid.ID, error) // begins one itself
-	plain  func(*caller, context.Context) error           // of which the caller knows no XID
+	dtm    func(*caller, context.Context) (gid, outcome string)
+	plain  func(*caller, context.Context) error // of which the caller knows no XID
 }
 
 var kinds = []kind{
@@ -81,6 +84,9 @@ var kinds = []kind{
 	{name: "message", weight: 2, own: (*caller).message},
 	{name: "prepared", weight: 2, own: (*caller).prepared},
 	{name: "workflow", weight: 3, own: (*caller).workflow},
+	{name: "dtm-saga", weight: 3, dtm: (*caller).dtmSaga},
+	{name: "dtm-msg", weight: 3, dtm: (*caller).dtmMessage},
+	{name: "dtm-tcc", weight: 3, dtm: (*caller).dtmTCC},
 	{name: "publish", weight: 2, plain: (*caller).published},
 	{name: "session", weight: 4, plain: (*caller).plain},
 }
@@ -131,6 +137,11 @@ func (p part) call(ctx context.Context) (err error) {
 	shared := caller{p: p, m: tm.New(cc), http: web(&xidhttp.Transport{Base: http.DefaultTransport}),
 		// One write a line: it is there even if this process is killed in the next moment.
 		told: func(line string) { _, _ = file.WriteString(line + "\n") }}
+	var hangUp func() error
+	if shared.front, hangUp, err = p.front(); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, hangUp()) }()
 	for i, dsn := range p.Plain {
 		if shared.sessions[i], err = pgxpool.New(ctx, dsn); err != nil {
 			return err
@@ -187,6 +198,10 @@ func (c *caller) run(k kind) {
 	case k.own != nil:
 		id, err := k.own(c, ctx)
 		c.heard(k, id, err)
+	case k.dtm != nil:
+		gid, outcome := k.dtm(c, ctx)
+		c.told(k.name + " " + gid + " " + outcome)
+		c.remember(told{gid: gid, outcome: outcome})
 	default:
 		if err := k.plain(c, ctx); err != nil {
 			c.told(k.name + " - failed")
@@ -207,14 +222,24 @@ func (c *caller) heard(k kind, id xid.ID, err error) {
 	if id.IsZero() {
 		return // it was not even begun
 	}
-	t := told{id, outcome(err)}
+	t := told{id: id, outcome: outcome(err)}
 	c.told(k.name + " " + id.String() + " " + t.outcome)
+	c.remember(t)
+}
+
+func (c *caller) remember(t told) {
 	if c.ring = append(c.ring, t); len(c.ring) > 50 {
 		c.ring = c.ring[1:]
 	}
 }
 
 func (c *caller) ask(ctx context.Context, t told) {
+	if t.gid != "" {
+		if o := c.front.query(ctx, t.gid); o != "" {
+			c.told("asked " + t.gid + " " + o)
+		}
+		return
+	}
 	o, err := c.m.Outcome(ctx, t.id)
 	if err != nil {
 		return // the judge asks, too

@@ -176,6 +176,8 @@ func TestJudgementCanFail(t *testing.T) {
 		{plantedNoFence, []string{"reset", "kill"}, `left .*[2-9] x|rolled back, and there is .*rollback`},
 		{plantedLostStore, []string{"kill"}, `told committed, and it is .*issued by store`},
 		{plantedOutside, []string{"delay"}, `a reader of committed rows`},
+		{plantedNoBarrier, []string{"reset", "kill"}, `dtm (saga|msg|tcc) is committed and left .*[2-9] x|dtm (saga|tcc): it is rolled back, and there is`},
+		{plantedCredulous, []string{"delay"}, `dtm msg is committed and left .*deliver`},
 	} {
 		t.Run(p.planted, func(t *testing.T) {
 			t.Parallel()

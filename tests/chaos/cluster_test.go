@@ -35,6 +35,8 @@ const (
 	plantedDeafCompensation = "a compensation is answered and not carried out"
 	plantedOutside          = "a branch is left out of its transaction"
 	plantedLostStore        = "the coordinator's store is thrown away when it is killed"
+	plantedNoBarrier        = "a service of DTM runs without its barrier"
+	plantedCredulous        = "a sender of DTM says that all was sent"
 )
 
 // setup is what a world is made of.
@@ -63,7 +65,8 @@ type world struct {
 	services    [2]*process
 	caller      *process
 	admin       pb.AdminClient
-	at          string // the coordinator, past the links
+	at          string    // the coordinator, past the links
+	dtm         [2]string // the same for clients of DTM: HTTP and gRPC
 	web         [2]string
 	told        string
 	books       books
@@ -233,7 +236,7 @@ func (w *world) port() string {
 }
 
 // settings are those of the coordinator, beside where it listens and keeps its store.
-var settings = []string{"--default-timeout", "10s", "--retention", retention.String(), "--drain-timeout", "1s", "--shards", "2"}
+var settings = []string{"--default-timeout", "10s", "--retention", retention.String(), "--drain-timeout", "1s", "--shards", "2", "--dtm"}
 
 // retention is how long the coordinator knows how a transaction ended: not for all of a
 // long run, so that its forgetting is tried, too.
@@ -251,12 +254,14 @@ func (w *world) startCoordinator(ctx context.Context) {
 		w.check(w.engine.build(ctx, filepath.Join(w.dir, "image"), w.bin, root(w.t)))
 		c := &container{e: w.engine, called: "coordinator", ip: w.engine.subnet + ".20", ready: ready,
 			alone: func(n node, err error) { w.wrongf("", "the coordinator ended by itself: %v", err) }}
-		c.run = append([]string{"--user", "0:0", "-v", w.disk.dir + ":/data", w.engine.prefix + "image", "server"}, settings...)
-		w.coordinator, w.at = c, c.ip+":4263"
+		c.run = append([]string{"--user", "0:0", "-v", w.disk.dir + ":/data", w.engine.prefix + "image", "server", "--dtm-http", ":36789", "--dtm-grpc", ":36790"}, settings...)
+		w.coordinator, w.at, w.dtm = c, c.ip+":4263", [2]string{c.ip + ":36789", c.ip + ":36790"}
 	} else {
-		w.at = w.port()
+		w.at, w.dtm = w.port(), [2]string{w.port(), w.port()}
 		w.coordinator = &process{called: "coordinator", ready: ready, alone: w.endedAlone, make: func() *exec.Cmd {
-			return exec.Command(w.bin, append([]string{"server", "--listen", w.at, "--store-dir", filepath.Join(w.disk.dir, "data")}, settings...)...)
+			return exec.Command(w.bin, append([]string{
+				"server", "--listen", w.at, "--store-dir", filepath.Join(w.disk.dir, "data"), "--dtm-http", w.dtm[0], "--dtm-grpc", w.dtm[1],
+			}, settings...)...)
 		}}
 	}
 	cc, err := grpc.NewClient("passthrough:///"+w.at, grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -269,6 +274,8 @@ func (w *world) startCoordinator(ctx context.Context) {
 	for _, name := range []string{"a", "b", "caller"} {
 		w.link(name+">coordinator", w.at)
 	}
+	w.link("dtm-http>coordinator", w.dtm[0])
+	w.link("dtm-grpc>coordinator", w.dtm[1])
 }
 
 func (w *world) endedAlone(p *process, err error) {
@@ -281,7 +288,8 @@ func (w *world) startServices(ctx context.Context) {
 	if w.engine != nil {
 		host = w.engine.gateway()
 	}
-	caller := part{Role: "caller", Name: "caller", Coordinator: w.via("caller>coordinator"), Workers: w.s.workers, Seed: w.seed}
+	caller := part{Role: "caller", Name: "caller", Coordinator: w.via("caller>coordinator"),
+		DTM: [2]string{w.via("dtm-http>coordinator"), w.via("dtm-grpc>coordinator")}, Workers: w.s.workers, Seed: w.seed}
 	var listen [2]string
 	for i, name := range []string{"a", "b"} {
 		listen[i] = w.port()

@@ -21,8 +21,16 @@
 // cleared after each round, so that memory and disk stay bounded, and a mark that comes
 // later is one too many. All the time, a reader looks for half of a transaction.
 //
-// Whether the judgement can fail is tried with faults in the services themselves, and with
-// a coordinator that loses its store.
+// Some transactions come the way of DTM's clients: a saga, TCC, and a message with a local
+// transaction, over DTM's API in HTTP, JSON-RPC and gRPC, to the same services, which have
+// a barrier then and not the fence. A request whose answer is lost is sent again, under
+// the same gid, and what is told then has to be true as well.
+//
+//	caller --- DTM's API, proxies ---> coordinator --- gid, branch_id, op, proxies ---> services
+//	                                        '--------- query_prepared, proxies -------> service a
+//
+// Whether the judgement can fail is tried with faults in the services themselves, such as
+// a fence or a barrier that is left out, and with a coordinator that loses its store.
 //
 // What needs root on Linux is left out elsewhere: a disk that is full (a small file system
 // in memory), and packets that the kernel loses (iptables). The seed gives the same faults

@@ -52,6 +52,9 @@ var left = map[string]marks{
 	"message":  each("a deliver forward", "b deliver forward"),
 	"prepared": each("a deliver forward", "b deliver forward", "a sent"),
 	"publish":  each("a deliver forward", "b deliver forward", "a sent"),
+	"dtm saga": each("a pay forward", "b receive forward"),
+	"dtm msg":  each("a deliver forward", "b deliver forward", "a sent"),
+	"dtm tcc":  each("a try forward", "a try commit", "b try forward", "b try commit"),
 	"workflow": each("a pay forward", "b receive forward", "a note forward"),
 	"all": each("a at", "b xa", "a try forward", "a try commit", "a deliver forward", "b deliver forward",
 		"b note forward", "a pay forward", "b receive forward"),
@@ -82,6 +85,15 @@ type toldText struct {
 	at          time.Time
 }
 
+// named is what the parts know a transaction by, and its kind: with DTM its gid, which is
+// also the end of its name.
+func named(tx *pb.Transaction) (id, kind string) {
+	if gid := tx.GetKey(); isGid(gid) {
+		return gid, strings.TrimSuffix(tx.GetName(), " "+gid)
+	}
+	return tx.GetXid(), tx.GetName()
+}
+
 // judge looks at a world at rest.
 func (w *world) judge(ctx context.Context) {
 	all, err := w.list(ctx, &pb.ListRequest{BegunAfter: timestamppb.New(w.books.since)})
@@ -98,8 +110,9 @@ func (w *world) judge(ctx context.Context) {
 	}
 	known := map[string]*pb.Transaction{}
 	for _, tx := range all {
-		known[tx.GetXid()] = tx
-		w.judgeOne(tx, found[tx.GetXid()])
+		id, _ := named(tx)
+		known[id] = tx
+		w.judgeOne(tx, found[id])
 	}
 	w.judgeTold(ctx, known)
 	for _, id := range slices.Sorted(maps.Keys(found)) {
@@ -111,17 +124,17 @@ func (w *world) judge(ctx context.Context) {
 }
 
 func (w *world) judgeOne(tx *pb.Transaction, m marks) {
-	id := tx.GetXid()
+	id, name := named(tx)
 	w.counts.add("transactions", 1)
 	switch tx.GetOutcome() {
 	case pb.Outcome_OUTCOME_COMMITTED:
-		w.counts.add("committed: "+tx.GetName(), 1)
-		want := left[tx.GetName()]
-		if tx.GetName() == "atxa" && m["b at"] > 0 {
+		w.counts.add("committed: "+name, 1)
+		want := left[name]
+		if name == "atxa" && m["b at"] > 0 {
 			want = each("b at", "a xa")
 		}
 		if !maps.Equal(m, want) {
-			w.wrongf(id, "%s is committed and left %s, want %s", tx.GetName(), m, want)
+			w.wrongf(id, "%s is committed and left %s, want %s", name, m, want)
 		}
 		for k := range want {
 			switch {
@@ -132,12 +145,12 @@ func (w *world) judgeOne(tx *pb.Transaction, m marks) {
 			}
 		}
 	case pb.Outcome_OUTCOME_ROLLED_BACK:
-		w.counts.add("rolled back: "+tx.GetName(), 1)
+		w.counts.add("rolled back: "+name, 1)
 		if bad := undone(m); bad != "" {
-			w.wrongf(id, "%s: %s", tx.GetName(), bad)
+			w.wrongf(id, "%s: %s", name, bad)
 		}
 	case pb.Outcome_OUTCOME_UNDECIDED, pb.Outcome_OUTCOME_UNSPECIFIED:
-		w.wrongf(id, "%s is not decided at rest", tx.GetName())
+		w.wrongf(id, "%s is not decided at rest", name)
 	}
 }
 
@@ -203,10 +216,10 @@ func (w *world) judgeTold(ctx context.Context, known map[string]*pb.Transaction)
 		}
 	}
 	kept := 0
-	for id, tx := range known {
+	for _, tx := range known {
 		// What was told to nobody and had no branch may be forgotten.
 		if kept < 50 && len(w.books.sample) < 20000 && len(tx.GetBranches()) > 0 {
-			w.keep(id, tx)
+			w.keep(tx.GetXid(), tx)
 			kept++
 		}
 	}
@@ -227,7 +240,11 @@ func outcomeOf(o pb.Outcome) string {
 func (w *world) ask(ctx context.Context, id string) string {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	r, err := w.admin.Show(ctx, &pb.GetRequest{Xid: id})
+	req := &pb.GetRequest{Xid: id}
+	if isGid(id) {
+		req = &pb.GetRequest{Key: id}
+	}
+	r, err := w.admin.Show(ctx, req)
 	if client.ReasonOf(err) == pb.ErrorReason_ERROR_REASON_EXPIRED_XID {
 		return expired
 	}
@@ -286,7 +303,8 @@ func (w *world) clear(ctx context.Context) {
 	for i := range w.db {
 		conn, err := pgx.Connect(ctx, w.db[i].dsn())
 		if err == nil {
-			_, err = conn.Exec(ctx, "TRUNCATE effect, sent, journal")
+			// The barrier stays for those who come late.
+			_, err = conn.Exec(ctx, "TRUNCATE effect, sent, journal; DELETE FROM barrier WHERE at < now() - interval '5 minutes'")
 			_ = conn.Close(ctx)
 		}
 		if err != nil {
@@ -381,7 +399,11 @@ func (w *world) settle(ctx context.Context) bool {
 func (w *world) show(id string) string {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, w.bin, "tx", "show", "--server", w.at, id).CombinedOutput()
+	args := []string{"tx", "show", "--server", w.at, id}
+	if isGid(id) {
+		args = slices.Insert(args, 4, "--key")
+	}
+	out, err := exec.CommandContext(ctx, w.bin, args...).CombinedOutput()
 	if err != nil {
 		return fmt.Sprintf("%s%v", out, err)
 	}

@@ -202,6 +202,7 @@ type part struct {
 	Name        string // a, b
 	Listen      string
 	Coordinator string
+	DTM         [2]string // of the coordinator, too: HTTP and gRPC
 	DSN         string
 	Peer        string    // URL of the other service
 	Targets     [2]string // URLs of both, as the coordinator reaches them

@@ -91,6 +91,7 @@ func (s *service) routes() http.Handler {
 	work.HandleFunc("POST /publish", s.publish)
 	work.HandleFunc("POST /send/{id}", s.send)
 	work.HandleFunc("POST /check", s.check)
+	s.dtmRoutes(work)
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		s.busy.Add(1)

@@ -52,22 +52,22 @@ var sqlOf = map[string]map[fence.Action]string{
 	"deliver": {}, "note": {},
 }
 
-// effect carries an action out, behind the fence, and leaves a mark: done twice, it is
-// there twice.
+// leave does what an action is about, and leaves a mark: done twice, it is there twice.
+func leave(ctx context.Context, tx pgx.Tx, id, branch, name string, action fence.Action) error {
+	_, err := tx.Exec(ctx, "INSERT INTO effect VALUES ($1, $2, $3, $4)", id, branch, name, action.String())
+	if sql := sqlOf[name][action]; err == nil && sql != "" {
+		_, err = tx.Exec(ctx, sql)
+	}
+	return err
+}
+
+// effect carries an action out, behind the fence.
 func (s *service) effect(ctx context.Context, call fence.Call, name string) error {
 	if s.p.Planted == plantedDeafCompensation && call.Action == fence.Rollback {
 		return nil
 	}
 	run := func(ctx context.Context, tx pgx.Tx) ([]byte, error) {
-		if _, err := tx.Exec(ctx, "INSERT INTO effect VALUES ($1, $2, $3, $4)", call.XID.String(), call.Branch.String(), name, call.Action.String()); err != nil {
-			return nil, err
-		}
-		if sql := sqlOf[name][call.Action]; sql != "" {
-			if _, err := tx.Exec(ctx, sql); err != nil {
-				return nil, err
-			}
-		}
-		return []byte(`"` + name + `"`), nil
+		return []byte(`"` + name + `"`), leave(ctx, tx, call.XID.String(), call.Branch.String(), name, call.Action)
 	}
 	if s.p.Planted == plantedNoFence && name != "try" { // without one, a Try would get stuck
 		return pgx.BeginFunc(ctx, s.pool.Plain(), func(tx pgx.Tx) error {
