@@ -125,13 +125,14 @@ func (c *caller) dtmMessage(ctx context.Context) (gid, outcome string) {
 	if err := c.post(ctx, c.p.Services[0]+"/dtm/local/"+t.Gid, nil); err != nil || c.intn(6) == 0 {
 		return t.Gid, c.resolve(ctx, t.Gid)
 	}
+	c.dawdle(ctx, t)
 	return t.Gid, c.end(ctx, "submit", t)
 }
 
 // dtmTCC tries at both.
 func (c *caller) dtmTCC(ctx context.Context) (gid, outcome string) {
 	t := c.trans("tcc")
-	t.TimeoutToFail = int64(3 + c.intn(6))
+	t.TimeoutToFail = int64(2 + c.intn(5))
 	switch r, _ := c.askFront(ctx, "prepare", t, nil); r { //nolint:exhaustive // the others do not come
 	case lost:
 		return t.Gid, unknown
@@ -146,7 +147,15 @@ func (c *caller) dtmTCC(ctx context.Context) (gid, outcome string) {
 	if c.refused() {
 		return t.Gid, c.end(ctx, "abort", t)
 	}
+	c.dawdle(ctx, t)
 	return t.Gid, c.end(ctx, "submit", t)
+}
+
+// dawdle has some submit at about the time at which the coordinator acts by itself.
+func (c *caller) dawdle(ctx context.Context, t *trans) {
+	if c.intn(4) == 0 {
+		wait(ctx, time.Duration(t.TimeoutToFail)*time.Second-time.Duration(c.intn(200))*time.Millisecond)
+	}
 }
 
 // dtmTry registers a branch and tries, once more where there is no answer.
