@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -32,6 +33,8 @@ type caller struct {
 	told     func(line string)
 	r        *rand.Rand
 	front    *front
+	kinds    []kind
+	weight   int    // of all of them
 	ring     []told // what was told of late, to be asked for again
 }
 
@@ -142,6 +145,11 @@ func (p part) call(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, hangUp()) }()
+	for _, k := range kinds {
+		if strings.HasPrefix(k.name, p.Only) {
+			shared.kinds, shared.weight = append(shared.kinds, k), shared.weight+k.weight
+		}
+	}
 	for i, dsn := range p.Plain {
 		if shared.sessions[i], err = pgxpool.New(ctx, dsn); err != nil {
 			return err
@@ -162,17 +170,10 @@ func (p part) call(ctx context.Context) (err error) {
 	return nil
 }
 
-var totalWeight = func() (n int) {
-	for _, k := range kinds {
-		n += k.weight
-	}
-	return n
-}()
-
 // one is one transaction of chance.
 func (c *caller) one() {
-	n := c.intn(totalWeight)
-	for _, k := range kinds {
+	n := c.intn(c.weight)
+	for _, k := range c.kinds {
 		if n -= k.weight; n < 0 {
 			c.run(k)
 			return

@@ -45,6 +45,7 @@ type setup struct {
 	containers bool
 	workers    int
 	planted    string
+	only       string        // transactions whose names begin so
 	kinds      []string      // of faults; nil: all
 	rest       time.Duration // bound of the time until nothing is under way
 }
@@ -289,7 +290,7 @@ func (w *world) startServices(ctx context.Context) {
 		host = w.engine.gateway()
 	}
 	caller := part{Role: "caller", Name: "caller", Coordinator: w.via("caller>coordinator"),
-		DTM: [2]string{w.via("dtm-http>coordinator"), w.via("dtm-grpc>coordinator")}, Workers: w.s.workers, Seed: w.seed}
+		DTM: [2]string{w.via("dtm-http>coordinator"), w.via("dtm-grpc>coordinator")}, Workers: w.s.workers, Only: w.s.only, Seed: w.seed}
 	var listen [2]string
 	for i, name := range []string{"a", "b"} {
 		listen[i] = w.port()

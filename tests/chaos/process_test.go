@@ -211,6 +211,7 @@ type part struct {
 	Told        string    // the file
 	Seed        uint64
 	Workers     int
+	Only        string // how the names of the transactions begin
 	Planted     string // what is wrong with the service; see planted
 }
 
