@@ -3,13 +3,10 @@ package undolog_test
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -76,7 +73,7 @@ func (w *world) wrong(format string, args ...any) {
 
 // look reads every row that is committed.
 func (w *world) look() map[string]string {
-	rows, err := w.d.own.Query(context.Background(), fmt.Sprintf("SELECT * FROM (%s) r (k, v)", w.union()), pgx.QueryExecModeExec)
+	rows, err := w.d.own.Query(context.Background(), fmt.Sprintf("SELECT * FROM (%s) r (k, v)", w.union()))
 	if err != nil {
 		w.Fatalf("look: %v", err)
 	}
@@ -262,6 +259,9 @@ func (w *world) step(x deed) {
 	case s.doing != "":
 		return // it waits
 	}
+	if x.Fresh && s.open {
+		w.step(deed{Session: x.Session, Kind: "abort", XID: -1})
+	}
 	if !s.open && !w.begin(s, x) {
 		return
 	}
@@ -317,35 +317,39 @@ func (w *world) begin(s *session, x deed) bool {
 			return false
 		}
 	}
-	w.d.exec(s.conn, "BEGIN ISOLATION LEVEL "+x.Level)
-	s.open = true
-	if s.of != nil {
-		s.branch = newBranch()
+	var b pgx.Batch
+	b.Queue("BEGIN ISOLATION LEVEL " + x.Level)
+	what := ""
+	switch {
+	case s.of != nil:
+		s.branch, what = newBranch(), " for "+s.of.name
 		s.of.branches = append(s.of.branches, undolog.BranchVote{ID: s.branch})
 		sql, args := undolog.Arm(s.of.id, s.branch, undolog.ArmOptions{})
-		w.d.exec(s.conn, sql, args...)
-		w.say("%d: BEGIN %s for %s", s.number, x.Level, s.of.name)
-		return true
+		b.Queue(sql, args...)
+	case x.Level != "READ COMMITTED":
+		b.Queue("SELECT 1") // or the snapshot would be as young as the first statement
 	}
-	if x.Level != "READ COMMITTED" {
-		w.d.exec(s.conn, "SELECT 1") // or the snapshot would be as young as the first statement
+	s.open = true
+	if err := s.conn.SendBatch(context.Background(), &b).Close(); err != nil {
+		w.Fatalf("BEGIN %s%s: %v", x.Level, what, err)
 	}
-	w.say("%d: BEGIN %s", s.number, x.Level)
+	w.say("%d: BEGIN %s%s", s.number, x.Level, what)
 	return true
 }
 
 // prepare reads what the transaction wrote, and seals it. It may fail as
 // statements do: a serializable transaction at any of its statements.
 func (w *world) prepare(s *session) bool {
-	ctx := context.Background()
-	rows, err := s.conn.Query(ctx, "SELECT DISTINCT tab || ' ' || id FROM pg_temp.audit")
-	if err == nil {
+	var b pgx.Batch
+	b.Queue("SELECT DISTINCT tab || ' ' || id FROM pg_temp.audit WHERE xact = pg_current_xact_id_if_assigned()").Query(func(rows pgx.Rows) (err error) {
 		s.writes, err = pgx.CollectRows(rows, pgx.RowTo[string])
-	}
-	if err == nil && s.of != nil {
+		return err
+	})
+	if s.of != nil {
 		sql, args := undolog.Seal(witness)
-		err = s.conn.QueryRow(ctx, sql, args...).Scan(&s.wrote)
+		b.Queue(sql, args...).QueryRow(func(row pgx.Row) error { return row.Scan(&s.wrote) })
 	}
+	err := s.conn.SendBatch(context.Background(), &b).Close()
 	if err != nil {
 		w.finish(s, "seal", err)
 		w.goOn()
@@ -446,119 +450,6 @@ func (w *world) verdict() {
 	if _, err := w.d.own.Exec(context.Background(), recheck(w.schema)); err != nil {
 		w.wrong("a constraint does not hold: %v", err)
 	}
-}
-
-var schemas atomic.Uint64
-
-// rig is a database and the sessions of runs, which follow each other.
-type rig struct {
-	d     *database
-	conns []*pgx.Conn
-	alter func(schema string) error // damages what was installed for the tables
-}
-
-// connect makes the sessions anew where a run has left them in its middle.
-func (r *rig) connect(rt *rapid.T) []*session {
-	ctx := context.Background()
-	for len(r.conns) < 4 {
-		conn, err := pgx.Connect(ctx, r.d.dsn)
-		if err != nil {
-			rt.Fatalf("%v", err)
-		}
-		// Deadlocks between sessions are ordinary here, and to be found at once.
-		if _, err := conn.Exec(ctx, "SET deadlock_timeout = '5ms'; CREATE TEMP TABLE audit (tab text, id int) ON COMMIT DELETE ROWS"); err != nil {
-			rt.Fatalf("%v", err)
-		}
-		r.conns = append(r.conns, conn)
-	}
-	var out []*session
-	for i, conn := range r.conns {
-		out = append(out, &session{number: i, conn: conn})
-	}
-	return out
-}
-
-func (r *rig) close(sessions []*session) {
-	for _, s := range sessions {
-		if s.doing != "" {
-			// The statement has the connection for itself.
-			_ = s.conn.PgConn().CancelRequest(context.Background())
-			<-s.done //nolint:errcheck // whatever it says
-		}
-		_ = s.conn.Close(context.Background())
-	}
-	r.conns = nil
-}
-
-// property is promises 2, 3 and 4 of the design over one drawn run.
-func (r *rig) property(rt *rapid.T, e extent) {
-	p := planGen(e).Draw(rt, "plan")
-	// Protecting the tables takes longer than a round of what is done to them.
-	rounds := rapid.SliceOfN(rapid.SliceOfN(deedGen(e), 10, 50), 1, 8).Draw(rt, "rounds")
-	last := rapid.SliceOfN(rapid.Bool(), 7, 7).Draw(rt, "last")
-	ctx := context.Background()
-	w := &world{T: rt, d: r.d, schema: fmt.Sprintf("s%d", schemas.Add(1)), tableCount: len(p.tables), sessions: r.connect(rt)}
-	whole := false
-	defer func() {
-		if !whole {
-			r.close(w.sessions)
-		}
-	}()
-	must := func(sql string) {
-		if _, err := r.d.own.Exec(ctx, sql); err != nil {
-			rt.Fatalf("%s: %v", sql, err)
-		}
-	}
-	must("BEGIN; " + p.ddl(w.schema) + "; COMMIT")
-	w.trace = append(w.trace, p.ddl(w.schema))
-	if _, err := undolog.Protect(ctx, r.d.own, p.names(w.schema)...); err != nil {
-		rt.Fatalf("%v", err)
-	}
-	if r.alter != nil {
-		if err := r.alter(w.schema); err != nil {
-			rt.Fatalf("%v", err)
-		}
-	}
-	for _, deeds := range rounds {
-		w.xids = nil
-		for range 3 {
-			w.xids = append(w.xids, w.fresh())
-		}
-		w.committed, w.now = w.look(), w.look()
-		for _, x := range deeds {
-			w.step(x)
-		}
-		w.drain(last)
-		w.verdict()
-	}
-	if err := undolog.Unprotect(ctx, r.d.own, p.names(w.schema)...); err != nil {
-		rt.Fatalf("%v", err)
-	}
-	must("SET client_min_messages = error; DROP SCHEMA " + w.schema + " CASCADE")
-	whole = true
-}
-
-// check draws runs for some seconds, or as many as -rapid.checks says.
-func check(t *testing.T, e extent) {
-	t.Helper()
-	r := &rig{d: newDatabase(t, "")}
-	if name := os.Getenv(plantedEnvironment); name != "" {
-		r.alter = func(schema string) error { return faults[name].plant(r.d.own, schema) }
-	}
-	counted := false
-	flag.Visit(func(f *flag.Flag) { counted = counted || f.Name == "rapid.checks" })
-	end, runs, failed := time.Now().Add(3*time.Second), 0, false
-	rapid.Check(t, func(rt *rapid.T) {
-		if !counted && !failed && time.Now().After(end) {
-			return
-		}
-		runs++
-		whole := false
-		defer func() { failed = failed || !whole }() // then it is made smaller, however long that takes
-		r.property(rt, e)
-		whole = true
-	})
-	t.Logf("%d runs", runs)
 }
 
 func TestPropertyOfUniqueKeys(t *testing.T) {
