@@ -32,12 +32,12 @@ func keepAll(begun time.Time, code int) error {
 	return figures.Keep(*report, begun, run)
 }
 
-// keepPlanted keeps how many planted faults were found.
-func keepPlanted(t *testing.T, begun time.Time, found int) {
+// keepPlanted keeps how many planted faults were found, and what that took.
+func keepPlanted(t *testing.T, begun time.Time, found int, tried tally) {
 	t.Helper()
 	run := figures.Run{
 		Name: "undolog-planted", Command: plantedEnvironment + "=all go test ./undolog -run FindsPlantedFaults -timeout 20m",
-		Counts: map[string]int64{"planted": int64(len(faults)), "found": int64(found)},
+		Counts: map[string]int64{"planted": int64(len(faults)), "found": int64(found), "cases that it took": int64(tried.cases), "rounds that it took": int64(tried.rounds)},
 	}
 	if found < len(faults) {
 		run.Failures = []string{fmt.Sprintf("%d were not found", len(faults)-found)}

@@ -5,9 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -84,40 +87,73 @@ func (f fault) plant(conn *pgx.Conn, schema string) error {
 	return nil
 }
 
+// search bounds how long a fault is looked for: by the number of cases, so that a slow
+// machine is slow and not wrong. The time is there so that one which hangs ends.
+const (
+	casesOfASearch = 200
+	searchAtMost   = 10 * time.Minute
+)
+
+var (
+	failedAs = regexp.MustCompile(`.*\[rapid\] (failed after|flaky test).*`)
+	triedSo  = regexp.MustCompile(`tried (\d+) cases, (\d+) rounds, (\d+) deeds`)
+	// A full disk or a server that goes away fails a run, too, and finds nothing.
+	machine = regexp.MustCompile(`SQLSTATE (08|53|57|58)|connection refused|no space left|unexpected EOF`)
+)
+
 // The property is worth something only if it finds faults. Each is planted in a
-// process of its own, which has to fail within a minute.
+// process of its own, which has to fail within so many cases.
 //
-//nolint:paralleltest // each wants the minute for itself
+//nolint:paralleltest // each has the machine for itself
 func TestPropertyFindsPlantedFaults(t *testing.T) {
 	if os.Getenv(plantedEnvironment) != "all" {
 		t.Skipf("set %s=all", plantedEnvironment)
 	}
+	begun, found, all := time.Now(), 0, tally{}
+	for _, name := range slices.Sorted(maps.Keys(faults)) {
+		t.Run(name, func(t *testing.T) {
+			start := time.Now()
+			tried, how := faults[name].search(t, name)
+			t.Logf("found in %s, %s: %.300s", time.Since(start).Round(time.Millisecond), &tried, how)
+			found++
+			all.cases += tried.cases
+			all.rounds += tried.rounds
+			all.deeds += tried.deeds
+		})
+	}
+	keepPlanted(t, begun, found, all)
+}
+
+// search fails the test unless the property fails, and for no other reason.
+func (f fault) search(t *testing.T, name string) (tried tally, how string) {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	begun, found := time.Now(), 0
-	for name, f := range faults {
-		t.Run(name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-			defer cancel()
-			start := time.Now()
-			cmd := exec.CommandContext(ctx, self, "-test.run=^"+f.under+"$", "-rapid.checks=100000", "-rapid.nofailfile", "-rapid.shrinktime=5s")
-			cmd.Env = append(os.Environ(), plantedEnvironment+"="+name, pgtest.Environment+"="+cluster.Server(t).DSN("postgres"))
-			var out bytes.Buffer
-			cmd.Stdout, cmd.Stderr = &out, &out
-			err := cmd.Run()
-			if ctx.Err() != nil {
-				t.Fatalf("not found in %s", time.Since(start))
-			}
-			// Timing may not let a failure come twice, but what it found, it found.
-			how := regexp.MustCompile(`.*\[rapid\] (failed after|flaky test).*`).FindString(out.String())
-			if err == nil || how == "" || strings.Contains(out.String(), "fits nowhere") {
-				t.Fatalf("%v: %.3000s", err, out.String())
-			}
-			t.Logf("found in %s: %.300s", time.Since(start).Round(time.Millisecond), strings.TrimSpace(how))
-			found++
-		})
+	ctx, cancel := context.WithTimeout(context.Background(), searchAtMost)
+	defer cancel()
+	// It is made no smaller: nobody looks at it.
+	cmd := exec.CommandContext(ctx, self, "-test.run=^"+f.under+"$", "-test.v", "-rapid.checks="+strconv.Itoa(casesOfASearch), "-rapid.nofailfile", "-rapid.shrinktime=1ms")
+	cmd.Env = append(os.Environ(), plantedEnvironment+"="+name, pgtest.Environment+"="+cluster.Server(t).DSN("postgres"))
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err = cmd.Run()
+	text := out.String()
+	if at := triedSo.FindStringSubmatch(text); at != nil {
+		for i, n := range []*int{&tried.cases, &tried.rounds, &tried.deeds} {
+			*n, _ = strconv.Atoi(at[i+1])
+		}
 	}
-	keepPlanted(t, begun, found)
+	// Timing may not let a failure come twice, but what it found, it found.
+	how = strings.TrimSpace(failedAs.FindString(text))
+	switch {
+	case ctx.Err() != nil:
+		t.Fatalf("not found in %s", searchAtMost)
+	case err == nil:
+		t.Fatalf("not found: %s", &tried)
+	case how == "" || tried.cases == 0 || strings.Contains(text, "fits nowhere") || machine.MatchString(text):
+		t.Fatalf("%v: %.3000s", err, text)
+	}
+	return tried, how
 }
