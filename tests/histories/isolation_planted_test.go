@@ -2,6 +2,7 @@ package histories
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -47,25 +48,33 @@ func TestPlantedFaultsOfIsolationAreFound(t *testing.T) {
 	}
 }
 
-// Where the guard is off for plain sessions, they write over what is undecided.
+// Where the guard is off for plain sessions, they write over what is undecided, and to the
+// guard an XA branch is one of them.
 func TestWithoutTheGuardThereAreDirtyWrites(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, false)
-	for _, level := range levels { //nolint:paralleltest // one lab
-		t.Run(string(level), func(t *testing.T) {
+	for i := range 2 * len(levels) { //nolint:paralleltest // one lab
+		level, xa := levels[i/2], i%2 > 0
+		t.Run(fmt.Sprintf("%s, XA: %t", level, xa), func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			r, err := l.record(ctx, 2)
 			if err != nil {
 				t.Fatal(err)
 			}
-			s := &scene{r, t, ctx}
+			s := &scene{record: r, t: t, ctx: ctx}
 			x := s.global("X")
 			x.did(0, rc, func() { x.appends(s.rows[0]) })
-			p := s.plain("session", level)
-			p.appends(s.rows[0])
-			p.appends(s.rows[1])
-			p.commits()
+			both := func(a *actor) { a.appends(s.rows[0]); a.appends(s.rows[1]) }
+			if xa {
+				y := s.global("Y")
+				y.prepares(0, level, func() { both(y) })
+				y.commits()
+			} else {
+				p := s.plain("session", level)
+				both(p)
+				p.commits()
+			}
 			x.did(0, rc, func() { x.appends(s.rows[1]) })
 			x.commits()
 			all, err := r.found(ctx)

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/handfast/handfast/client"
 	"github.com/handfast/handfast/internal/hftest"
 	"github.com/handfast/handfast/rm"
 	"github.com/handfast/handfast/tc"
@@ -33,6 +34,8 @@ const (
 	committedView form = `SELECT k, v FROM item_committed WHERE k = ANY ($1) ORDER BY k`
 	settled       form = `SELECT k, v FROM item t WHERE k = ANY ($1) AND handfast.settled(t) ORDER BY k`
 	locked        form = `SELECT k, v FROM item t WHERE k = ANY ($1) AND handfast.settled(t) ORDER BY k FOR UPDATE`
+	// kept is a read that keeps its rows, of transactions that need not ask whether these are decided.
+	kept form = `SELECT k, v FROM item WHERE k = ANY ($1) ORDER BY k FOR UPDATE`
 )
 
 const (
@@ -50,8 +53,10 @@ type base struct {
 // lab is a coordinator, and two databases that take part.
 type lab struct {
 	t      *testing.T
+	c      *client.Client
 	m      *tm.Manager
 	bases  []*base
+	xa     rm.Mode // of local transactions that are to be prepared; a planted fault has another one here
 	values atomic.Int64
 	rows   atomic.Int64
 }
@@ -61,7 +66,7 @@ type lab struct {
 func newLab(t *testing.T, guard bool) *lab {
 	t.Helper()
 	c := hftest.Dial(t, hftest.Coordinator(t, func(c *tc.Config) { c.Engine = settings().Engine }))
-	l := &lab{t: t, m: tm.New(c)}
+	l := &lab{t: t, c: c, m: tm.New(c), xa: rm.XA}
 	for _, name := range []string{"a", "b"} {
 		cfg, err := pgxpool.ParseConfig(cluster.DSN(t))
 		l.check(err)
@@ -79,12 +84,44 @@ func newLab(t *testing.T, guard bool) *lab {
 			_, err := undolog.ProtectTables(t.Context(), conn.Conn(), []string{"item"}, undolog.WithCommittedView(), undolog.WithGuard(guard))
 			return err
 		}))
-		pool, err := rm.New(t.Context(), c, p, rm.WithLogger(quiet()), rm.WithName(name), rm.WithLockTimeout(200*time.Millisecond))
-		l.check(err)
-		t.Cleanup(pool.Close)
-		l.bases = append(l.bases, &base{name, pool, p})
+		b := &base{name: name, plain: p}
+		l.bases = append(l.bases, b)
+		l.check(l.serve(b))
+		t.Cleanup(func() {
+			b.pool.Close()
+			l.forget(b)
+		})
 	}
 	return l
+}
+
+// forget ends what a history that was given up has left prepared: its database could not
+// be dropped.
+func (l *lab) forget(b *base) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	left, err := undolog.PreparedBranches(ctx, b.plain, 0)
+	for _, p := range left {
+		_, e := b.plain.Exec(ctx, "ROLLBACK PREPARED '"+p.GID+"'")
+		err = errors.Join(err, e)
+	}
+	if err != nil {
+		l.t.Error(err)
+	}
+}
+
+// serve begins to take part with a database, again where its pool was closed.
+func (l *lab) serve(b *base) (err error) {
+	b.pool, err = rm.New(l.t.Context(), l.c, b.plain, rm.WithLogger(quiet()), rm.WithName(b.name), rm.WithLockTimeout(200*time.Millisecond))
+	return err
+}
+
+// as gives the context of a local transaction that is to be prepared, or not.
+func (l *lab) as(ctx context.Context, hidden bool) context.Context {
+	if !hidden {
+		return ctx
+	}
+	return rm.ContextWithMode(ctx, l.xa)
 }
 
 func (l *lab) check(err error) {
@@ -131,14 +168,33 @@ type trial struct {
 	tx    adya.Txn
 	group int
 	local int // which local transaction it is in
+	// hidden tells that this one is to be prepared: nobody sees what it wrote, and it
+	// keeps its row locks.
+	hidden bool
+	holds  map[adya.Key]hold
 }
+
+// hold is why a row is not free for other local transactions of the same global one.
+type hold struct {
+	local  int
+	hidden bool
+}
+
+// blocked tells whether the transaction would meet itself at a row: what a prepared
+// branch has locked, and what an AT branch has changed where this one is to be prepared.
+func (t *trial) blocked(db int, row string) bool {
+	h, ok := t.holds[adya.Key{DB: t.r.l.bases[db].name, Row: row}]
+	return ok && h.local != t.local && (h.hidden || t.hidden)
+}
+
+func (t *trial) hold(k adya.Key) { t.holds[k] = hold{t.local, t.hidden} }
 
 // trial begins a transaction. Whether it commits is not known yet.
 func (r *record) trial(kind string) *trial {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.n++
-	return &trial{r: r, tx: adya.Txn{Name: fmt.Sprintf("%s %d", kind, r.n), Outcome: adya.Unknown}}
+	return &trial{r: r, holds: map[adya.Key]hold{}, tx: adya.Txn{Name: fmt.Sprintf("%s %d", kind, r.n), Outcome: adya.Unknown}}
 }
 
 // end adds the transaction to the history.
@@ -172,6 +228,9 @@ func (t *trial) read(ctx context.Context, q undolog.DB, db int, f form, rows ...
 	for _, op := range ops {
 		op.At = now
 		t.tx.Ops = append(t.tx.Ops, op)
+		if f == locked || f == kept {
+			t.hold(op.Key)
+		}
 	}
 	if len(ops) == 0 {
 		return nil, fmt.Errorf("no row of %v", rows)
@@ -181,7 +240,7 @@ func (t *trial) read(ctx context.Context, q undolog.DB, db int, f form, rows ...
 
 // write appends a value in the database, or to a list that was read.
 func (t *trial) write(ctx context.Context, q undolog.DB, db int, row string, computed *[]int) error {
-	op := adya.Op{Key: adya.Key{DB: t.r.l.bases[db].name, Row: row}, Write: int(t.r.l.values.Add(1)), Local: t.local, Physical: true}
+	op := adya.Op{Key: adya.Key{DB: t.r.l.bases[db].name, Row: row}, Write: int(t.r.l.values.Add(1)), Local: t.local, Hidden: t.hidden, Physical: true}
 	sql, args := appendSQL, []any{op.Write, row}
 	if computed != nil {
 		sql, args = writeSQL, append(args, append(append([]int{}, *computed...), op.Write))
@@ -191,6 +250,7 @@ func (t *trial) write(ctx context.Context, q undolog.DB, db int, row string, com
 	}
 	op.At = clock()
 	t.tx.Ops = append(t.tx.Ops, op)
+	t.hold(op.Key)
 	return nil
 }
 

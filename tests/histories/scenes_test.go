@@ -17,6 +17,8 @@ type scene struct {
 	*record
 	t   *testing.T
 	ctx context.Context
+	// wrong is what was not refused and had to be.
+	wrong []string
 }
 
 func (s *scene) check(err error) {
@@ -60,7 +62,8 @@ func (a *actor) begin(db int, level pgx.TxIsoLevel) {
 	a.s.t.Helper()
 	var err error
 	a.at = db
-	a.tx, err = a.s.l.bases[db].pool.BeginTx(a.x.Context(a.s.ctx), pgx.TxOptions{IsoLevel: level})
+	a.local++
+	a.tx, err = a.s.l.bases[db].pool.BeginTx(a.s.l.as(a.x.Context(a.s.ctx), a.hidden), pgx.TxOptions{IsoLevel: level})
 	a.s.check(err)
 }
 
@@ -113,6 +116,14 @@ func (a *actor) did(db int, level pgx.TxIsoLevel, f func()) {
 	a.localCommit()
 }
 
+// prepares is the same in XA mode.
+func (a *actor) prepares(db int, level pgx.TxIsoLevel, f func()) {
+	a.s.t.Helper()
+	a.hidden = true
+	a.did(db, level, f)
+	a.hidden = false
+}
+
 const (
 	rc  = pgx.ReadCommitted
 	rr  = pgx.RepeatableRead
@@ -121,14 +132,17 @@ const (
 
 var levels = []pgx.TxIsoLevel{rc, rr, ser}
 
-// possible are scenes in which the checker has to find what docs/guarantees.md calls
-// possible. They show that it would see it where that is called impossible.
-var possible = []struct {
+// possibility is a scene with what is to be found in it.
+type possibility struct {
 	use  string // the row of the table
 	what adya.Kind
 	at   []pgx.TxIsoLevel
 	play func(s *scene, level pgx.TxIsoLevel)
-}{
+}
+
+// possible are scenes in which the checker has to find what docs/guarantees.md calls
+// possible. They show that it would see it where that is called impossible.
+var possible = []possibility{
 	{"plain SELECT", adya.AbortedRead, levels, func(s *scene, level pgx.TxIsoLevel) {
 		x := s.global("X")
 		x.did(0, rc, func() { x.appends(s.rows[0]) })
@@ -306,7 +320,7 @@ func settledBefore(s *scene, level pgx.TxIsoLevel, f form) {
 func TestWhatIsPossibleIsSeen(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, true)
-	for _, p := range possible { //nolint:paralleltest // one lab
+	for _, p := range slices.Concat(possible, possibleWithXA) { //nolint:paralleltest // one lab
 		for _, level := range p.at {
 			t.Run(p.use+"/"+string(p.what)+"/"+string(level), func(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -315,7 +329,7 @@ func TestWhatIsPossibleIsSeen(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				p.play(&scene{r, t, ctx}, level)
+				p.play(&scene{record: r, t: t, ctx: ctx}, level)
 				all, err := r.found(ctx)
 				if err != nil {
 					t.Fatal(err)

@@ -1,6 +1,8 @@
 package histories
 
 import (
+	"slices"
+
 	"github.com/jackc/pgx/v5"
 
 	"github.com/handfast/handfast/tests/histories/adya"
@@ -17,10 +19,21 @@ type use struct {
 	computes bool
 	// looks is how those read who are in no transaction; empty: there are none.
 	looks form
+	// modes are those of the local transactions of global ones.
+	modes modes
 	// single keeps each transaction to one local one.
 	single bool
 	never  []adya.Kind
 }
+
+// modes are what a global transaction is made of.
+type modes uint8
+
+const (
+	onlyAT modes = iota
+	onlyXA
+	bothModes // each local transaction by lot
+)
 
 // never, whatever the use is.
 var always = []adya.Kind{adya.Impossible, adya.DirtyWrite, adya.G0}
@@ -36,7 +49,9 @@ func join(lists ...[]adya.Kind) (all []adya.Kind) {
 }
 
 // uses are all rows, at all levels.
-func uses() (all []use) {
+func uses() []use { return slices.Concat(usesOfAT(), usesOfXA(), usesOfBoth()) }
+
+func usesOfAT() (all []use) {
 	lost := []adya.Kind{adya.LostUpdate}
 	for _, level := range levels {
 		// UPDATE in place loses nothing, whoever looks on.
@@ -60,4 +75,60 @@ func uses() (all []use) {
 		name: "plain SELECT, then a write, one local transaction", level: ser, reads: plain, computes: true, single: true,
 		never: join(always, lost, []adya.Kind{adya.AbortedUse, adya.GSingle, adya.G2}),
 	})
+}
+
+// usesOfXA are the rows of the table for XA: all global transactions that write are in XA
+// mode, and to everybody else that is an open transaction of Postgres.
+func usesOfXA() (all []use) {
+	lost, cycles := []adya.Kind{adya.LostUpdate}, []adya.Kind{adya.GSingle, adya.G2}
+	// What is seen is decided, so what rests on it is decided later: dependencies go one way.
+	open := join(always, clean, []adya.Kind{adya.G1c})
+	for _, level := range levels {
+		computed := use{name: "XA: plain SELECT, then a write", level: level, modes: onlyXA, reads: plain, computes: true, looks: plain, never: open}
+		if level != rc {
+			computed.never = join(open, lost)
+		}
+		all = append(all, computed,
+			use{name: "XA: plain SELECT, UPDATE", level: level, modes: onlyXA, reads: plain, looks: plain, never: join(open, lost)},
+			use{name: "XA: plain SELECT, of one branch each", level: level, modes: onlyXA, looks: plain, single: true,
+				never: join(open, lost, cycles, []adya.Kind{adya.Fractured})},
+			use{name: "XA: SELECT FOR UPDATE, then a write", level: level, modes: onlyXA, reads: kept, computes: true, never: join(open, lost, cycles)},
+		)
+	}
+	return append(all, use{
+		name: "XA: plain SELECT, then a write, one local transaction", level: ser, modes: onlyXA, reads: plain, computes: true, single: true,
+		never: join(open, lost, cycles),
+	})
+}
+
+// usesOfBoth are those of AT with branches of both modes in one transaction, and in others
+// on the same rows.
+func usesOfBoth() (all []use) {
+	for _, u := range usesOfAT() {
+		switch u.name {
+		case "<table>_committed": // the prepared half comes a moment before the other one
+			u.never = slices.DeleteFunc(u.never, func(k adya.Kind) bool { return k == adya.Fractured })
+		case "plain SELECT": // it is in the next one
+			continue
+		case "plain SELECT, UPDATE":
+			u.looks = plain
+		}
+		u.name, u.modes = "AT and XA: "+u.name, bothModes
+		all = append(all, u)
+	}
+	return all
+}
+
+// played are those of a short run, in which those with XA take turns, or of a longer one.
+func played(long bool) []use {
+	if long {
+		return uses()
+	}
+	all, r := usesOfAT(), newRand(4263)
+	for _, u := range slices.Concat(usesOfXA(), usesOfBoth()) {
+		if r.IntN(len(levels)) == 0 {
+			all = append(all, u)
+		}
+	}
+	return all
 }

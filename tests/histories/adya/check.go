@@ -127,7 +127,12 @@ func (v *versions) checkReads(i int) {
 		}
 		mine := own[op.Key]
 		undone := v.outcome(i) != Committed && op.Local != mine.Local
-		if mine.Write != 0 && !undone && !slices.Contains(op.List, mine.Write) {
+		hidden := mine.Hidden && op.Local != mine.Local
+		switch there := slices.Contains(op.List, mine.Write); {
+		case mine.Write == 0:
+		case hidden && there:
+			v.found.add(Impossible, "%s sees its own %d in %s, although that is only prepared: %v", v.who(i), mine.Write, op.Key, op.List)
+		case !hidden && !undone && !there:
 			v.found.add(Impossible, "%s does not see its own %d in %s: %v", v.who(i), mine.Write, op.Key, op.List)
 		}
 		ver := v.read(op.Key, op.List)

@@ -21,6 +21,9 @@ func wrote(row string, list ...int) adya.Op {
 // later is in the next local transaction.
 func later(op adya.Op) adya.Op { op.Local = 1; return op }
 
+// hidden is a write in a local transaction that is prepared.
+func hidden(op adya.Op) adya.Op { op.Hidden = true; return op }
+
 func at(t int64, op adya.Op) adya.Op { op.At = t; return op }
 
 // over makes known what a write replaced.
@@ -115,9 +118,13 @@ func TestEachAnomalyIsFoundInItsSmallestHistory(t *testing.T) {
 		"two orders":                                    {kinds{adya.Impossible}, []adya.Txn{committed("A", wrote("ax", 1)), committed("B", wrote("ax", 1, 2)), committed("C", read("ax", 2, 1))}, nil},
 		"blind in the same local transaction":           {kinds{adya.Impossible}, []adya.Txn{aborted("A", wrote("ax", 1), read("ax"))}, nil},
 		"blind to its own in another local transaction": {kinds{adya.Impossible}, []adya.Txn{committed("A", wrote("ax", 1), later(read("ax")))}, nil},
-		"undone before its next local transaction":      {nil, []adya.Txn{aborted("A", wrote("ax", 1), later(read("ax")))}, nil},
-		"blind to its own":                              {kinds{adya.Impossible}, []adya.Txn{committed("A", wrote("ax", 1), read("ax"))}, nil},
-		"one value, two who":                            {kinds{adya.Impossible}, []adya.Txn{committed("A", wrote("ax", 1)), committed("B", wrote("ax", 1))}, nil},
+		"blind to its own that is prepared": {nil, []adya.Txn{
+			committed("A", hidden(wrote("ax", 1)), later(read("ax"))), committed("B", read("ax", 1))}, nil},
+		"sees its own that is prepared":                     {kinds{adya.Impossible}, []adya.Txn{committed("A", hidden(wrote("ax", 1)), later(read("ax", 1)))}, nil},
+		"blind to its own in the transaction that prepares": {kinds{adya.Impossible}, []adya.Txn{committed("A", hidden(wrote("ax", 1)), read("ax"))}, nil},
+		"undone before its next local transaction":          {nil, []adya.Txn{aborted("A", wrote("ax", 1), later(read("ax")))}, nil},
+		"blind to its own":                                  {kinds{adya.Impossible}, []adya.Txn{committed("A", wrote("ax", 1), read("ax"))}, nil},
+		"one value, two who":                                {kinds{adya.Impossible}, []adya.Txn{committed("A", wrote("ax", 1)), committed("B", wrote("ax", 1))}, nil},
 	} {
 		var got kinds
 		for _, a := range adya.Check(&adya.History{Txns: tt.txns, Final: tt.final}) {

@@ -34,6 +34,10 @@ type Op struct {
 	// Local is which local transaction of the transaction it was in. One that comes after
 	// the rollback of the transaction sees its writes undone.
 	Local int
+	// Hidden tells of a write that nobody sees before the commit, its own transaction
+	// included: its local transaction is prepared, and others of the same transaction meet
+	// what was there before.
+	Hidden bool
 	// Group is the same for reads of one transaction that ought to be of one moment:
 	// those of a statement, or of a snapshot. 0: of none.
 	Group int
