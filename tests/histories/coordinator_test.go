@@ -15,12 +15,15 @@ import (
 
 	"github.com/handfast/handfast/internal/child"
 	"github.com/handfast/handfast/tc"
+	"github.com/handfast/handfast/tc/dtm"
 	"github.com/handfast/handfast/tc/store/pebblestore"
 )
 
 // coordinator is what the clients talk to.
 type coordinator interface {
 	addr() string
+	// dtmAddr is where it listens for DTM's clients, over HTTP.
+	dtmAddr() string
 	// crash ends it as nobody wants it to, and starts another one from what is left.
 	// Until freeze has been called answers may still be on their way; where it goes on
 	// is told to thaw.
@@ -31,8 +34,8 @@ type coordinator interface {
 // while it is dead waits for the next one.
 type mortal struct {
 	dir  string
-	at   string
-	lis  *os.File
+	at   [2]string // for its own clients, and for DTM's
+	lis  [2]*os.File
 	proc *child.Process
 }
 
@@ -41,21 +44,24 @@ func startMortal(t *testing.T) *mortal {
 	if runtime.GOOS == "windows" {
 		t.Skip("a process can't inherit a listener here")
 	}
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	m := &mortal{dir: t.TempDir(), at: lis.Addr().String()}
-	m.lis, err = lis.(*net.TCPListener).File()
-	if err = errors.Join(err, lis.Close()); err != nil {
-		t.Fatal(err)
+	m := &mortal{dir: t.TempDir()}
+	for i := range m.lis {
+		lis, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.at[i] = lis.Addr().String()
+		m.lis[i], err = lis.(*net.TCPListener).File()
+		if err = errors.Join(err, lis.Close()); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := m.start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		m.proc.Kill()
-		_ = m.lis.Close()
+		_, _ = m.lis[0].Close(), m.lis[1].Close()
 	})
 	return m
 }
@@ -63,13 +69,14 @@ func startMortal(t *testing.T) *mortal {
 func (m *mortal) start() (err error) {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), asCoordinator+"="+m.dir)
-	cmd.ExtraFiles = []*os.File{m.lis}
+	cmd.ExtraFiles = m.lis[:]
 	cmd.Stderr = os.Stderr
 	m.proc, err = child.Start(cmd, syscall.SIGKILL)
 	return err
 }
 
-func (m *mortal) addr() string { return m.at }
+func (m *mortal) addr() string    { return m.at[0] }
+func (m *mortal) dtmAddr() string { return m.at[1] }
 
 func (m *mortal) crash(func(), func(string)) error {
 	m.proc.Kill()
@@ -84,7 +91,7 @@ type powered struct {
 	// fault. That a store is gone as a whole would be noticed.
 	lying bool
 	kept  int // percent of what was not forced, at the next crash
-	at    string
+	at    [2]string
 	stop  func() error
 	abort func()
 }
@@ -110,7 +117,7 @@ func (p *powered) start() error {
 	}
 	lies := new(atomic.Bool)
 	cfg := settings()
-	cfg.Listener = lis
+	cfg.Listener, cfg.DTM = lis, &dtm.Config{HTTP: "127.0.0.1:0", GRPC: "127.0.0.1:0"}
 	if cfg.Store, err = pebblestore.Open("store", pebblestore.WithFS(lyingFS{p.disk, lies})); err != nil {
 		return err
 	}
@@ -122,7 +129,8 @@ func (p *powered) start() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(ctx) }()
-	p.at = s.Addr().String()
+	overHTTP, _ := s.DTMAddrs()
+	p.at = [2]string{s.Addr().String(), overHTTP.String()}
 	p.stop = func() error { cancel(); return <-done }
 	p.abort = func() {
 		now, over := context.WithCancel(ctx)
@@ -132,7 +140,8 @@ func (p *powered) start() error {
 	return nil
 }
 
-func (p *powered) addr() string { return p.at }
+func (p *powered) addr() string    { return p.at[0] }
+func (p *powered) dtmAddr() string { return p.at[1] }
 
 func (p *powered) crash(freeze func(), thaw func(string)) error {
 	freeze()
@@ -142,7 +151,7 @@ func (p *powered) crash(freeze func(), thaw func(string)) error {
 	_ = p.stop() // it lives on a disk that is gone
 	p.disk = left
 	err := p.start()
-	thaw(p.at)
+	thaw(p.at[0])
 	return err
 }
 

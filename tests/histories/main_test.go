@@ -18,6 +18,7 @@ import (
 	"github.com/handfast/handfast/internal/pgtest"
 	"github.com/handfast/handfast/tc"
 	"github.com/handfast/handfast/tc/core"
+	"github.com/handfast/handfast/tc/dtm"
 	"github.com/handfast/handfast/tc/engine"
 	"github.com/handfast/handfast/tests/figures"
 )
@@ -30,7 +31,7 @@ var (
 )
 
 // asCoordinator makes this program a coordinator over the directory it names, on the
-// listener that it inherits.
+// listeners that it inherits.
 const asCoordinator = "HANDFAST_HISTORIES_DIR"
 
 func TestMain(m *testing.M) {
@@ -59,12 +60,16 @@ func TestMain(m *testing.M) {
 }
 
 func beCoordinator(dir string) error {
-	lis, err := net.FileListener(os.NewFile(3, "listener"))
-	if err != nil {
-		return err
+	var lis [2]net.Listener
+	for i := range lis {
+		var err error
+		if lis[i], err = net.FileListener(os.NewFile(uintptr(3+i), "listener")); err != nil {
+			return err
+		}
 	}
 	cfg := settings()
-	cfg.Listener, cfg.StoreDir = lis, dir
+	cfg.Listener, cfg.StoreDir = lis[0], dir
+	cfg.DTM = &dtm.Config{Listener: lis[1], GRPC: "127.0.0.1:0"}
 	s, err := tc.NewServer(context.Background(), cfg)
 	if err != nil {
 		return err
