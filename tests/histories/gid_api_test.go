@@ -179,6 +179,9 @@ func (c gidCaller) done(since int64, endpoint string, do, success gidInput, r gi
 			until = endOfTime
 		}
 		c.h.note(c.who, since, until, do, gidOutput{})
+		if do.do == gidSubmit && c.h.mode != modeSaga { // it begins what was not prepared, and others may see it in between
+			c.h.note(c.who, since, until, gidInput{do: gidPrepare}, gidOutput{})
+		}
 	}
 	if err == nil {
 		c.h.note(c.who, since, now, told, out)

@@ -97,10 +97,12 @@ type gidBranches struct {
 	*httptest.Server
 	mu  sync.Mutex
 	all map[string]*gidHistory
-	// told changes what the coordinator is answered, and heard what is noted of a call:
-	// planted faults.
+	// Planted faults: told changes what the coordinator is answered, and heard what is noted
+	// of a call.
 	told  func(op gidOp, status int) int
 	heard func(gidOp) gidOp
+	// mute is what is answered without having been done.
+	mute gidOp
 }
 
 func newGidBranches(t *testing.T) *gidBranches {
@@ -151,7 +153,11 @@ func (s *gidBranches) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusInternalServerError)
 		return
 	}
-	status := s.told(op, h.answer(op, b))
+	status := http.StatusOK
+	if op != s.mute {
+		status = h.answer(op, b)
+	}
+	status = s.told(op, status)
 	if sometimes(4) {
 		panic(http.ErrAbortHandler) // done, and nobody hears of it
 	}

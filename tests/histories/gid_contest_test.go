@@ -83,7 +83,7 @@ func (w *gidWorld) run(ctx context.Context, n uint64) *gidHistory {
 		c.refuses = c.intn(maxSteps)
 	}
 	c.says = c.chance(60)
-	late := c.chance(6)
+	late := c.chance(w.late)
 	if late {
 		c.timeout = shortTimeout
 	}
@@ -201,6 +201,9 @@ func (c *gidContest) end() *gidHistory {
 		calls = []func(context.Context) (bool, error){
 			func(ctx context.Context) (bool, error) { return who.submit(ctx, false) }, who.abort, who.other, who.query,
 		}
+	}
+	if c.mode != modeSaga && c.chance(25) {
+		calls = append(calls, who.prepare)
 	}
 	if c.chance(30) {
 		calls = append(calls, func(ctx context.Context) (bool, error) { return who.submit(ctx, true) }, who.query)

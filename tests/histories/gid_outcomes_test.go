@@ -23,12 +23,13 @@ type gidWorld struct {
 	*world
 	doors    []gidDoor
 	branches *gidBranches
+	late     int // how many of a hundred gids are left until their timeout
 }
 
 // newGidWorld connects some clients, each through a proxy of its own.
 func newGidWorld(t *testing.T, at string, sum *counts) *gidWorld {
 	t.Helper()
-	w := &gidWorld{branches: newGidBranches(t), world: &world{
+	w := &gidWorld{branches: newGidBranches(t), late: 6, world: &world{
 		part: &participant{}, counts: sum, cuts: make(chan struct{}, 1), deaths: make(chan struct{}, 1), xids: map[string]bool{},
 	}}
 	for range 4 {

@@ -24,10 +24,11 @@ import (
 )
 
 var (
-	longFlag   = flag.Duration("histories.for", 0, "how long histories of outcomes, and those of isolation, are made; 0: some seconds")
-	reportFlag = flag.String("histories.report", "", "write what was counted into this directory")
-	seedFlag   = flag.Uint64("histories.seed", 0, "of what the clients do; 0: by the clock. What happens to them is never the same again")
-	cluster    = pgtest.New(pgserver.Options{Settings: map[string]string{"max_connections": "300", "max_prepared_transactions": "300"}})
+	longFlag    = flag.Duration("histories.for", 0, "how long histories of outcomes, and those of isolation, are made; 0: some seconds")
+	reportFlag  = flag.String("histories.report", "", "write what was counted into this directory")
+	plantedFlag = flag.Bool("histories.planted", false, "plant every fault, and not only a few of each kind")
+	seedFlag    = flag.Uint64("histories.seed", 0, "of what the clients do; 0: by the clock. What happens to them is never the same again")
+	cluster     = pgtest.New(pgserver.Options{Settings: map[string]string{"max_connections": "300", "max_prepared_transactions": "300"}})
 )
 
 // asCoordinator makes this program a coordinator over the directory it names, on the
