@@ -66,12 +66,15 @@ func startMortal(t *testing.T) *mortal {
 	return m
 }
 
-func (m *mortal) start() (err error) {
+func (m *mortal) start() error {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), asCoordinator+"="+m.dir)
 	cmd.ExtraFiles = m.lis[:]
 	cmd.Stderr = os.Stderr
-	m.proc, err = child.Start(cmd, syscall.SIGKILL)
+	proc, err := child.Start(cmd, syscall.SIGKILL)
+	if err == nil {
+		m.proc = proc // the one before is dead, and may be killed once more
+	}
 	return err
 }
 

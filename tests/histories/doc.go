@@ -6,6 +6,11 @@
 //	            roll back, get, wait                      ▼
 //	            calls, answers, silence ──► porcupine: one order of all of them, per XID
 //
+//	gids        DTM's clients of one gid, over HTTP ──► coordinator ◄── killed, its power cut
+//	            prepare, register, submit, abort,         │
+//	            query; what its branches are called       ▼
+//	            the same ──► porcupine: one order of all of them, per gid
+//
 //	isolation   global transactions, plain sessions ──► Postgres, two databases
 //	            append to lists, read them                │
 //	            every read and write with its list ──► adya: which anomalies are in there,

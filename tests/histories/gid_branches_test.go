@@ -1,7 +1,9 @@
 package histories
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -95,8 +97,9 @@ func (h *gidHistory) tell(ops []porcupine.Operation) string {
 // gidBranches stand for the services whose URLs are called.
 type gidBranches struct {
 	*httptest.Server
-	mu  sync.Mutex
-	all map[string]*gidHistory
+	mu   sync.Mutex
+	all  map[string]*gidHistory
+	life int // of the coordinator, as far as the branches know
 	// Planted faults: told changes what the coordinator is answered, and heard what is noted
 	// of a call.
 	told  func(op gidOp, status int) int
@@ -110,9 +113,30 @@ func newGidBranches(t *testing.T) *gidBranches {
 	b := &gidBranches{
 		all: map[string]*gidHistory{}, told: func(_ gidOp, status int) int { return status }, heard: func(op gidOp) gidOp { return op },
 	}
-	b.Server = httptest.NewServer(b)
+	b.Server = httptest.NewUnstartedServer(b)
+	b.Config.ConnContext = func(ctx context.Context, _ net.Conn) context.Context {
+		return context.WithValue(ctx, lifeKey{}, b.now())
+	}
+	b.Start()
 	t.Cleanup(b.Close)
 	return b
+}
+
+// lifeKey is of the life in which a connection was made.
+type lifeKey struct{}
+
+func (s *gidBranches) now() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.life
+}
+
+// next begins another life: what comes over older connections was sent by one whose power
+// is cut, and who knows what no disk remembers.
+func (s *gidBranches) next() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.life++
 }
 
 func (s *gidBranches) follow(h *gidHistory) {
@@ -131,8 +155,12 @@ func (s *gidBranches) forget(h *gidHistory) {
 // or says that it is busy, breaks, or hangs up before or after that.
 func (s *gidBranches) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
-	h := s.all[r.URL.Query().Get("gid")]
+	h, alive := s.all[r.URL.Query().Get("gid")], r.Context().Value(lifeKey{}) == s.life
+	now := clock()
 	s.mu.Unlock()
+	if !alive {
+		panic(http.ErrAbortHandler)
+	}
 	if h == nil {
 		return // its history is closed
 	}
@@ -143,7 +171,6 @@ func (s *gidBranches) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "no such branch", http.StatusNotFound)
 		return
 	}
-	now := clock()
 	h.once(now, now, gidInput{do: foundCalled, op: op, branch: b})
 	switch {
 	case sometimes(4):

@@ -42,11 +42,28 @@ func newGidWorld(t *testing.T, at string, sum *counts) *gidWorld {
 	return w
 }
 
-// ofDTM is a coordinator whose other address is looked at.
-type ofDTM struct{ coordinator }
+// newDyingGidWorld is one whose coordinator dies.
+func newDyingGidWorld(t *testing.T, c coordinator, sum *counts) (*gidWorld, coordinator) {
+	t.Helper()
+	w := newGidWorld(t, c.dtmAddr(), sum)
+	w.crashes = true
+	return w, ofDTM{c, w.branches}
+}
+
+// ofDTM is a coordinator whose other address is looked at, and which calls branches.
+type ofDTM struct {
+	coordinator
+	b *gidBranches
+}
 
 func (c ofDTM) crash(freeze func(), thaw func(string)) error {
-	return c.coordinator.crash(freeze, func(string) { thaw(c.dtmAddr()) })
+	return c.coordinator.crash(func() {
+		freeze()
+		c.b.next()
+	}, func(string) {
+		c.b.next() // what was dead may have connected in between
+		thaw(c.dtmAddr())
+	})
 }
 
 // play makes histories for some time, or until one is found that nothing explains.
@@ -140,31 +157,27 @@ func undying(t *testing.T) string {
 	return lis.Addr().String()
 }
 
-func TestOutcomesOfDTMsClientsAreLinearizable(t *testing.T) {
+func TestGidsAreLinearizable(t *testing.T) {
 	t.Parallel()
 	since := time.Now()
 	sum := &counts{}
 	var failures []string
 	for _, kind := range []struct { //nolint:paralleltest // each has the machine for itself
 		name  string
-		start func(*testing.T) (at string, c coordinator)
+		start func(*testing.T) coordinator // nil: one that nobody kills
 	}{
-		{"nobody dies", func(t *testing.T) (string, coordinator) { t.Helper(); return undying(t), nil }},
-		{"kill -9", func(t *testing.T) (string, coordinator) {
-			t.Helper()
-			m := startMortal(t)
-			return m.dtmAddr(), ofDTM{m}
-		}},
-		{"power loss", func(t *testing.T) (string, coordinator) {
-			t.Helper()
-			p := startPowered(t, false)
-			return p.dtmAddr(), ofDTM{p}
-		}},
+		{"nobody dies", nil},
+		{"kill -9", func(t *testing.T) coordinator { t.Helper(); return startMortal(t) }},
+		{"power loss", func(t *testing.T) coordinator { t.Helper(); return startPowered(t, false) }},
 	} {
 		t.Run(kind.name, func(t *testing.T) {
-			at, c := kind.start(t)
-			w := newGidWorld(t, at, sum)
-			w.crashes = c != nil
+			var w *gidWorld
+			var c coordinator
+			if kind.start == nil {
+				w = newGidWorld(t, undying(t), sum)
+			} else {
+				w, c = newDyingGidWorld(t, kind.start(t), sum)
+			}
 			w.play(t, c, lasts(3*time.Second)/3)
 			for _, f := range w.failed {
 				t.Error(f)
@@ -172,7 +185,7 @@ func TestOutcomesOfDTMsClientsAreLinearizable(t *testing.T) {
 			failures = append(failures, w.failed...)
 		})
 	}
-	sum.report(t, "histories-dtm", "go test ./tests/histories -run DTMsClients -histories.for "+longFlag.String()+" -timeout 2h", since, failures)
+	sum.report(t, "histories-gids", "go test ./tests/histories -run Gids -histories.planted -histories.for "+longFlag.String()+" -timeout 2h", since, failures)
 	if sum.get("gids") < 100 || sum.get("crashes") < 2 {
 		t.Errorf("too little happened to mean anything: %v", sum.all())
 	}

@@ -184,9 +184,7 @@ func TestPlantedFaultsOfGidsAreFound(t *testing.T) {
 			var w *gidWorld
 			var c coordinator
 			if planted.lies {
-				p := startPowered(t, true)
-				c, w = ofDTM{p}, newGidWorld(t, p.dtmAddr(), sum)
-				w.crashes = true
+				w, c = newDyingGidWorld(t, startPowered(t, true), sum)
 			} else {
 				w = newGidWorld(t, undying(t), sum)
 			}
