@@ -3,6 +3,7 @@ package histories
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -172,12 +173,8 @@ func (s *gidBranches) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	h.once(now, now, gidInput{do: foundCalled, op: op, branch: b})
-	switch {
-	case sometimes(4):
-		w.WriteHeader(http.StatusTooEarly)
-		return
-	case sometimes(4):
-		w.WriteHeader(http.StatusInternalServerError)
+	if sometimes(8) {
+		w.WriteHeader([]int{http.StatusTooEarly, http.StatusInternalServerError}[rand.IntN(2)])
 		return
 	}
 	status := http.StatusOK

@@ -2,6 +2,7 @@ package histories
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -87,12 +88,13 @@ func (w *gidWorld) run(ctx context.Context, n uint64) *gidHistory {
 	if late {
 		c.timeout = shortTimeout
 	}
-	if !c.insist(ctx, func(ctx context.Context) (_ bool, err error) {
-		door := c.w.doors[c.intn(len(c.w.doors))]
-		if c.gid, err = door.newGid(ctx); err != nil || c.gid == "" {
-			return false, nil
+	if !c.insist(ctx, func(ctx context.Context) (bool, error) {
+		gid, err := c.w.doors[c.intn(len(c.w.doors))].newGid(ctx)
+		c.gid = gid
+		if errors.Is(err, errSilence) {
+			err = nil
 		}
-		return true, nil
+		return gid != "", err
 	}) {
 		return nil
 	}

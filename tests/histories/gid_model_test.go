@@ -309,7 +309,7 @@ var gidModel = func() porcupine.Model {
 // describe says in words what was done or told.
 func (in gidInput) describe(out gidOutput) string {
 	branch := fmt.Sprintf("branch %d", in.branch+1)
-	switch in.do {
+	switch in.do { //nolint:exhaustive // the others are in the list below
 	case gidPrepare, gidSubmit, gidAbort:
 		return map[gidAction]string{gidPrepare: "prepares it, maybe", gidSubmit: "submits it, maybe", gidAbort: "aborts it, maybe"}[in.do]
 	case gidRegister:
