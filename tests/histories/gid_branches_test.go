@@ -100,7 +100,7 @@ type gidBranches struct {
 	*httptest.Server
 	mu   sync.Mutex
 	all  map[string]*gidHistory
-	life int // of the coordinator, as far as the branches know
+	life int // of the coordinator; odd: its power is cut
 	// Planted faults: told changes what the coordinator is answered, and heard what is noted
 	// of a call.
 	told  func(op gidOp, status int) int
@@ -132,8 +132,8 @@ func (s *gidBranches) now() int {
 	return s.life
 }
 
-// next begins another life: what comes over older connections was sent by one whose power
-// is cut, and who knows what no disk remembers.
+// next ends a life, or begins one. What comes in between, or over a connection of before,
+// was sent by one whose power is cut, and who knows what no disk remembers.
 func (s *gidBranches) next() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -156,7 +156,7 @@ func (s *gidBranches) forget(h *gidHistory) {
 // or says that it is busy, breaks, or hangs up before or after that.
 func (s *gidBranches) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
-	h, alive := s.all[r.URL.Query().Get("gid")], r.Context().Value(lifeKey{}) == s.life
+	h, alive := s.all[r.URL.Query().Get("gid")], r.Context().Value(lifeKey{}) == s.life && s.life%2 == 0
 	now := clock()
 	s.mu.Unlock()
 	if !alive {

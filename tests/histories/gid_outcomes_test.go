@@ -61,7 +61,7 @@ func (c ofDTM) crash(freeze func(), thaw func(string)) error {
 		freeze()
 		c.b.next()
 	}, func(string) {
-		c.b.next() // what was dead may have connected in between
+		c.b.next()
 		thaw(c.dtmAddr())
 	})
 }
