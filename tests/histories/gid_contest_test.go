@@ -207,7 +207,7 @@ func (c *gidContest) end() *gidHistory {
 	if c.mode != modeSaga && c.chance(25) {
 		calls = append(calls, who.prepare)
 	}
-	if c.chance(30) {
+	if c.chance(15) {
 		calls = append(calls, func(ctx context.Context) (bool, error) { return who.submit(ctx, true) }, who.query)
 	}
 	for _, f := range calls {

@@ -2,9 +2,7 @@ package histories
 
 import (
 	"context"
-	"maps"
 	"net/http"
-	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -96,9 +94,6 @@ func showing(from, as string, percent int) func(gidDoor) gidDoor {
 	}
 }
 
-// fewFaults are planted where not all are asked for.
-const fewFaults = 5
-
 // Each of these coordinators is wrong in one way, or calls branches as it should not, and
 // has to be found out.
 func TestPlantedFaultsOfGidsAreFound(t *testing.T) {
@@ -170,13 +165,7 @@ func TestPlantedFaultsOfGidsAreFound(t *testing.T) {
 		"succeeds although an action was never answered": {branches: func(b *gidBranches) { b.mute = opAction }},
 		"acknowledges what is not on disk":               {lies: true},
 	}
-	names := slices.Sorted(maps.Keys(faults))
-	if !*plantedFlag {
-		r := newRand(1 << 41)
-		r.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
-		names = names[:fewFaults]
-	}
-	for _, name := range names {
+	for _, name := range someOf(faults) {
 		planted := faults[name]
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

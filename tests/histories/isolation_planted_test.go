@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/handfast/handfast/rm"
 	"github.com/handfast/handfast/tests/histories/adya"
 )
 
@@ -87,5 +88,14 @@ func TestWithoutTheGuardThereAreDirtyWrites(t *testing.T) {
 				}
 			}
 		})
+	}
+	// Scenes of XA are in order at no level if what should be prepared is committed, too.
+	l.xa = rm.AT
+	for _, p := range impossibleWithXA {
+		wrong := p.try(t, l, rc)
+		// A statement sees all of one local transaction, or nothing, committed or prepared.
+		if whole := p.never == adya.Fractured; len(wrong) == 0 && !whole {
+			t.Errorf("%s: nothing is found where XA commits", p.name)
+		}
 	}
 }

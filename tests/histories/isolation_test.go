@@ -193,6 +193,7 @@ func (l *lab) run(ctx context.Context, u use, n uint64, sum *counts) (bad []stri
 	}
 	sum.add("histories", 1)
 	sum.add("histories at "+string(u.level), 1)
+	sum.add("histories "+u.modes.String(), 1)
 	sum.add("transactions", len(rec.h.Txns))
 	for _, t := range rec.h.Txns {
 		sum.add("operations", len(t.Ops))

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -26,7 +27,7 @@ import (
 var (
 	longFlag    = flag.Duration("histories.for", 0, "how long histories of outcomes, and those of isolation, are made; 0: some seconds")
 	reportFlag  = flag.String("histories.report", "", "write what was counted into this directory")
-	plantedFlag = flag.Bool("histories.planted", false, "plant every fault, and not only a few of each kind")
+	plantedFlag = flag.Bool("histories.planted", false, "plant every fault of XA and of DTM's clients, and not only a few of each")
 	seedFlag    = flag.Uint64("histories.seed", 0, "of what the clients do; 0: by the clock. What happens to them is never the same again")
 	cluster     = pgtest.New(pgserver.Options{Settings: map[string]string{"max_connections": "300", "max_prepared_transactions": "300"}})
 )
@@ -88,6 +89,19 @@ func settings() tc.Config {
 			RetryFirst: 20 * time.Millisecond, AnswerTimeout: 500 * time.Millisecond,
 		}},
 	}
+}
+
+// fewFaults are planted where not all are asked for.
+const fewFaults = 3
+
+// someOf gives the names of the faults to plant.
+func someOf[F any](faults map[string]F) []string {
+	names := slices.Sorted(maps.Keys(faults))
+	if !*plantedFlag {
+		newRand(1<<41).Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
+		names = names[:fewFaults]
+	}
+	return names
 }
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }

@@ -33,6 +33,7 @@ type world struct {
 	counts  *counts
 	proxies []*proxy
 
+	lives  int64 // how many calls the coordinator lives
 	calls  atomic.Int64
 	cuts   chan struct{} // every so many calls
 	deaths chan struct{}
@@ -55,7 +56,7 @@ func (w *world) called(answered bool) {
 	if !answered {
 		w.counts.add("calls without an answer", 1)
 	}
-	for ch, every := range map[chan struct{}]int64{w.cuts: callsPerCut, w.deaths: callsPerDeath} {
+	for ch, every := range map[chan struct{}]int64{w.cuts: callsPerCut, w.deaths: w.lives} {
 		if n%every == 0 {
 			select {
 			case ch <- struct{}{}:
@@ -80,7 +81,7 @@ func newWorld(t *testing.T, at string, sum *counts) *world {
 	t.Helper()
 	w := &world{
 		part: &participant{facts: map[string]pb.Vote{}, all: map[string]*history{}}, counts: sum,
-		cuts: make(chan struct{}, 1), deaths: make(chan struct{}, 1), xids: map[string]bool{},
+		cuts: make(chan struct{}, 1), deaths: make(chan struct{}, 1), xids: map[string]bool{}, lives: callsPerDeath,
 	}
 	quick := grpc.WithConnectParams(grpc.ConnectParams{
 		Backoff: backoff.Config{BaseDelay: 2 * time.Millisecond, Multiplier: 1.5, MaxDelay: 50 * time.Millisecond}, MinConnectTimeout: 5 * time.Second,

@@ -35,6 +35,11 @@ const (
 	bothModes // each local transaction by lot
 )
 
+// String says what a history is of.
+func (m modes) String() string {
+	return map[modes]string{onlyAT: "in AT mode", onlyXA: "in XA mode", bothModes: "in both modes"}[m]
+}
+
 // never, whatever the use is.
 var always = []adya.Kind{adya.Impossible, adya.DirtyWrite, adya.G0}
 

@@ -16,7 +16,7 @@ import (
 func TestPlantedFaultsOfXAAreFound(t *testing.T) {
 	t.Parallel()
 	shared := newLab(t, true)
-	for name, planted := range map[string]struct { //nolint:paralleltest // each has the machine for itself
+	faults := map[string]struct {
 		use  string
 		mode rm.Mode // in place of XA
 		sql  string  // done to the databases
@@ -39,7 +39,9 @@ func TestPlantedFaultsOfXAAreFound(t *testing.T) {
 			use: "AT and XA: <table>_committed", sql: `CREATE OR REPLACE VIEW item_committed AS SELECT k COLLATE "C" AS k, v, over, last FROM item`, want: []adya.Kind{adya.EarlyRead}},
 		"settled() FOR UPDATE that says yes to everything": {
 			use: "AT and XA: settled(t) FOR UPDATE, then a write", sql: `CREATE OR REPLACE FUNCTION handfast.settled(p_row anyelement) RETURNS boolean LANGUAGE sql AS 'SELECT true'`, want: []adya.Kind{adya.AbortedRead}},
-	} {
+	}
+	for _, name := range someOf(faults) { //nolint:paralleltest // most are in one lab
+		planted := faults[name]
 		t.Run(name, func(t *testing.T) {
 			l := shared
 			if planted.sql != "" {
@@ -79,19 +81,5 @@ func TestPlantedFaultsOfXAAreFound(t *testing.T) {
 			}
 			t.Logf("found after %d histories", sum.get("histories"))
 		})
-	}
-}
-
-// The scenes are played where the guard is off for plain sessions, what should be prepared
-// is committed, and every level is READ COMMITTED.
-func TestScenesOfXAFindPlantedFaults(t *testing.T) {
-	t.Parallel()
-	l := newLab(t, false)
-	l.xa = rm.AT
-	for _, p := range impossibleWithXA {
-		wrong := p.try(t, l, rc)
-		if whole := strings.Contains(p.name, "one branch that is committed meanwhile"); len(wrong) == 0 && !whole { // a statement sees all of it, committed or prepared
-			t.Errorf("%s: nothing is found", p.name)
-		}
 	}
 }
