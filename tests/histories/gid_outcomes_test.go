@@ -69,8 +69,9 @@ func (c ofDTM) crash(freeze func(), thaw func(string)) error {
 // play makes histories for some time, or until one is found that nothing explains.
 func (w *gidWorld) play(t *testing.T, c coordinator, d time.Duration) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), d)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
+	until := time.Now().Add(d)
 	w.alive, w.giveUp = context.WithCancel(context.WithoutCancel(ctx))
 	defer w.giveUp()
 	var load, hands sync.WaitGroup
@@ -79,7 +80,7 @@ func (w *gidWorld) play(t *testing.T, c coordinator, d time.Duration) {
 	var n atomic.Uint64
 	for range atOnce {
 		load.Go(func() {
-			for ctx.Err() == nil && w.alive.Err() == nil {
+			for w.goesOn(until) {
 				if h := w.run(w.alive, n.Add(1)<<1); h != nil {
 					done <- h
 				}

@@ -54,7 +54,7 @@ func TestPlantedFaultsOfIsolationAreFound(t *testing.T) {
 func TestWithoutTheGuardThereAreDirtyWrites(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, false)
-	for i := range 2 * len(levels) { //nolint:paralleltest // one lab
+	for i := range 2 * len(levels) {
 		level, xa := levels[i/2], i%2 > 0
 		t.Run(fmt.Sprintf("%s, XA: %t", level, xa), func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -91,7 +91,7 @@ func TestWithoutTheGuardThereAreDirtyWrites(t *testing.T) {
 	}
 	// Scenes of XA are in order at no level if what should be prepared is committed, too.
 	l.xa = rm.AT
-	for _, p := range impossibleWithXA {
+	for _, p := range impossibleWithXA { //nolint:paralleltest // these are no subtests
 		wrong := p.try(t, l, rc)
 		// A statement sees all of one local transaction, or nothing, committed or prepared.
 		if whole := p.never == adya.Fractured; len(wrong) == 0 && !whole {

@@ -66,6 +66,12 @@ func (w *world) called(answered bool) {
 	}
 }
 
+// goesOn tells whether another transaction is to begin. On a slow machine it takes longer
+// until the coordinator has died a few times.
+func (w *world) goesOn(until time.Time) bool {
+	return w.alive.Err() == nil && (time.Now().Before(until) || w.calls.Load() < 3*w.lives)
+}
+
 func (w *world) unique(id string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -156,8 +162,9 @@ const atOnce = 16
 // play makes histories for some time, or until one is found that nothing explains.
 func (w *world) play(t *testing.T, c coordinator, d time.Duration) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), d)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
+	until := time.Now().Add(d)
 	w.alive, w.giveUp = context.WithCancel(context.WithoutCancel(ctx))
 	defer w.giveUp()
 	var load, hands sync.WaitGroup
@@ -166,7 +173,7 @@ func (w *world) play(t *testing.T, c coordinator, d time.Duration) {
 	var n atomic.Uint64
 	for range atOnce {
 		load.Go(func() {
-			for ctx.Err() == nil && w.alive.Err() == nil {
+			for w.goesOn(until) {
 				if h := w.run(w.alive, n.Add(1)); h != nil {
 					done <- h
 				}
