@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+
+	handfastv1 "github.com/handfast/handfast/proto/handfast/v1"
 )
 
 // run runs one command and gives its exit code and what it wrote.
@@ -146,6 +148,17 @@ func TestEveryCommandHasHelpAndRefusesUnknownFlags(t *testing.T) {
 		}
 	}
 	visit(nil)
+}
+
+// The command that is proposed is pasted into a shell, and its parts come from services.
+func TestAProposedCommandIsQuoted(t *testing.T) {
+	t.Parallel()
+	var b strings.Builder
+	err := hint(&b, "x", "$(r)", &handfastv1.RowDiff{Table: "public.t", Key: []string{"1", "a b"}, Seen: "s; it's"})
+	const want = `handfast tx resolve x --resource '$(r)' --table public.t --key 1 --key 'a b' --seen 's; it'\''s' --restore`
+	if err != nil || !strings.Contains(b.String(), want) {
+		t.Errorf("%s, %v", b.String(), err)
+	}
 }
 
 func TestCleanTakesTheTeethOutOfForeignText(t *testing.T) {
