@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net/netip"
 	"strings"
 	"sync"
@@ -122,6 +123,14 @@ func FuzzParticipant(f *testing.F) {
 		"\x00\x01\x05\x03\x01\x05\x04\x01\x05\x05\x01\x05\x06\x01\x05\x07\x01\x05\x08\x01\x05\x09",
 	} {
 		f.Add([]byte(seed))
+	}
+	for n := range uint64(64) { // so that go test alone has a wide choice, the same each time
+		r := rand.New(rand.NewPCG(n, 0))
+		b := make([]byte, 160)
+		for i := range b {
+			b[i] = byte(r.Uint32())
+		}
+		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		before := goleak.IgnoreCurrent()
