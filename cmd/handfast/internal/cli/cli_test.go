@@ -6,6 +6,9 @@ import (
 	"strings"
 	"testing"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	handfastv1 "github.com/handfast/handfast/proto/handfast/v1"
 )
 
@@ -148,6 +151,16 @@ func TestEveryCommandHasHelpAndRefusesUnknownFlags(t *testing.T) {
 		}
 	}
 	visit(nil)
+}
+
+// What a coordinator says may come from services and databases.
+func TestARefusalDoesNothingToATerminal(t *testing.T) {
+	t.Parallel()
+	env := serveFake(t, &fakeAdmin{err: status.Error(codes.Aborted, "rolled back: \x1b[2J\nhandfast: all is well")})
+	code, _, errOut := run(t, env, "tx", "rollback", anXID)
+	if code != ExitFailure || errOut != "handfast: rolled back: ?[2J handfast: all is well\n" {
+		t.Errorf("code %d, %q", code, errOut)
+	}
 }
 
 // The command that is proposed is pasted into a shell, and its parts come from services.
