@@ -23,6 +23,7 @@ func FuzzCommands(f *testing.F) {
 	for _, m := range []*pb.Settle{
 		{}, {ResourceId: resource, Items: []*pb.SettleItem{item(pb.Outcome_OUTCOME_COMMITTED, pb.Mode_MODE_AT), item(pb.Outcome_OUTCOME_COMMITTED, pb.Mode_MODE_XA)}},
 		{ResourceId: resource, Items: []*pb.SettleItem{item(pb.Outcome_OUTCOME_ROLLED_BACK, 0), item(pb.Outcome_OUTCOME_UNDECIDED, 0), item(9, 0), item(pb.Outcome_OUTCOME_COMMITTED, pb.Mode_MODE_TCC), {}}},
+		{ResourceId: resource, Items: []*pb.SettleItem{item(pb.Outcome_OUTCOME_UNDECIDED, 0)}}, {ResourceId: resource, Items: []*pb.SettleItem{item(7, 0)}},
 		{ResourceId: "x", Items: []*pb.SettleItem{item(pb.Outcome_OUTCOME_COMMITTED, 0)}},
 	} {
 		b, err := proto.Marshal(m)

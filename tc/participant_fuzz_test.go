@@ -115,7 +115,9 @@ func FuzzParticipant(f *testing.F) {
 	for _, seed := range []string{
 		"", "\x00\x01\x00", // nothing, and a Hello of each kind
 		"\x01\x01\x01\x00", "\x02\x01\x0d", "\x03", "\x04", "\x05", "\x06", "\x07",
-		"\x00\x00\x01\x00\x00", // Hello twice
+		"\x00\x07\x07\x00\x00\x00\x05\x07\x07\x00\x00\x00\x05",                             // an id that is taken
+		"\x00\x01\x03\x00\x00\x01",                                                         // a vote of a branch that is not there
+		"\x00\x00\x01\x00\x00",                                                             // Hello twice
 		"\x00\x01\x00\x01\x0a\x00\x01\x05\x01\x00\x01\x01\x01\x05\x01\x02\x01\x06",         // results of what was never asked
 		"\x00\x01\x06\x01\x01\x01\x06\x01\x01\x02\x01\x06\x02\x01\x03",                     // fields that are huge, and empty
 		"\x00\x01\x03\x05\x1a\x00\x01\x03\x04\x0a\x02\x08\x01\x01\x03\x03\xff\xff\xff",     // bytes
@@ -243,7 +245,9 @@ func (p *rogue) talk() {
 	for len(p.b) > 0 && !p.closed {
 		switch p.next() % 10 {
 		case 0:
-			p.hello(p.next() % 8)
+			if n := p.next(); n < 64 { // it ends the session
+				p.hello(n % 8)
+			}
 		case 3:
 			p.raw()
 		case 4:

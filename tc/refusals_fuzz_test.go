@@ -50,9 +50,8 @@ func judgeRefusal(t *testing.T, err error, of ...proto.Message) {
 
 // hasField follows a path such as branches[0].plan.after[1].
 func hasField(d protoreflect.MessageDescriptor, path string) bool {
-	for more := true; d != nil; {
-		var name string
-		name, path, more = strings.Cut(path, ".")
+	for d != nil {
+		name, rest, more := strings.Cut(path, ".")
 		name, _, _ = strings.Cut(name, "[")
 		f := d.Fields().ByName(protoreflect.Name(name))
 		switch {
@@ -61,7 +60,7 @@ func hasField(d protoreflect.MessageDescriptor, path string) bool {
 		case !more:
 			return true
 		}
-		d = f.Message()
+		d, path = f.Message(), rest
 	}
 	return false
 }

@@ -170,7 +170,7 @@ func (p *rogue) value(fd protoreflect.FieldDescriptor) protoreflect.Value {
 		}
 	}
 	n := p.next()
-	switch fd.Kind() {
+	switch fd.Kind() { //nolint:exhaustive // the contract has no others
 	case protoreflect.StringKind:
 		return protoreflect.ValueOfString(pick(&p.frames, []string{strings.Repeat("x", long), "\x00", "\u202e", "a\nb"}))
 	case protoreflect.BytesKind:

@@ -60,7 +60,12 @@ func newAnyAdmin(f *testing.F) (a *anyAdmin, address string) {
 	s := grpc.NewServer(grpc.UnknownServiceHandler(a.handle))
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(lis) }()
-	f.Cleanup(func() { s.Stop(); <-served })
+	f.Cleanup(func() {
+		s.Stop()
+		if err := <-served; err != nil {
+			f.Error(err)
+		}
+	})
 	return a, lis.Addr().String()
 }
 
