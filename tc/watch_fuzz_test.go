@@ -24,7 +24,7 @@ import (
 // was asked for alone, in their order, and is told how many came too fast; whatever
 // else is done meanwhile, and whether the watcher reads or not, holds up nobody.
 func FuzzWatch(f *testing.F) {
-	s := newStage(f, func(c *tc.Config) { c.API.WatchBuffer = 8 })
+	s := newStage(f, func(c *tc.Config) { c.API.WatchBuffer = 1 })
 	own := strings.Repeat("x", xid.TextLen) // stands for a transaction of the store
 	for _, seed := range []struct {
 		xid, script string
@@ -41,6 +41,9 @@ func FuzzWatch(f *testing.F) {
 	}
 	f.Add([]byte("\x0a\x00\x12\x03abc\x18\xff\xff\xff\xff\x0f"), []byte("\x00"))
 	f.Add([]byte("\x0a\x02\xff\xff"), []byte("\x00"))
+	for range 260 { // more than may watch at a time: each of them leaves
+		f.Add([]byte{}, []byte("\x05\x07"))
+	}
 	f.Fuzz(func(t *testing.T, request, script []byte) {
 		before := goleak.IgnoreCurrent()
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
