@@ -15,7 +15,7 @@ import (
 // itself reads it.
 func FuzzControl(f *testing.F) {
 	for _, sql := range []string{
-		"select 1", "select 1; commit", "/* /* */ */ commit", "-- x\rcommit", "-- x\ncommit", "select ';commit'", "select $a$;commit$a$", "select E'\\';commit'", "select e'\\'';commit;'", "select '\\'; commit; select '",
+		"select 1", "select 1; commit", "select E'\\''; commit; --'", "/* /* */ */ commit", "-- x\rcommit", "-- x\ncommit", "select ';commit'", "select $a$;commit$a$", "select E'\\';commit'", "select e'\\'';commit;'", "select '\\'; commit; select '",
 		`select ";commit" from t`, "rollback to savepoint s", "rollback work to s", "rollback and chain", "end", "abort work", "start/**/transaction", "prepare transaction 'x'", "prepare p as select 1",
 		"select U&'\\0027; commit --'", "select $$;$$; begin", "select 1$a$;commit;$a$", "select a$b$;commit;$b$", "do $$ begin commit; end $$", "select B'1';COMMIT", "select x'\n'';commit'", "select E'a'\n'\\';commit;--'",
 		"\ufeffcommit", "\u00a0commit", "select 1 /*;*/; /*--*/ commit", "select 1--;\n;commit", ";;commit", "(commit)", "create procedure p() begin atomic; select 1; end; commit", "\vcommit", "select '';commit;''", "explain commit", "select 1;\\;commit",
