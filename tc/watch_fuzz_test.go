@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -30,7 +31,7 @@ func FuzzWatch(f *testing.F) {
 		xid, script string
 	}{
 		{"", ""}, {"", "\x00\x01\x02\x03\x04\x05\x06\x07"}, {own, "\x01\x02\x03\x02\x04\x01\x05"}, {own, "\x05\x05"}, {"", strings.Repeat("\x00", 60)},
-		{own, "\x07"}, {"x", ""}, {strings.Repeat("0", xid.TextLen), ""}, {strings.Repeat("x", 5000), ""}, {"", strings.Repeat("\x00\x06", 20) + "\x07"},
+		{own, "\x07"}, {"", "\x80\x80\x80\x80\x80\x80"}, {own, "\x80\x05"}, {"x", ""}, {strings.Repeat("0", xid.TextLen), ""}, {strings.Repeat("x", 5000), ""}, {"", strings.Repeat("\x00\x06", 20) + "\x07"},
 		{xid.New(xid.Parts{Incarnation: 1, Counter: 9}).String(), "\x00\x06"},
 	} {
 		b, err := proto.Marshal(&pb.WatchRequest{Xid: seed.xid})
@@ -149,6 +150,27 @@ func (w *watching) begin(ctx context.Context) {
 	}
 }
 
+// burst begins many transactions at once, so that some are told too fast.
+func (w *watching) burst(ctx context.Context) {
+	w.t.Helper()
+	begun := make(chan string, 32)
+	var wg sync.WaitGroup
+	for range cap(begun) {
+		wg.Go(func() {
+			resp, err := pb.NewCoordinatorClient(w.bad).Begin(ctx, &pb.BeginRequest{Timeout: durationpb.New(time.Second)})
+			if err != nil {
+				w.t.Error(err)
+			}
+			begun <- resp.GetXid()
+		})
+	}
+	wg.Wait()
+	close(begun)
+	for id := range begun {
+		w.begun[id] = true
+	}
+}
+
 // play does what the script says.
 func (w *watching) play(ctx context.Context, script []byte) {
 	w.t.Helper()
@@ -156,6 +178,9 @@ func (w *watching) play(ctx context.Context, script []byte) {
 	for _, b := range script {
 		switch b % 8 {
 		case 0:
+			if b >= 128 {
+				w.burst(ctx)
+			}
 			w.begin(ctx)
 		case 1:
 			_, _ = co.RegisterBranch(ctx, &pb.RegisterBranchRequest{Xid: w.last, BranchId: branch, ResourceId: goodResource, Mode: pb.Mode_MODE_AT})

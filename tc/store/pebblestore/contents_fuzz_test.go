@@ -33,7 +33,7 @@ func FuzzContents(f *testing.F) {
 	}
 	o, d := string(open.XID[:]), string(done.XID[:])
 	for _, seed := range [][2]string{
-		{"m", ""}, {"m", "\x08\x01"}, {"m", "\x08\x01\x12\x08abcdefgh\x18\x01"}, {"o" + o + "\x00\x00\x00\x01", "\x08\x02"}, {"o" + o + "\xff\xff\xff\xff", ""}, {"o" + o, ""}, {"o", ""}, {"o" + d + "\x00\x00\x00\x00", "\xff"},
+		{"m", ""}, {"m", "\x08\x01"}, {"m", "\x08\x01\x12\x08abcdefgh\x18\x01"}, {"m", "\x08\x01\x12\x03abc\x18\x01"}, {"o" + o + "\x00\x00\x00\x01", "\x08\x02"}, {"o" + o + "\xff\xff\xff\xff", ""}, {"o" + o, ""}, {"o", ""}, {"o" + d + "\x00\x00\x00\x00", "\xff"},
 		{"f" + d, ""}, {"f" + d, "\x08\x63"}, {"f", "x"}, {"f" + d + "x", ""}, {"x", ""}, {"x\x00\x00\x00\x00\x00\x00\x00\x00" + d, ""}, {"x\xff\xff\xff\xff\xff\xff\xff\xff" + d, "y"}, {"x\x80\x00\x00\x00\x00\x00\x00\x00" + d + "z", ""},
 		{"kb", ""}, {"ka", "x"}, {"k", d}, {"vspace\x00name", ""}, {"vspace", "x"}, {"v", ""}, {"z", "z"}, {"\xff", ""}, {"\x00", ""},
 	} {

@@ -97,7 +97,7 @@ func outcome(t *testing.T, asJSON bool, args ...string) {
 // it, a command ends, and writes text that does nothing to a terminal, or JSON.
 func FuzzAnswers(f *testing.F) {
 	a, address := newAnyAdmin(f)
-	id := strings.Repeat("0", 56)
+	const id = anXID
 	commands := [][]string{
 		{"tx", "list"}, {"tx", "list", "--all"}, {"tx", "show", "--key", "k"}, {"tx", "commit", id}, {"tx", "rollback", id}, {"tx", "rollback", "--dry-run", id}, {"tx", "watch"},
 		{"tx", "resolve", id, "--all", "--keep"}, {"tx", "retry", "--key", "k"}, {"tx", "abandon", "--key", "k"}, {"status"}, {"adopt", "--yes"},
@@ -154,7 +154,7 @@ func FuzzAnswers(f *testing.F) {
 // Whatever arguments a command is given, it says what is wrong, or asks a coordinator.
 func FuzzArguments(f *testing.F) {
 	a, address := newAnyAdmin(f)
-	id := strings.Repeat("0", 56)
+	const id = anXID
 	for _, s := range []string{
 		"list\n--phase\nsettling,active\n--outcome\nrolled-back\n--since\n10m\n--until\n2026-01-31T08:00:00Z\n--limit\n5", "list\n--since\n-5m", "list\n--since\n9999999d", "list\n--until\n0001-01-01T00:00:00Z",
 		"list\n--limit\n-1\n--resource\nx", "list\n--name\n" + strings.Repeat("x", 300), "show\n" + id, "show\n--key\n", "show\n" + id + "\n--rows\n0", "commit\n" + id + "\n--operator\n\x1b",
