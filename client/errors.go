@@ -46,21 +46,22 @@ func (e *Error) Error() string {
 // GRPCStatus gives the status that the error was made of, so that a gRPC
 // handler can return the error as it is.
 func (e *Error) GRPCStatus() *status.Status {
-	st := status.New(e.Code, e.Message)
+	st := status.New(e.Code, valid(e.Message))
 	if e.Reason == pb.ErrorReason_ERROR_REASON_UNSPECIFIED {
 		return st
 	}
-	meta := maps.Clone(e.Metadata)
+	// Details hold valid UTF-8 or nothing at all, and a key of a row may be any bytes.
+	meta := make(map[string]string, len(e.Metadata)+1)
+	for k, v := range e.Metadata {
+		meta[valid(k)] = valid(v)
+	}
 	if !e.XID.IsZero() {
-		if meta == nil {
-			meta = make(map[string]string, 1)
-		}
 		meta["xid"] = e.XID.String()
 	}
 	details := []protoadapt.MessageV1{&errdetails.ErrorInfo{Reason: reasonName(e.Reason), Domain: ErrorDomain, Metadata: meta}}
 	if e.Field != "" {
 		details = append(details, &errdetails.BadRequest{FieldViolations: []*errdetails.BadRequest_FieldViolation{
-			{Field: e.Field, Description: e.Message},
+			{Field: valid(e.Field), Description: valid(e.Message)},
 		}})
 	}
 	if with, err := st.WithDetails(details...); err == nil {
@@ -68,6 +69,8 @@ func (e *Error) GRPCStatus() *status.Status {
 	}
 	return st
 }
+
+func valid(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
 
 // FromStatus reads an Error out of a gRPC status, as it comes from the unary
 // calls of the coordinator or from another service that passes one on.

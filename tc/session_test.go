@@ -100,8 +100,9 @@ func TestABadFrameIsAnsweredAndTheSessionGoesOn(t *testing.T) {
 			t.Errorf("%s: %v, field %q", tc.name, err, field)
 		}
 	}
-	if _, err := s.ask(ctx, &pb.ClientFrame{}); status.Code(err) != codes.Unimplemented {
-		t.Errorf("an unknown frame: %v", err)
+	_, err := s.ask(ctx, &pb.ClientFrame{})
+	if name, field, _ := reason(err); status.Code(err) != codes.Unimplemented || name != "INVALID_FIELD" || field != "kind" {
+		t.Errorf("an unknown frame: %v, field %q", err, field)
 	}
 	if _, err := s.ask(ctx, attachFrame(resource)); err != nil {
 		t.Errorf("a good attach: %v", err)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -287,7 +289,33 @@ func checkChoice(id xid.ID, r Resolution) error {
 	case len(r.Why) > maxWhy:
 		return bad("why", "why is %d bytes long, at most %d", len(r.Why), maxWhy)
 	}
+	for field, text := range texts(&r) {
+		if strings.ContainsRune(text, 0) || !utf8.ValidString(text) {
+			return bad(field, "%.40q holds a zero byte, or is not UTF-8; no database has such a text", text)
+		}
+	}
 	return nil
+}
+
+// texts are all that goes to the database, by field.
+func texts(r *Resolution) iter.Seq2[string, string] {
+	return func(yield func(field, text string) bool) {
+		for _, f := range [][2]string{{"who", r.Who}, {"why", r.Why}, {"table", r.Table}, {"seen", r.Seen}} {
+			if !yield(f[0], f[1]) {
+				return
+			}
+		}
+		for _, k := range r.Key {
+			if !yield("key", k) {
+				return
+			}
+		}
+		for _, e := range r.Values {
+			if !yield("column", e.Column) || e.Value != nil && !yield("value", *e.Value) {
+				return
+			}
+		}
+	}
 }
 
 func explainChoice(ctx context.Context, conn *pgx.Conn, id xid.ID, err error) error {

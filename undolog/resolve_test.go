@@ -287,6 +287,8 @@ func TestResolveRefusesWhatDoesNotFit(t *testing.T) {
 		"no key":              {id, undolog.Resolution{Choice: undolog.ChoiceKeep}, undolog.ErrBadChoice, "1 values (id)"},
 		"half a key":          {id, undolog.Resolution{Key: []string{"1", "2"}, Choice: undolog.ChoiceKeep}, undolog.ErrBadChoice, "1 values (id)"},
 		"a key of no number":  {id, undolog.Resolution{Key: []string{"x"}, Choice: undolog.ChoiceKeep}, undolog.ErrBadChoice, "no key"},
+		"a zero byte":         {id, undolog.Resolution{Key: []string{"1\x00"}, Choice: undolog.ChoiceKeep}, undolog.ErrBadChoice, "zero byte"},
+		"no UTF-8":            {id, undolog.Resolution{Key: []string{"1"}, Choice: undolog.ChoiceKeep, Why: "\xff"}, undolog.ErrBadChoice, "UTF-8"},
 		"no choice":           {id, undolog.Resolution{Key: []string{"1"}}, undolog.ErrBadChoice, "restore, keep, edit"},
 		"another choice":      {id, undolog.Resolution{Key: []string{"1"}, Choice: "drop"}, undolog.ErrBadChoice, "restore, keep, edit"},
 		"keep with values":    {id, undolog.Resolution{Key: []string{"1"}, Choice: undolog.ChoiceKeep, Values: []undolog.Edit{{"v", nil}}}, undolog.ErrBadChoice, "takes no values"},

@@ -45,8 +45,13 @@ func withDetails(st *status.Status, details ...protoadapt.MessageV1) *status.Sta
 
 // invalid refuses a request for the content of one field.
 func invalid(field, format string, args ...any) error {
-	text := field + ": " + fmt.Sprintf(format, args...)
-	st := refusal(codes.InvalidArgument, pb.ErrorReason_ERROR_REASON_INVALID_FIELD, text, "field", field)
+	return badField(codes.InvalidArgument, field, fmt.Sprintf(format, args...))
+}
+
+// badField is invalid with the code of the caller's choice.
+func badField(code codes.Code, field, what string) error {
+	text := field + ": " + what
+	st := refusal(code, pb.ErrorReason_ERROR_REASON_INVALID_FIELD, text, "field", field)
 	return withDetails(st, &errdetails.BadRequest{FieldViolations: []*errdetails.BadRequest_FieldViolation{
 		{Field: field, Description: text},
 	}}).Err()

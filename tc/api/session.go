@@ -312,8 +312,7 @@ func (c *call) input(f *pb.ClientFrame) (in core.Input, err error) {
 		c.s.send(&pb.ServerFrame{Id: f.GetId(), Kind: &pb.ServerFrame_Attach{Attach: &pb.AttachResponse{}}})
 		return nil, nil //nolint:nilnil // answered: there is nothing to submit
 	default:
-		return nil, refusal(codes.Unimplemented, pb.ErrorReason_ERROR_REASON_INVALID_FIELD,
-			fmt.Sprintf("kind: this coordinator does not know the frame (%T)", k), "field", "kind").Err()
+		return nil, badField(codes.Unimplemented, "kind", fmt.Sprintf("this coordinator does not know the frame (%T)", k))
 	}
 }
 

@@ -512,7 +512,8 @@ type ErrorReason int32
 
 const (
 	ErrorReason_ERROR_REASON_UNSPECIFIED ErrorReason = 0
-	// INVALID_ARGUMENT; details hold google.rpc.BadRequest with the field.
+	// INVALID_ARGUMENT, or UNIMPLEMENTED for a frame of a kind that the coordinator does
+	// not know; details hold google.rpc.BadRequest with the field.
 	ErrorReason_ERROR_REASON_INVALID_FIELD ErrorReason = 1
 	// NOT_FOUND. This store issued no such XID, or lost the begin of a
 	// transaction that never had a branch. Nothing may be settled because of it.

@@ -101,7 +101,7 @@ func Run(ctx context.Context, args []string, s Streams) int {
 	if errors.As(err, &silent) {
 		return silent.code
 	}
-	s.say("handfast: %v\n", err)
+	s.say("handfast: %s\n", cleanLines(err.Error()))
 	var usage *usageError
 	if errors.As(err, &usage) {
 		s.say("Run '%s --help' for how to use it.\n", cmd.CommandPath())

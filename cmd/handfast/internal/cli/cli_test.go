@@ -5,6 +5,11 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	handfastv1 "github.com/handfast/handfast/proto/handfast/v1"
 )
 
 // run runs one command and gives its exit code and what it wrote.
@@ -146,6 +151,27 @@ func TestEveryCommandHasHelpAndRefusesUnknownFlags(t *testing.T) {
 		}
 	}
 	visit(nil)
+}
+
+// What a coordinator says may come from services and databases.
+func TestARefusalDoesNothingToATerminal(t *testing.T) {
+	t.Parallel()
+	env := serveFake(t, &fakeAdmin{err: status.Error(codes.Aborted, "rolled back: \x1b[2J\nhandfast: all is well")})
+	code, _, errOut := run(t, env, "tx", "rollback", anXID)
+	if code != ExitFailure || errOut != "handfast: rolled back: ?[2J handfast: all is well\n" {
+		t.Errorf("code %d, %q", code, errOut)
+	}
+}
+
+// The command that is proposed is pasted into a shell, and its parts come from services.
+func TestAProposedCommandIsQuoted(t *testing.T) {
+	t.Parallel()
+	var b strings.Builder
+	err := hint(&b, "x", "$(r)", &handfastv1.RowDiff{Table: "public.t", Key: []string{"1", "a b"}, Seen: "s; it's"})
+	const want = `handfast tx resolve x --resource '$(r)' --table public.t --key 1 --key 'a b' --seen 's; it'\''s' --restore`
+	if err != nil || !strings.Contains(b.String(), want) {
+		t.Errorf("%s, %v", b.String(), err)
+	}
 }
 
 func TestCleanTakesTheTeethOutOfForeignText(t *testing.T) {

@@ -99,6 +99,15 @@ func clean(s string) string {
 	return s
 }
 
+// cleanLines is clean for a text that may have several lines.
+func cleanLines(s string) string {
+	lines := strings.Split(s, "\n")
+	for i := range lines {
+		lines[i] = clean(lines[i])
+	}
+	return strings.Join(lines, "\n")
+}
+
 // orDash shows that there is nothing.
 func orDash(s string) string {
 	if s == "" {

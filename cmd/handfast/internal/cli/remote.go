@@ -115,14 +115,15 @@ func (r *remote) explain(err error, timeout time.Duration) error {
 	if err == nil || !ok {
 		return err
 	}
+	said := clean(st.Message()) // it may hold what services and databases say
 	for _, d := range st.Details() {
 		if info, ok := d.(*errdetails.ErrorInfo); ok {
-			return &remoteError{reason: info.GetReason(), msg: st.Message()}
+			return &remoteError{reason: info.GetReason(), msg: said}
 		}
 	}
 	switch st.Code() { //nolint:exhaustive // the other codes speak for themselves
 	case codes.Unavailable:
-		msg := st.Message()
+		msg := said
 		if _, cause, ok := strings.Cut(msg, `desc = "`); ok {
 			msg = strings.TrimSuffix(cause, `"`)
 		}
@@ -130,11 +131,11 @@ func (r *remote) explain(err error, timeout time.Duration) error {
 	case codes.DeadlineExceeded:
 		return fmt.Errorf("the coordinator at %s did not answer within %s; --timeout gives it longer", r.server, timeout)
 	case codes.Unimplemented:
-		return fmt.Errorf("what answers at %s is not a Handfast coordinator of this version: %s", r.server, st.Message())
+		return fmt.Errorf("what answers at %s is not a Handfast coordinator of this version: %s", r.server, said)
 	case codes.Canceled:
 		return context.Canceled
 	default:
-		return errors.New(st.Message())
+		return errors.New(said)
 	}
 }
 

@@ -93,7 +93,7 @@ settled all the same. For calls that can never succeed.`,
 				if err != nil {
 					return err
 				}
-				_, err = fmt.Fprintf(s.Out, "%s %s: %d calls are given up\n", id, word(resp.GetOutcome()), resp.GetCalls())
+				_, err = fmt.Fprintf(s.Out, "%s %s: %d calls are given up\n", clean(id), word(resp.GetOutcome()), resp.GetCalls())
 				return err
 			})
 		},
@@ -195,7 +195,7 @@ func newTxRetry(s Streams, r *remote) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				_, err = fmt.Fprintf(s.Out, "%s: %d resources are tried now\n", id, resp.GetResources())
+				_, err = fmt.Fprintf(s.Out, "%s: %d resources are tried now\n", clean(id), resp.GetResources())
 				return err
 			})
 		},

@@ -146,14 +146,14 @@ func list(ctx context.Context, s Streams, c handfastv1.AdminClient, req *handfas
 	now := time.Now()
 	rows := make([][]string, 0, len(resp.GetTransactions()))
 	for _, t := range resp.GetTransactions() {
-		rows = append(rows, []string{t.GetXid(), word(t.GetPhase()), word(t.GetOutcome()),
+		rows = append(rows, []string{clean(t.GetXid()), word(t.GetPhase()), word(t.GetOutcome()),
 			strconv.Itoa(len(t.GetBranches())), age(now, t.GetBeginTime()), attention(t.GetAttention()), orDash(t.GetName())})
 	}
 	if err := table(s.Out, []string{"XID", "PHASE", "OUTCOME", "BRANCHES", "AGE", "ATTENTION", "NAME"}, rows); err != nil {
 		return err
 	}
 	if resp.GetNextPageToken() != "" {
-		s.say("more: --page %s\n", resp.GetNextPageToken())
+		s.say("more: --page %s\n", clean(resp.GetNextPageToken()))
 	}
 	return nil
 }

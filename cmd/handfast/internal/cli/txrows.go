@@ -107,11 +107,11 @@ func needsChoice(r *handfastv1.RowDiff) bool {
 
 // hint is the command for one of the rows, ready to be changed.
 func hint(w io.Writer, xid, resource string, r *handfastv1.RowDiff) error {
-	args := []string{"handfast tx resolve", xid, "--resource", resource, "--table", shellQuote(r.GetTable())}
+	args := []string{"handfast tx resolve", shellQuote(xid), "--resource", shellQuote(resource), "--table", shellQuote(r.GetTable())}
 	for _, k := range r.GetKey() {
 		args = append(args, "--key", shellQuote(k))
 	}
-	args = append(args, "--seen", r.GetSeen(), "--restore")
+	args = append(args, "--seen", shellQuote(r.GetSeen()), "--restore")
 	_, err := fmt.Fprintf(w, "\nChoose --restore (before), --keep (now), or --edit COLUMN=VALUE, such as\n  %s\n", strings.Join(args, " "))
 	return err
 }
