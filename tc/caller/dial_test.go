@@ -1,6 +1,7 @@
 package caller_test
 
 import (
+	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -15,13 +16,25 @@ func TestAddressesThatAreRefused(t *testing.T) {
 	w := newWorld(t, caller.Config{})
 	for _, host := range []string{
 		"169.254.169.254:80", "169.254.0.1:80", "[fe80::1]:80", "[fe80::1%25lo]:80", "[::ffff:169.254.169.254]:80", "[64:ff9b::a9fe:a9fe]:80",
-		"[fd00:ec2::254]:80", "100.100.100.200:80", "168.63.129.16:80",
+		"[fd00:ec2::254]:80", "[fd00:ec2::23]:80", "[fd20:ce::254]:80", "[fd00:42::42]:80", "100.100.100.200:80", "168.63.129.16:80", "192.0.0.192:80",
 	} {
 		for _, c := range []core.Call{post("http://"+host+"/latest/meta-data", ""), post("https://"+host, ""), unary(strings.Replace(host, "%25", "%", 1)+"/a.B/C", nil)} {
 			a := w.do(within(patience, c))
 			if a.Verdict != core.Unsure || !a.NeedsAttention || !strings.Contains(a.Text, "not allowed") {
 				t.Errorf("%s: got %+v", c.Action.Address, a)
 			}
+		}
+	}
+}
+
+// Where the configuration says so, they are.
+func TestAddressesThatAreRefusedMayBeAllowed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, caller.Config{LinkLocal: true, Allow: func(_ string, ip netip.Addr) bool { return ip.Is4() }})
+	for host, refused := range map[string]bool{"169.254.0.1:1": false, "192.0.0.192:1": false, "[fe80::1%25lo]:1": true} {
+		a := w.do(within(short, post("http://"+host+"/", "")))
+		if a.Verdict != core.Unsure || strings.Contains(a.Text, "not allowed") != refused {
+			t.Errorf("%s: got %+v", host, a)
 		}
 	}
 }
@@ -116,6 +129,21 @@ func TestWhatIsDeniedIsNotCalledWhateverIsAllowed(t *testing.T) {
 			a = w.do(unary(hostOf(address)+"/a.B/C", nil))
 			if strings.Contains(a.Text, "not allowed") != !allowed {
 				t.Errorf("%s over gRPC, allow %v, deny %v: got %+v", address, tt.allow, tt.deny, a)
+			}
+		}
+	}
+	// To no address of IPv6 is loopback as well, where there is any.
+	if lis, err := net.Listen("tcp6", "[::1]:0"); err == nil {
+		defer func() { _ = lis.Close() }()
+		deny, err := caller.Rules(nil, []string{"::1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := newWorld(t, caller.Config{Allow: deny})
+		at := strings.Replace(lis.Addr().String(), "[::1]", "[::]", 1)
+		for _, c := range []core.Call{post("http://"+at, ""), unary(at+"/a.B/C", nil)} {
+			if a := w.do(within(short, c)); !strings.Contains(a.Text, "not allowed") {
+				t.Errorf("%s: got %+v", c.Action.Address, a)
 			}
 		}
 	}

@@ -120,6 +120,14 @@ func TestARepeatedSubmitJoins(t *testing.T) {
 			b.want(t, gid, "01-action")
 		})
 	}
+	t.Run("the same bytes, divided otherwise", func(t *testing.T) {
+		t.Parallel()
+		gid := shared.gid(t)
+		u := b.at("/a", "hold", gid)
+		o := with(saga(gid, u, "", u, ""), "request_timeout", 60, "payloads", []string{"12", "3"})
+		shared.post(t, "submit", o).ok(t)
+		shared.post(t, "submit", with(o, "payloads", []string{"1", "23"})).want(t, 409, "other content")
+	})
 	t.Run("prepare", func(t *testing.T) {
 		t.Parallel()
 		gid := shared.gid(t)
@@ -215,6 +223,16 @@ func TestLongValues(t *testing.T) {
 	if f.Transaction["rollback_reason"] != long(50_000) || b.of(gid)[0].body != payload {
 		t.Error("something was cut")
 	}
+	topic, remark := shared.gid(t)+strings.Repeat("t", 100), strings.Repeat("r", 1024)
+	shared.get(t, "subscribe", "topic", topic, "url", action, "remark", remark).ok(t)
+	if a := shared.get(t, "queryKV", "cat", "topics", "key", topic); !strings.Contains(a.body, remark) {
+		t.Error("something was cut")
+	}
+	gid = shared.gid(t)
+	shared.post(t, "submit", with(msg(gid, "", "topic://"+topic), "wait_result", true)).ok(t)
+	if b.of(gid)[0].query.Get("x") != strings.Repeat("a", 6000) {
+		t.Error("something was cut")
+	}
 	gid = shared.gid(t)
 	shared.post(t, "prepareWorkflow", workflow(gid, ask)).want(t, 200)
 	shared.post(t, "registerBranch", progress(gid, "01", "succeed", payload)).ok(t)
@@ -230,11 +248,21 @@ func TestASlowBranchIsCalledOnce(t *testing.T) {
 	t.Parallel()
 	b := newBranches(t)
 	gid := shared.gid(t)
-	shared.post(t, "submit", with(saga(gid, b.at("/a", "hold", gid), ""), "request_timeout", 60, "retry_interval", 1)).ok(t)
+	s := with(saga(gid, b.at("/a", "hold", gid), ""), "request_timeout", 60, "retry_interval", 1)
+	shared.post(t, "submit", s).ok(t)
 	b.called(t, gid, 1)
+	answers := make(chan answer, 1) // who waits for the result waits as long
+	go func() {
+		a, err := shared.try(limited(t), http.MethodPost, "/api/dtmsvr/submit", marshal(t, with(s, "wait_result", true)))
+		if err != nil {
+			t.Error(err)
+		}
+		answers <- a
+	}()
 	clock(t, shared, b)(6)
 	b.want(t, gid, "01-action")
 	b.open(gid)
+	(<-answers).ok(t)
 	shared.await(t, gid, "succeed")
 	b.want(t, gid, "01-action")
 }
@@ -502,6 +530,9 @@ func TestForceStopStops(t *testing.T) {
 		if f.Transaction["status"] != "failed" || !utc(f.Transaction["rollback_time"]) {
 			t.Errorf("%s is %v", gid, f.Transaction)
 		}
+		if got := f.statuses(); gid == tcc && got != "failed 01-cancel:prepared 01-confirm:prepared" {
+			t.Errorf("what was given up is not done: %s", got)
+		}
 	}
 }
 
@@ -521,54 +552,4 @@ func newHandler(t *testing.T, f http.HandlerFunc) string {
 		}
 	})
 	return "http://" + lis.Addr().String()
-}
-
-// Who waits for the end when the coordinator is told to stop gets it, as long as that
-// comes within the drain timeout.
-func TestShutdownWaitsForWhatClientsWaitFor(t *testing.T) {
-	t.Parallel()
-	w, err := startWorld(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := newBranches(t)
-	r := with(saga("g", b.at("/a", "hold", "a"), ""), "wait_result", true, "request_timeout", 20)
-	got := make(chan answer, 1)
-	go func() {
-		a, err := w.try(limited(t), "POST", "/api/dtmsvr/submit", marshal(t, r))
-		a.body += fmt.Sprint(err)
-		got <- a
-	}()
-	b.called(t, "g", 1)
-	stopped := make(chan error, 1)
-	go func() { stopped <- w.stop() }()
-	time.Sleep(2 * time.Second) // Handfast's own API, where nobody asks for anything, has ended
-	b.open("a")
-	if a := <-got; a.status != 200 {
-		t.Errorf("got %+v", a)
-	}
-	if err := <-stopped; err != nil {
-		t.Error(err)
-	}
-}
-
-// Who is told to try again because there is no room can do so, with the same gid.
-func TestGidCanBeSentAgainOnceThereIsRoom(t *testing.T) {
-	t.Parallel()
-	w := own(t, func(c *tc.Config) { c.Engine.Core.MaxHeld = 1 << 20 })
-	b := newBranches(t)
-	large := strings.Repeat("x", 300<<10)
-	of := func(gid, url string) object {
-		return object{"gid": gid, "trans_type": "saga", "steps": []object{{"action": url}}, "payloads": []string{large}}
-	}
-	for _, gid := range []string{"a", "b"} {
-		w.post(t, "submit", of(gid, b.at("/a", "hold", "a"))).ok(t)
-	}
-	w.post(t, "submit", of("c", b.at("/c"))).want(t, 503, "no room", "try again")
-	w.get(t, "query", "gid", "c").want(t, 200, `"transaction":null`)
-	b.open("a")
-	w.await(t, "a", "succeed")
-	w.await(t, "b", "succeed")
-	w.post(t, "submit", of("c", b.at("/c"))).ok(t)
-	w.await(t, "c", "succeed")
 }

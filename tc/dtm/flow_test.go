@@ -30,6 +30,17 @@ func TestSagas(t *testing.T) {
 	}
 }
 
+// What is rolled back has failed, although a compensation is not done yet.
+func TestARolledBackSagaHasFailedBeforeItIsUndone(t *testing.T) {
+	t.Parallel()
+	b := newBranches(t)
+	gid := shared.gid(t)
+	no := b.at("/no", "status", "409")
+	shared.post(t, "submit", with(saga(gid, no, b.at("/c", "status", "425")), "wait_result", true)).want(t, 409,
+		`"dtm_result":"FAILURE"`, "url:"+no+" return failed: FAILURE")
+	shared.await(t, gid, "aborting 01-compensate:prepared 01-action:failed")
+}
+
 func TestMessages(t *testing.T) {
 	t.Parallel()
 	b := newBranches(t)
@@ -91,7 +102,7 @@ func TestMessages(t *testing.T) {
 		t.Parallel()
 		gid := shared.gid(t)
 		held := b.at("/a", "hold", gid)
-		shared.post(t, "submit", with(msg(gid, "", held, held), "concurrent", true)).ok(t)
+		shared.post(t, "submit", with(msg(gid, "", held, held), "concurrent", true, "request_timeout", 60)).ok(t)
 		b.called(t, gid, 2)
 		b.open(gid)
 		shared.await(t, gid, "succeed")
@@ -126,6 +137,13 @@ func TestTCC(t *testing.T) {
 		if f := shared.await(t, gid, "failed "+fmt.Sprintf(rows, "succeed", "prepared")); f.Transaction["rollback_reason"] != "no more" {
 			t.Errorf("the reason is %v", f.Transaction["rollback_reason"])
 		}
+	})
+	t.Run("aborted, to be waited for since its prepare", func(t *testing.T) {
+		t.Parallel()
+		gid := shared.gid(t)
+		begin(t, gid, "wait_result", true)
+		shared.post(t, "abort", trans(gid, "tcc")).ok(t)
+		b.want(t, gid, "0201-cancel", "02-cancel", "01-cancel")
 	})
 	t.Run("forgotten", func(t *testing.T) {
 		t.Parallel()

@@ -110,6 +110,11 @@ func TestSubmitGoesOnWithWhatWasBegun(t *testing.T) {
 	if _, err := svc.ask(t.Context(), func(ref core.Ref) core.Input { begin.Ref = ref; return begin }); err != nil {
 		t.Fatal(err)
 	}
+	other := *r
+	other.Payloads = [][]byte{[]byte("other")}
+	if err := svc.submit(t.Context(), &other); refusalOf(err).kind != failure {
+		t.Errorf("with other content: got %v", err)
+	}
 	for range 2 { // the second joins it
 		if err := svc.submit(t.Context(), r); err != nil {
 			t.Fatal(err)

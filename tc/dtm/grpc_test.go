@@ -151,6 +151,11 @@ func TestTheWireOfGRPC(t *testing.T) {
 	if _, err := shared.raw(t, "DeleteTopic", message{}.text(1, topic)); status.Code(err) != codes.Unknown || status.Convert(err).Message() != "storage: NotFound" {
 		t.Errorf("deleted twice: got %v", err)
 	}
+	for _, name := range []string{"Subscribe", "Unsubscribe", "DeleteTopic"} {
+		if _, err := shared.raw(t, name, message{}.text(2, "http://h/1")); status.Code(err) != codes.Unknown || status.Convert(err).Message() != "empty topic" {
+			t.Errorf("%s of no topic: got %v", name, err)
+		}
+	}
 	// Fields of other versions are passed over.
 	must("Prepare", message{}.text(1, shared.gid(t)).text(2, "tcc").text(99, "x").text(3, string(message{}.text(4, "old"))))
 }

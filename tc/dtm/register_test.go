@@ -182,10 +182,21 @@ func TestDoubledBranches(t *testing.T) {
 				}
 			}
 			refused(with(one, "confirm", "http://h/other"))
+			refused(with(one, "cancel", "http://h/other"))
 			refused(with(one, "data", "other"))
 			if got := shared.query(t, gid).statuses(); got != "prepared 01-cancel:prepared 01-confirm:prepared" {
 				t.Errorf("it is %s", got)
 			}
+
+			gid = shared.gid(t)
+			shared.post(t, "prepare", trans(gid, "xa")).ok(t)
+			one = object{"gid": gid, "trans_type": "xa", "branch_id": "01", "url": "http://h/xa"}
+			for range 2 {
+				if err := f(t, one); err != nil {
+					t.Fatal(err)
+				}
+			}
+			refused(with(one, "url", "http://h/other"))
 
 			gid = shared.gid(t)
 			shared.post(t, "prepareWorkflow", workflow(gid, "http://127.0.0.1:1/")).want(t, 200)
@@ -209,29 +220,44 @@ func TestDoubledBranches(t *testing.T) {
 	}
 }
 
-// Of two executions of a workflow only one registers a step.
-func TestStepsOfAWorkflowRace(t *testing.T) {
+// Of two executions of a workflow only one registers a step, and only one tells the
+// result. Of two branches under one branch_id only one is there.
+func TestWhoIsFirstWins(t *testing.T) {
 	t.Parallel()
-	gid := shared.gid(t)
-	shared.post(t, "prepareWorkflow", workflow(gid, "http://127.0.0.1:1/")).want(t, 200)
-	answers := make(chan int, 20)
-	var all sync.WaitGroup
-	for n := range cap(answers) {
-		all.Go(func() {
-			a, err := shared.try(t.Context(), "POST", "/api/dtmsvr/registerBranch", marshal(t, progress(gid, "01", "succeed", fmt.Sprint(n))))
-			if err != nil {
-				t.Error(err)
-			}
-			answers <- a.status
-		})
-	}
-	all.Wait()
-	count := map[int]int{}
-	for range cap(answers) {
-		count[<-answers]++
-	}
-	if count[200] != 1 || count[500] != cap(answers)-1 {
-		t.Errorf("the answers are %v", count)
+	flow, tcc, xa := shared.gid(t), shared.gid(t), shared.gid(t)
+	shared.post(t, "prepareWorkflow", workflow(flow, "http://127.0.0.1:1/")).want(t, 200)
+	shared.post(t, "prepare", trans(tcc, "tcc")).ok(t)
+	shared.post(t, "prepare", trans(xa, "xa")).ok(t)
+	for _, tt := range []struct {
+		what string
+		of   func(n int) object
+	}{
+		{"registerBranch", func(n int) object { return progress(flow, "01", "succeed", fmt.Sprint(n)) }},
+		{"registerBranch", func(n int) object { return tccBranch(tcc, "01", fmt.Sprintf("http://h/%d", n), "") }},
+		{"registerBranch", func(n int) object {
+			return with(trans(xa, "xa"), "branch_id", "01", "url", fmt.Sprintf("http://h/%d", n))
+		}},
+		{"submit", func(n int) object { return ended(flow, []string{"succeed", "failed"}[n%2], "", fmt.Sprint(n)) }},
+	} {
+		answers := make(chan int, 20)
+		var all sync.WaitGroup
+		for n := range cap(answers) {
+			all.Go(func() {
+				a, err := shared.try(t.Context(), "POST", "/api/dtmsvr/"+tt.what, marshal(t, tt.of(n)))
+				if err != nil {
+					t.Error(err)
+				}
+				answers <- a.status
+			})
+		}
+		all.Wait()
+		count := map[int]int{}
+		for range cap(answers) {
+			count[<-answers]++
+		}
+		if count[200] != 1 || count[500] != cap(answers)-1 {
+			t.Errorf("%s of a %s: the answers are %v", tt.what, tt.of(0)["trans_type"], count)
+		}
 	}
 }
 

@@ -210,11 +210,20 @@ func TestWrongModes(t *testing.T) {
 		t.Errorf("it is %s", got)
 	}
 	shared.post(t, "prepare", trans(gid, "tcc")).ok(t)
-	shared.post(t, "prepare", trans(gid, "xa")).want(t, 409, "FAILURE")
-	shared.post(t, "submit", trans(gid, "xa")).want(t, 409, "FAILURE")
-	shared.post(t, "submit", msg(gid, "", "http://h/")).want(t, 409, "FAILURE")
-	shared.post(t, "prepareWorkflow", workflow(gid, "http://h/")).want(t, 409, "FAILURE")
+	const not = "that of a tcc, not of a "
+	shared.post(t, "prepare", trans(gid, "xa")).want(t, 409, not+"xa. FAILURE")
+	shared.post(t, "submit", trans(gid, "xa")).want(t, 409, not+"xa. FAILURE")
+	shared.post(t, "submit", msg(gid, "", "http://h/")).want(t, 409, not+"msg. FAILURE")
+	shared.post(t, "submit", saga(gid, "http://h/", "")).want(t, 409, not+"saga. FAILURE")
+	shared.post(t, "submit", ended(gid, "succeed", "", "")).want(t, 500, "storage: NotFound")
+	shared.post(t, "prepareWorkflow", workflow(gid, "http://h/")).want(t, 409, not+"workflow. FAILURE")
+	for _, mode := range []string{"xa", "msg", "saga", "workflow", "zz"} {
+		shared.post(t, "abort", trans(gid, mode)).want(t, 409, `"dtm_result":"FAILURE"`, not+mode+". FAILURE")
+	}
 	if got := shared.query(t, gid).statuses(); got != "prepared" {
 		t.Errorf("it is %s", got)
 	}
+	// Some clients do not say it again.
+	shared.post(t, "abort", object{"gid": gid}).ok(t)
+	shared.await(t, gid, "failed")
 }

@@ -158,6 +158,8 @@ func (s *service) abort(ctx context.Context, r *request) error {
 	}
 	st := g.status()
 	switch {
+	case r.Type != "" && r.Type != g.note.Type: // who asks was refused that gid
+		return s.told(ctx, &g, g.joins(r))
 	case g.note.Type == msg && st == prepared && g.Submitted:
 		a, err := s.vote(ctx, g.XID, core.CastVote{Vote: core.VoteNo, Reason: cut(r.RollbackReason)})
 		if err == nil && a.Tx.Outcome == core.Committed {

@@ -2,6 +2,7 @@ package dtm_test
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"net/http"
 	"strings"
@@ -98,13 +99,29 @@ func TestOptions(t *testing.T) {
 			t.Errorf("the reason is %v", f.Transaction["rollback_reason"])
 		}
 	})
+	t.Run("timeout_to_fail while a call is out", func(t *testing.T) {
+		t.Parallel()
+		gid := shared.gid(t)
+		answers := make(chan answer, 1)
+		go func() {
+			a, err := shared.try(context.Background(), http.MethodPost, "/api/dtmsvr/submit", marshal(t, with(saga(gid, b.at("/a", "hold", gid), b.at("/c")),
+				"timeout_to_fail", 1, "request_timeout", 60, "wait_result", true)))
+			if err != nil {
+				t.Error(err)
+			}
+			answers <- a
+		}()
+		shared.await(t, gid, "aborting")
+		b.open(gid)
+		(<-answers).want(t, 409, `"dtm_result":"FAILURE"`, "Timeout after 1 seconds FAILURE")
+	})
 	for _, seconds := range []int{0, 1} { // 0: 3
 		t.Run(fmt.Sprintf("request_timeout of %d s", seconds), func(t *testing.T) {
 			t.Parallel()
 			gid := shared.gid(t)
 			began := time.Now()
 			shared.post(t, "submit", with(saga(gid, b.at("/a", "hold", gid), ""), "request_timeout", seconds, "retry_interval", 100, "wait_result", true)).
-				want(t, 425, " within ", "ONGOING")
+				want(t, 425, fmt.Sprintf(" within %ds", cmp.Or(seconds, 3)), "ONGOING")
 			if took, least := time.Since(began).Seconds(), float64(cmp.Or(seconds, 3)); took < least-0.1 || took > least+2+slack {
 				t.Errorf("it took %v s", took)
 			}
@@ -123,10 +140,14 @@ func TestOptions(t *testing.T) {
 		t.Parallel()
 		gid := shared.gid(t)
 		shared.post(t, "submit", with(msg(gid, "", b.at("/a")), "custom_data", `{"delay":1000}`)).ok(t)
+		both := shared.gid(t) // only the submit says so
+		shared.post(t, "prepare", msg(both, "", b.at("/a"))).ok(t)
+		shared.post(t, "submit", with(msg(both, "", b.at("/a")), "custom_data", `{"delay":1000}`)).ok(t)
 		soon := shared.gid(t)
 		shared.post(t, "submit", with(msg(soon, "", b.at("/a")), "custom_data", `{"delay":1}`)).ok(t)
 		b.called(t, soon, 1)
 		b.want(t, gid)
+		b.want(t, both)
 	})
 }
 
