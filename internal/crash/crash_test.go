@@ -175,8 +175,9 @@ func (s *scene) once(point string, n int64) (died bool) {
 			s.check(err)
 		}
 	}
-	died = s.quiet(ctx) || died
-	if s.judge(ctx, begun, told, died); s.late {
+	left, diedLate := s.end(ctx, begun)
+	died = died || diedLate
+	if s.judge(left, told, died); s.late {
 		s.late = false
 		return s.once(point, n)
 	}
@@ -239,11 +240,7 @@ func (s *scene) quiet(ctx context.Context) (died bool) {
 			r, err := s.admin.List(ctx, &pb.ListRequest{PageSize: 3})
 			s.Fatalf("it does not come to an end: %v, %v", err, r.GetTransactions())
 		}
-		// A message whose sender died before it was handed over is no branch of
-		// anything; it ends with its deadline.
-		last = slices.DeleteFunc(r.GetTransactions(), func(tx *pb.Transaction) bool {
-			return s.Scenario == "publish" && len(tx.GetBranches()) == 0
-		})
+		last = slices.DeleteFunc(r.GetTransactions(), s.orphan)
 		if err != nil || len(last) > 0 {
 			time.Sleep(10 * time.Millisecond) // there is no signal for "all is over"
 			continue
@@ -333,30 +330,68 @@ func undone(lines []string) bool {
 	return true
 }
 
-// decided is what the coordinator has on record.
-func (s *scene) decided(ctx context.Context, begun time.Time) (outcome, text string, n int) {
+// remains is what there is when all is over.
+type remains struct {
+	lines []string
+	rows  int // of undo and gates, and prepared transactions
+	// On the coordinator's record.
+	outcome string
+	text    string
+	n       int
+	open    bool
+	query   string // what DTM's clients are told
+}
+
+// end waits until all is over, and gives what remains. A request of somebody who is dead
+// already may be on its way then: it is the end once nothing happens while it is looked at.
+func (s *scene) end(ctx context.Context, begun time.Time) (r remains, died bool) {
+	s.Helper()
+	for {
+		died = s.quiet(ctx) || died
+		s.decided(ctx, begun, &r)
+		r.lines, r.rows = s.state(ctx)
+		if _, ok := dtmScenarios[s.Scenario]; ok {
+			var err error
+			r.query, err = newDTMClient(s.part, http.DefaultTransport).status(ctx)
+			s.check(err)
+		}
+		before := r.text
+		if s.decided(ctx, begun, &r); r.text == before && !r.open {
+			return r, died
+		}
+	}
+}
+
+// decided reads what the coordinator has on record.
+func (s *scene) decided(ctx context.Context, begun time.Time, to *remains) {
 	s.Helper()
 	r, err := s.admin.List(ctx, &pb.ListRequest{BegunAfter: timestamppb.New(begun.Add(-time.Millisecond))})
 	s.check(err)
-	outcome = rolledBack
+	to.outcome, to.open = rolledBack, false
 	for _, tx := range r.GetTransactions() {
 		if len(tx.GetBranches()) > 0 && tx.GetOutcome() == pb.Outcome_OUTCOME_COMMITTED {
-			outcome = committed
+			to.outcome = committed
 		}
+		to.open = to.open || tx.GetPhase() != pb.Phase_PHASE_FINISHED && !s.orphan(tx)
 	}
-	return outcome, fmt.Sprint(r.GetTransactions()), len(r.GetTransactions())
+	to.text, to.n = fmt.Sprint(r.GetTransactions()), len(r.GetTransactions())
 }
 
-func (s *scene) judge(ctx context.Context, begun time.Time, told string, died bool) {
+// orphan: a message whose sender died before it was handed over is no branch of anything;
+// it ends with its deadline.
+func (s *scene) orphan(tx *pb.Transaction) bool {
+	return s.Scenario == "publish" && len(tx.GetBranches()) == 0
+}
+
+func (s *scene) judge(r remains, told string, died bool) {
 	s.Helper()
-	got, left := s.state(ctx)
-	outcome, text, n := s.decided(ctx, begun)
+	got, outcome, text := r.lines, r.outcome, r.text
 	_, overDTM := dtmScenarios[s.Scenario]
 	scenario := scenarioOf(s.Scenario)
 	want := slices.Sorted(slices.Values(scenario.committed))
 	switch {
-	case left > 0:
-		s.Errorf("%d rows or prepared transactions are left", left)
+	case r.rows > 0:
+		s.Errorf("%d rows or prepared transactions are left", r.rows)
 	case outcome == committed && !slices.Equal(got, want), outcome == rolledBack && !undone(got):
 		s.Errorf("it is %s, and there is %q", outcome, got)
 	case told != "" && told != unknown && told != outcome:
@@ -371,24 +406,13 @@ func (s *scene) judge(ctx context.Context, begun time.Time, told string, died bo
 		s.Logf("nobody died, and the deadline has passed: once more; %s", text)
 	case !s.Refuse && !scenario.open && !died && outcome != committed:
 		s.Error("it is rolled back although nobody refused or died")
-	case overDTM && n > 1:
-		s.Errorf("there are %d transactions for one gid", n)
-	case overDTM:
-		s.judgeQuery(ctx, outcome)
+	case overDTM && r.n > 1:
+		s.Errorf("there are %d transactions for one gid", r.n)
+	case overDTM && map[string]string{"succeed": committed, "failed": rolledBack, "": rolledBack}[r.query] != outcome:
+		s.Errorf("it is %s, and DTM's clients are told %q", outcome, r.query)
 	}
 	if s.Failed() {
 		s.Fatalf("somebody died: %t; %s", died, text)
-	}
-}
-
-// judgeQuery has DTM's API tell the same about the outcome.
-func (s *scene) judgeQuery(ctx context.Context, outcome string) {
-	s.Helper()
-	c := newDTMClient(s.part, http.DefaultTransport)
-	st, err := c.status(ctx)
-	s.check(err)
-	if of := map[string]string{"succeed": committed, "failed": rolledBack, "": rolledBack}; of[st] != outcome {
-		s.Errorf("it is %s, and DTM's clients are told %q", outcome, st)
 	}
 }
 
