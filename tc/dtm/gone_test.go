@@ -126,6 +126,37 @@ func TestSubmitGoesOnWithWhatWasBegun(t *testing.T) {
 	}
 }
 
+// The same for a workflow: another one would be called back for ever, and be refused each
+// time.
+func TestAWorkflowGoesOnWithItsOwnBeginOnly(t *testing.T) {
+	t.Parallel()
+	svc := onSlowDisk(t)
+	r := &request{Gid: "g", Type: workflow, Protocol: "http", QueryPrepared: "http://a/b", CustomData: `{"name":"w","data":"aW4="}`}
+	id, now := svc.eng.NewXID()
+	n := r.note()
+	begin, err := r.begin(id, now.Add(submitPatience), &n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := svc.ask(t.Context(), func(ref core.Ref) core.Input { begin.Ref = ref; return begin }); err != nil {
+		t.Fatal(err)
+	}
+	for _, custom := range []string{`{"name":"other","data":"aW4="}`, `{"name":"w","data":"aW5u"}`} {
+		other := *r
+		other.CustomData = custom
+		if _, err := svc.prepareWorkflow(t.Context(), &other); err == nil || refusalOf(err).kind != failure {
+			t.Errorf("%s: got %v", custom, err)
+		}
+	}
+	if _, err := svc.prepareWorkflow(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	all := svc.of(t, "g")
+	if len(all) != 1 || all[0].XID != id || !all[0].Submitted || len(all[0].Branches) != 1 || all[0].Branches[0].Plan.Forward.Verb != "w" {
+		t.Errorf("%v; want %s, submitted, with a call back of w", all, id)
+	}
+}
+
 // Where the queue of its shard is full between the begin and the branches, whoever asks
 // again meets what was begun, and begins nothing beside it.
 func TestGidIsBegunOnceAlthoughTheQueueIsFull(t *testing.T) {

@@ -193,6 +193,8 @@ func (g *global) joins(r *request) error {
 	switch {
 	case g.note.Type != r.Type:
 		return refuse(failure, "gid %s is that of a %s, not of a %s. FAILURE", g.Key, g.note.Type, r.Type)
+	case r.Type == workflow:
+		return g.goesOn(r)
 	case !g.note.same(r):
 		return refuse(failure, "gid %s is used already, with other content. FAILURE", g.Key)
 	}

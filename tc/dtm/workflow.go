@@ -33,9 +33,6 @@ func readFlow(custom string) (f flow, err error) {
 // for its own. Who executes it may be another process, with another URL and options, or
 // one that speaks the other protocol.
 func (g *global) goesOn(r *request) error {
-	if g.note.Type != workflow {
-		return refuse(failure, "gid %s is that of a %s, not of a workflow. FAILURE", r.Gid, g.note.Type)
-	}
 	asked, err := readFlow(r.CustomData)
 	if err != nil {
 		return err
@@ -65,7 +62,7 @@ func (s *service) prepareWorkflow(ctx context.Context, r *request) (g global, er
 	if err != nil || began {
 		return g, err
 	}
-	if err := g.goesOn(r); err != nil {
+	if err := g.joins(r); err != nil {
 		return g, s.told(ctx, &g, err)
 	}
 	return s.get(ctx, g.XID) // durable, before anybody acts on it
