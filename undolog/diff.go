@@ -234,7 +234,7 @@ const (
 // of a transaction. Needs Grant. Errors: *ChoiceError, *MisfitError where the
 // table was altered, *BlockedError.
 func Resolve(ctx context.Context, conn *pgx.Conn, id xid.ID, r Resolution) error {
-	if err := checkChoice(id, r); err != nil {
+	if err := checkChoice(conn, id, r); err != nil {
 		return err
 	}
 	cols, vals := make([]string, len(r.Values)), make([]*string, len(r.Values))
@@ -253,7 +253,7 @@ func ResolveAll(ctx context.Context, conn *pgx.Conn, id xid.ID, choice Choice, w
 	if choice == ChoiceEdit {
 		return 0, &ChoiceError{XID: id, Field: "choice", What: "edit is for one row: name it", Err: ErrBadChoice}
 	}
-	if err := checkChoice(id, Resolution{Choice: choice, Who: who, Why: why}); err != nil {
+	if err := checkChoice(conn, id, Resolution{Choice: choice, Who: who, Why: why}); err != nil {
 		return 0, err
 	}
 	var n int
@@ -265,7 +265,7 @@ func ResolveAll(ctx context.Context, conn *pgx.Conn, id xid.ID, choice Choice, w
 	return n, explainChoice(ctx, conn, id, err)
 }
 
-func checkChoice(id xid.ID, r Resolution) error {
+func checkChoice(conn *pgx.Conn, id xid.ID, r Resolution) error {
 	bad := func(field, format string, args ...any) error {
 		return &ChoiceError{XID: id, Table: r.Table, Field: field, What: fmt.Sprintf(format, args...), Err: ErrBadChoice}
 	}
@@ -289,9 +289,14 @@ func checkChoice(id xid.ID, r Resolution) error {
 	case len(r.Why) > maxWhy:
 		return bad("why", "why is %d bytes long, at most %d", len(r.Why), maxWhy)
 	}
+	// In another encoding, and in SQL_ASCII, a text may be any other bytes.
+	isUTF8 := conn.PgConn().ParameterStatus("client_encoding") == "UTF8"
 	for field, text := range texts(&r) {
-		if strings.ContainsRune(text, 0) || !utf8.ValidString(text) {
-			return bad(field, "%.40q holds a zero byte, or is not UTF-8; no database has such a text", text)
+		switch {
+		case strings.ContainsRune(text, 0):
+			return bad(field, "%.40q holds a zero byte; no database has such a text", text)
+		case isUTF8 && !utf8.ValidString(text):
+			return bad(field, "%.40q is not UTF-8, which this connection speaks", text)
 		}
 	}
 	return nil
