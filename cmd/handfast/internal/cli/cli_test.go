@@ -172,6 +172,14 @@ func TestAProposedCommandIsQuoted(t *testing.T) {
 	if err != nil || !strings.Contains(b.String(), want) {
 		t.Errorf("%s, %v", b.String(), err)
 	}
+	// The row "a?b" is another one than this.
+	for _, key := range []string{"a\nb", "a\x1bb", "a\u00a0b", "a\xffb"} {
+		b.Reset()
+		err := hint(&b, "x", "r", &handfastv1.RowDiff{Table: "public.t", Key: []string{key}, Seen: "s"})
+		if err != nil || strings.Contains(b.String(), "tx resolve") || !strings.Contains(b.String(), "--json") {
+			t.Errorf("%q: %s, %v", key, b.String(), err)
+		}
+	}
 }
 
 func TestCleanTakesTheTeethOutOfForeignText(t *testing.T) {

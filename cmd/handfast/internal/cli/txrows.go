@@ -105,8 +105,15 @@ func needsChoice(r *handfastv1.RowDiff) bool {
 	return r.GetContradicts() && r.GetProblem() == "" && (r.GetChoice() == nil || r.GetChoice().GetStale())
 }
 
-// hint is the command for one of the rows, ready to be changed.
+// hint is the command for one of the rows, ready to be changed. There is none for a row
+// that a terminal can't name: it would be about another one.
 func hint(w io.Writer, xid, resource string, r *handfastv1.RowDiff) error {
+	for _, s := range append([]string{xid, resource, r.GetTable(), r.GetSeen()}, r.GetKey()...) {
+		if clean(s) != s {
+			_, err := fmt.Fprintln(w, "\nThe key of this row, or another word of its command, has characters that are not shown here: take it from --json.")
+			return err
+		}
+	}
 	args := []string{"handfast tx resolve", shellQuote(xid), "--resource", shellQuote(resource), "--table", shellQuote(r.GetTable())}
 	for _, k := range r.GetKey() {
 		args = append(args, "--key", shellQuote(k))
@@ -123,7 +130,7 @@ func shellQuote(s string) string {
 	}) {
 		return s
 	}
-	return "'" + strings.ReplaceAll(clean(s), "'", `'\''`) + "'"
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
 // cutNote says that not all rows are shown.
