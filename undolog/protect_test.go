@@ -122,10 +122,11 @@ func TestPrintedSQLDoesTheSame(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	names, option := []string{"stock", "Odd one", "shop"}, undolog.WithCommittedView()
-	want := newDatabase(t, shop)
-	if _, err := undolog.ProtectTables(ctx, want.own, names, option); err != nil {
+	protected := newDatabase(t, shop)
+	if _, err := undolog.ProtectTables(ctx, protected.own, names, option); err != nil {
 		t.Fatal(err)
 	}
+	want := protected.lines(catalog)
 	for name, run := range map[string]func(*database, string) error{
 		"pgx": func(d *database, sql string) error {
 			_, err := d.own.Exec(ctx, sql)
@@ -161,7 +162,7 @@ func TestPrintedSQLDoesTheSame(t *testing.T) {
 				if err := run(d, sql); err != nil {
 					t.Fatal(err)
 				}
-				if got, want := d.lines(catalog), want.lines(catalog); got != want {
+				if got := d.lines(catalog); got != want {
 					t.Fatalf("%s:\n%s", state, listDiff(want, got))
 				}
 			}
