@@ -20,10 +20,10 @@ import (
 
 var cluster = pgtest.New(pgserver.Options{Settings: map[string]string{"max_prepared_transactions": "20"}})
 
-var everything = flag.Bool("undolog.all", false, "try every type, setting, statement and ailment, and not every fifth")
+var everything = flag.Bool("undolog.all", false, "try every type, setting, statement and ailment, and not every sixth")
 
 // some tells whether the i-th of many cases of a kind is tried.
-func some(i int) bool { return *everything || i%5 == 0 }
+func some(i int) bool { return *everything || i%6 == 0 }
 
 // database is one test's own, with the schema installed.
 type database struct {

@@ -134,7 +134,7 @@ func (y *tally) String() string {
 // Cases are bounded by their number, so that a slow machine checks as much as a fast
 // one. The time is there so that one which hangs ends.
 const (
-	fewCases   = 5
+	fewCases   = 4
 	manyCases  = 40 // with -undolog.all
 	longestRun = 5 * time.Minute
 )
