@@ -10,8 +10,7 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"github.com/handfast/handfast/internal/address"
+	"unicode"
 )
 
 // errNotAllowed: an address must not be connected to.
@@ -166,6 +165,21 @@ func Rules(allow, deny []string) (func(host string, ip netip.Addr) bool, error) 
 	}, nil
 }
 
+// hostName tells whether a name may be a host's. What ends in a number would be an
+// address, so it is a mistyped one, which fits nothing: in a list of what is denied nobody
+// would notice.
+func hostName(name string) bool {
+	labels := strings.Split(name, ".")
+	for _, l := range labels {
+		if l == "" || strings.ContainsFunc(l, func(r rune) bool {
+			return r != '-' && r != '_' && !unicode.In(r, unicode.Letter, unicode.Mark, unicode.Nd)
+		}) {
+			return false
+		}
+	}
+	return strings.Trim(labels[len(labels)-1], "0123456789") != ""
+}
+
 // AllowList makes a Config.Allow of patterns: a host ("shop.example"), all hosts below
 // one ("*.shop.example"), an address or a prefix ("10.1.0.0/16"). What fits one of them is
 // allowed. A host pattern trusts whoever answers for the name, whatever the address.
@@ -185,7 +199,7 @@ func AllowList(patterns ...string) (func(host string, ip netip.Addr) bool, error
 			continue
 		}
 		name, wild := strings.CutPrefix(p, "*.")
-		if name == "" || !address.Visible(name) || strings.ContainsAny(name, "*/:@[]") {
+		if !hostName(name) {
 			return nil, fmt.Errorf("pattern %.100q: want a host, *. and a host, an address, or a prefix such as 10.0.0.0/8", p)
 		}
 		if wild {

@@ -91,7 +91,7 @@ func TestAllowList(t *testing.T) {
 			t.Errorf("%s: want %v", ip, want)
 		}
 	}
-	for _, bad := range []string{"", "*", "*.", "a.*.b", "http://x", "10.0.0.0/99", "x:80", "a b"} {
+	for _, bad := range []string{"", "*", "*.", "a.*.b", "http://x", "10.0.0.0/99", "x:80", "a b", "%%", "a,b", "a..b", ".a", "10.0.0.256", "10.1", "[::1]", "a\x00b"} {
 		if _, err := caller.AllowList(bad); err == nil {
 			t.Errorf("%q was taken", bad)
 		}
