@@ -6,8 +6,6 @@ import (
 	"net"
 	"net/http"
 	"slices"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -69,34 +67,11 @@ func (c ofDTM) crash(freeze func(), thaw func(string)) error {
 // play makes histories for some time, or until one is found that nothing explains.
 func (w *gidWorld) play(t *testing.T, c coordinator, d time.Duration) {
 	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	until := time.Now().Add(d)
-	w.alive, w.giveUp = context.WithCancel(context.WithoutCancel(ctx))
-	defer w.giveUp()
-	var load, hands sync.WaitGroup
-	hands.Go(func() { w.disturb(ctx, c) })
-	done := make(chan *gidHistory, 64)
-	var n atomic.Uint64
-	for range atOnce {
-		load.Go(func() {
-			for w.goesOn(until) {
-				if h := w.run(w.alive, n.Add(1)<<1); h != nil {
-					done <- h
-				}
-			}
-		})
-	}
-	go func() { load.Wait(); close(done) }()
-	for h := range done {
+	even := func(ctx context.Context, n uint64) *gidHistory { return w.run(ctx, n<<1) }
+	play(t.Context(), w.world, c, d, even, func(h *gidHistory) bool {
 		w.branches.forget(h)
-		if len(w.failed) == 0 && !w.check(h) {
-			w.giveUp() // one is enough
-		}
-	}
-	cancel()
-	hands.Wait()
-	w.failed = append(w.failed, w.part.complaints()...)
+		return len(w.failed) > 0 || w.check(h)
+	})
 }
 
 func (w *gidWorld) check(h *gidHistory) bool {

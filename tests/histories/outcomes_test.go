@@ -159,22 +159,22 @@ func (w *world) disturb(ctx context.Context, c coordinator) {
 // atOnce is how many transactions are under way.
 const atOnce = 16
 
-// play makes histories for some time, or until one is found that nothing explains.
-func (w *world) play(t *testing.T, c coordinator, d time.Duration) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
+// play makes histories for some time, or until one is found that nothing explains. run makes
+// the one of a number, or nil; judged is told of each, and says whether it is explained.
+func play[H any](ctx context.Context, w *world, c coordinator, d time.Duration, run func(context.Context, uint64) *H, judged func(*H) bool) {
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	until := time.Now().Add(d)
 	w.alive, w.giveUp = context.WithCancel(context.WithoutCancel(ctx))
 	defer w.giveUp()
 	var load, hands sync.WaitGroup
 	hands.Go(func() { w.disturb(ctx, c) })
-	done := make(chan *history, 64)
+	done := make(chan *H, 64)
 	var n atomic.Uint64
 	for range atOnce {
 		load.Go(func() {
 			for w.goesOn(until) {
-				if h := w.run(w.alive, n.Add(1)); h != nil {
+				if h := run(w.alive, n.Add(1)); h != nil {
 					done <- h
 				}
 			}
@@ -182,14 +182,21 @@ func (w *world) play(t *testing.T, c coordinator, d time.Duration) {
 	}
 	go func() { load.Wait(); close(done) }()
 	for h := range done {
-		w.part.forget(h)
-		if len(w.failed) == 0 && !w.check(h) {
+		if !judged(h) {
 			w.giveUp() // one is enough
 		}
 	}
 	cancel()
 	hands.Wait()
 	w.failed = append(w.failed, w.part.complaints()...)
+}
+
+func (w *world) play(t *testing.T, c coordinator, d time.Duration) {
+	t.Helper()
+	play(t.Context(), w, c, d, w.run, func(h *history) bool {
+		w.part.forget(h)
+		return len(w.failed) > 0 || w.check(h)
+	})
 }
 
 // checkLimit bounds the check of one history. A few dozen operations need a millisecond; a
