@@ -211,15 +211,16 @@ func TestBadBranches(t *testing.T) {
 	for name, tt := range map[string]struct {
 		url, text string
 		status    int
+		timeout   int // only where nobody answers is it waited for
 	}{
-		"too much":      {gigabyte + "/yes", "longer than", 425},
-		"a no too long": {gigabyte + "/no", "FAILURE", 409},
-		"nothing":       {b.at("/a", "hold", "for ever"), " within ", 425},
+		"too much":      {gigabyte + "/yes", "longer than", 425, 60},
+		"a no too long": {gigabyte + "/no", "FAILURE", 409, 60},
+		"nothing":       {b.at("/a", "hold", "for ever"), " within ", 425, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			gid := shared.gid(t)
-			shared.post(t, "submit", with(saga(gid, tt.url, ""), "wait_result", true, "request_timeout", 1, "retry_interval", 100)).want(t, tt.status, tt.text)
+			shared.post(t, "submit", with(saga(gid, tt.url, ""), "wait_result", true, "request_timeout", tt.timeout, "retry_interval", 100)).want(t, tt.status, tt.text)
 			if strings.HasPrefix(tt.url, gigabyte) {
 				if n := <-sent; n > 100<<20 {
 					t.Errorf("%d bytes were read", n)

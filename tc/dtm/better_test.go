@@ -286,9 +286,9 @@ func TestCompensationWaitsForTheAction(t *testing.T) {
 	b.open(gid)
 	shared.await(t, gid, "failed")
 	b.mu.Lock()
-	ends := slices.DeleteFunc(slices.Clone(b.ends), func(s string) bool { return !strings.Contains(s, "01-") })
+	ends := slices.DeleteFunc(slices.Clone(b.ends), func(s string) bool { return !strings.HasPrefix(s, gid+" end of 01-") })
 	b.mu.Unlock()
-	if got := b.names(gid); len(got) != 4 || got[3] != "01-compensate" || fmt.Sprint(ends[len(ends)-2:]) != "[end of 01-action end of 01-compensate]" {
+	if got := b.names(gid); len(got) != 4 || got[3] != "01-compensate" || !slices.Equal(ends, []string{gid + " end of 01-action", gid + " end of 01-compensate"}) {
 		t.Errorf("called %q, %q", got, ends)
 	}
 }

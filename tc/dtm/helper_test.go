@@ -113,10 +113,11 @@ func own(t *testing.T, change ...func(*tc.Config)) *world {
 
 var gids atomic.Int64
 
-// gid makes one that is new. What it names is stopped with the test.
+// gid makes one that is new. What it names is stopped with the test. It ends in a letter:
+// a test that hangs digits on one must not meet that of another.
 func (w *world) gid(t *testing.T) string {
 	t.Helper()
-	gid := fmt.Sprintf("gid-%d", gids.Add(1))
+	gid := fmt.Sprintf("gid-%dg", gids.Add(1))
 	t.Cleanup(func() { w.post(t, "forceStop", object{"gid": gid}) })
 	return gid
 }
@@ -297,7 +298,7 @@ type branches struct {
 	*httptest.Server
 	mu    sync.Mutex
 	calls []call
-	ends  []string // gid, branch and op of the calls that were answered
+	ends  []string // gid, "end of", branch and op of the calls that were answered
 	gates map[string]chan struct{}
 }
 
@@ -344,7 +345,7 @@ func (b *branches) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		<-b.gate(name)
 	}
 	b.mu.Lock()
-	b.ends = append(b.ends, "end of "+q.Get("branch_id")+"-"+q.Get("op"))
+	b.ends = append(b.ends, q.Get("gid")+" end of "+q.Get("branch_id")+"-"+q.Get("op"))
 	b.mu.Unlock()
 	if status, err := strconv.Atoi(q.Get("status")); err == nil {
 		w.WriteHeader(status)

@@ -102,7 +102,7 @@ func TestAnAnswerAfterTheDecisionIsTooLate(t *testing.T) {
 			eventually(t, func() (bool, string) {
 				b.mu.Lock()
 				defer b.mu.Unlock()
-				return slices.Contains(b.ends, "end of 00-msg"), "it has not answered"
+				return slices.Contains(b.ends, gid+" end of 00-msg"), "it has not answered"
 			})
 			shared.await(t, gid, tt.want)
 			clock(t, shared, b)(2)
