@@ -111,7 +111,7 @@ func dropFunction(kind, rel string) string {
 // else, and what it tells to do mends it.
 func TestDoctorFindsAndMends(t *testing.T) {
 	t.Parallel()
-	c := pgtest.New(pgserver.Options{Durable: true})
+	c := pgtest.New(pgserver.Options{Durable: true, Scratch: true})
 	t.Cleanup(func() { _ = c.Server(t).Stop(context.Background()) })
 	for _, global := range []bool{false, true} {
 		t.Run(fmt.Sprintf("global=%t", global), func(t *testing.T) {
@@ -272,7 +272,7 @@ func (w *ward) mend(fix string) {
 // What is undecided for more than a minute is shown, with its command.
 func TestDoctorShowsLeftovers(t *testing.T) {
 	t.Parallel()
-	c := pgtest.New(pgserver.Options{Durable: true})
+	c := pgtest.New(pgserver.Options{Durable: true, Scratch: true})
 	t.Cleanup(func() { _ = c.Server(t).Stop(context.Background()) })
 	w := newWard(t, c)
 	id := newXID()
@@ -315,7 +315,7 @@ func TestDoctorShowsLeftovers(t *testing.T) {
 // tables are for doctor to find.
 func TestDoctorOfAnOwnerWhoIsNoSuperuser(t *testing.T) {
 	t.Parallel()
-	c := pgtest.New(pgserver.Options{Durable: true})
+	c := pgtest.New(pgserver.Options{Durable: true, Scratch: true})
 	t.Cleanup(func() { _ = c.Server(t).Stop(context.Background()) })
 	ctx := context.Background()
 	w := &ward{database: &database{t: t, dsn: c.DSN(t)}, role: "owner"}

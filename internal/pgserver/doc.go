@@ -6,7 +6,7 @@
 //	  │ none                                        │ found
 //	  ▼                                             ▼
 //	embedded-postgres fetches once ──────────► Start: initdb, postgres
-//	                                               │ temp dir, free port, 127.0.0.1
+//	                                               │ temp dir (of tests: in memory), free port, 127.0.0.1
 //	     Stop / Kill / Restart ◄───────────────────┤
 //	     StartReplica: a hot standby beside it ◄───┤
 //	     parent dies ──► a watchdog stops the server and removes the directory

@@ -25,12 +25,21 @@ func startServer(u *account, dir string, out io.Writer, name string, args ...str
 
 const dirPrefix = "handfast-pg-"
 
+// bases are where makeDir makes directories.
+func bases() []string { return []string{os.TempDir(), "/tmp", "/dev/shm"} }
+
 // makeDir makes a directory whose name tells whose it is.
-func makeDir(u *account) (string, error) {
-	base := os.TempDir()
-	if u != nil {
-		// TMPDIR may be closed to the other user.
-		base = "/tmp"
+func makeDir(u *account, scratch bool) (string, error) {
+	base := ""
+	if scratch {
+		base = inMemory()
+	}
+	switch {
+	case base != "":
+	case u != nil:
+		base = "/tmp" // TMPDIR may be closed to the other user
+	default:
+		base = os.TempDir()
 	}
 	dir, err := child.MakeDir(base, dirPrefix)
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 // ctx bounds the start only.
 func StartReplica(ctx context.Context, of *Server) (s *Server, err error) {
 	s = &Server{opts: of.opts, bin: of.bin, user: of.user, free: freePort, follows: of.port}
-	if s.dir, err = makeDir(s.user); err != nil {
+	if s.dir, err = makeDir(s.user, s.opts.Scratch); err != nil {
 		return nil, err
 	}
 	if s.release, err = guard(s.user, s.dir); err != nil {

@@ -17,14 +17,18 @@ import (
 	"github.com/handfast/handfast/internal/pgserver"
 )
 
-const parentMode = "HANDFAST_PGSERVER_TEST_PARENT"
+const (
+	parentMode = "HANDFAST_PGSERVER_TEST_PARENT"
+	ordinary   = "ordinary"
+	scratch    = "scratch"
+)
 
 // TestMain can also play a parent that starts a server and is then killed.
 func TestMain(m *testing.M) {
 	if os.Getenv(parentMode) == "" {
 		os.Exit(m.Run())
 	}
-	s, err := pgserver.Start(context.Background(), pgserver.Options{})
+	s, err := pgserver.Start(context.Background(), pgserver.Options{Scratch: os.Getenv(parentMode) == scratch})
 	if err != nil {
 		fmt.Println("error:", err)
 		os.Exit(1)
@@ -85,9 +89,9 @@ func TestServerSurvivesKillAndRestart(t *testing.T) {
 }
 
 // parent runs this binary as a parent of a server, and gives what it says.
-func parent(t *testing.T, cmd *exec.Cmd) string {
+func parent(t *testing.T, cmd *exec.Cmd, mode string) string {
 	t.Helper()
-	cmd.Env = append(os.Environ(), parentMode+"=1")
+	cmd.Env = append(os.Environ(), parentMode+"="+mode)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -112,9 +116,13 @@ func gone(t *testing.T, pid int, dsn string) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	for {
-		left, err := filepath.Glob(fmt.Sprintf("/tmp/handfast-pg-%d-*", pid))
-		if err != nil {
-			t.Fatal(err)
+		var left []string
+		for _, base := range []string{"/tmp", "/dev/shm"} {
+			found, err := filepath.Glob(fmt.Sprintf("%s/handfast-pg-%d-*", base, pid))
+			if err != nil {
+				t.Fatal(err)
+			}
+			left = append(left, found...)
 		}
 		answer := one(ctx, dsn, "SELECT 1")
 		if answer != nil && len(left) == 0 {
@@ -130,21 +138,26 @@ func gone(t *testing.T, pid int, dsn string) {
 
 func TestNothingOutlivesAKilledParent(t *testing.T) {
 	t.Parallel()
-	cmd := exec.CommandContext(t.Context(), os.Args[0])
-	dsn := parent(t, cmd)
-	if err := one(t.Context(), dsn, "SELECT 1"); err != nil {
-		t.Fatal(err)
+	for _, mode := range []string{ordinary, scratch} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			cmd := exec.CommandContext(t.Context(), os.Args[0])
+			dsn := parent(t, cmd, mode)
+			if err := one(t.Context(), dsn, "SELECT 1"); err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			gone(t, cmd.Process.Pid, dsn)
+		})
 	}
-	if err := cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	gone(t, cmd.Process.Pid, dsn)
 }
 
 func TestServerThatIsLeftOutByStopIsRemovedAtExit(t *testing.T) {
 	t.Parallel()
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
-	dsn := parent(t, cmd)
+	dsn := parent(t, cmd, ordinary)
 	if err := cmd.Process.Signal(os.Interrupt); err != nil { // ends it without Stop
 		t.Fatal(err)
 	}

@@ -2,9 +2,12 @@ package pgtest
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"net/url"
 	"os"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -32,11 +35,22 @@ type Cluster struct {
 	free []string // databases that are as they were made
 }
 
-// New describes a cluster that starts when the first database is asked for.
-func New(opts pgserver.Options) *Cluster { return &Cluster{opts: opts} }
+// New describes a cluster that starts when the first database is asked for. It is a
+// scratch one, unless it is durable.
+func New(opts pgserver.Options) *Cluster {
+	opts.Scratch = opts.Scratch || !opts.Durable
+	return &Cluster{opts: opts}
+}
 
-// Run runs the tests and stops the server. Its result is for os.Exit.
+// Run runs the tests and stops the server. Its result is for os.Exit. Tests of databases
+// wait a lot, so twice as many run side by side as usual, unless -parallel says otherwise.
 func (c *Cluster) Run(m *testing.M) int {
+	flag.Parse()
+	if n := runtime.GOMAXPROCS(0); flag.Lookup("test.parallel").Value.String() == strconv.Itoa(n) {
+		if err := flag.Set("test.parallel", strconv.Itoa(2*n)); err != nil {
+			fmt.Fprintln(os.Stderr, "pgtest:", err)
+		}
+	}
 	code := m.Run()
 	if c.server != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
