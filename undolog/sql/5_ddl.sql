@@ -144,7 +144,8 @@ $f$;
 CREATE OR REPLACE FUNCTION handfast.fingerprint(p_rel regclass) RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off SET quote_all_identifiers = off AS $f$
   SELECT md5(concat_ws('|', p_rel::text,
-    (SELECT string_agg(concat_ws(',', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attcollation, a.attgenerated, a.attidentity, a.attnotnull, handfast.type_fingerprint(a.atttypid)), ';' ORDER BY a.attnum)
+    (SELECT string_agg(concat_ws(',', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attcollation, a.attgenerated, a.attidentity, a.attnotnull,
+           CASE WHEN a.atttypid >= 16384 THEN handfast.type_fingerprint(a.atttypid) END), ';' ORDER BY a.attnum)
        FROM pg_attribute a WHERE a.attrelid = p_rel AND a.attnum > 0 AND NOT a.attisdropped),
     (SELECT string_agg(pg_get_indexdef(i.indexrelid), ';' ORDER BY pg_get_indexdef(i.indexrelid))
        FROM pg_index i WHERE i.indisunique AND i.indisvalid AND (i.indrelid = p_rel OR i.indrelid IN (SELECT t.relid FROM pg_partition_tree(p_rel) t)
