@@ -30,16 +30,12 @@ func bases() []string { return []string{os.TempDir(), "/tmp", "/dev/shm"} }
 
 // makeDir makes a directory whose name tells whose it is.
 func makeDir(u *account, scratch bool) (string, error) {
-	base := ""
-	if scratch {
-		base = inMemory()
-	}
-	switch {
-	case base != "":
-	case u != nil:
+	base := os.TempDir()
+	if u != nil {
 		base = "/tmp" // TMPDIR may be closed to the other user
-	default:
-		base = os.TempDir()
+	}
+	if memory := inMemory(); scratch && memory != "" {
+		base = memory
 	}
 	dir, err := child.MakeDir(base, dirPrefix)
 	if err != nil {
