@@ -40,7 +40,7 @@ func start(t *testing.T, on func(*faketc.Session, *pb.ClientFrame) bool) (*tm.Ma
 			t.Error(err)
 		}
 	})
-	return tm.New(c, tm.WithRetryLimit(300*time.Millisecond)), frames
+	return tm.New(c), frames
 }
 
 func order() *message.Message {
@@ -74,15 +74,17 @@ func deliveries(t *testing.T, bs []*pb.RegisterBranchRequest) {
 
 func TestSend(t *testing.T) {
 	t.Parallel()
+	ctx, giveUp := context.WithCancel(t.Context())
 	lost := true
 	m, frames := start(t, func(_ *faketc.Session, f *pb.ClientFrame) bool {
 		if f.GetSubmit() == nil {
 			return false
 		}
 		defer func() { lost = false }()
+		giveUp()
 		return lost
 	})
-	id, err := order().Send(t.Context(), m)
+	id, err := order().Send(ctx, m)
 	if !errors.Is(err, tm.ErrOutcomeUnknown) || (<-frames).GetBegin().GetName() != "order" {
 		t.Fatalf("got %v", err)
 	}

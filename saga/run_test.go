@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/handfast/handfast/client"
 	"github.com/handfast/handfast/internal/faketc"
@@ -30,7 +29,7 @@ func start(t *testing.T, on func(*faketc.Session, *pb.ClientFrame) bool) *tm.Man
 			t.Error(err)
 		}
 	})
-	return tm.New(c, tm.WithRetryLimit(300*time.Millisecond))
+	return tm.New(c)
 }
 
 func TestRunSubmitsAndWaits(t *testing.T) {
@@ -107,15 +106,17 @@ func TestWhatCanNotBeEnlisted(t *testing.T) {
 
 func TestSubmitCanBeMadeAgain(t *testing.T) {
 	t.Parallel()
+	ctx, giveUp := context.WithCancel(t.Context())
 	var sent []string
 	m := start(t, func(_ *faketc.Session, f *pb.ClientFrame) bool {
 		if f.GetSubmit() == nil {
 			return false
 		}
 		sent = append(sent, f.GetSubmit().String())
+		giveUp()
 		return len(sent) == 1 // the first answer is lost
 	})
-	id, err := trip().Submit(t.Context(), m)
+	id, err := trip().Submit(ctx, m)
 	if !errors.Is(err, tm.ErrOutcomeUnknown) || id == (xid.ID{}) {
 		t.Fatalf("got %v, %v", id, err)
 	}
