@@ -6,7 +6,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -148,7 +147,7 @@ func TestLostAnswerToCommitIsAnUnknownOutcome(t *testing.T) {
 				crash <- struct{}{}
 			}
 			return f.GetCommit() != nil
-		}, tm.WithRetryLimit(300*time.Millisecond))
+		}, tm.WithRetryLimit(brief))
 		done := make(chan error, 1)
 		go func() { done <- b.Do(context.Background(), func(context.Context) error { return nil }) }()
 		<-crash
@@ -168,7 +167,7 @@ func TestCommitWaitsOnWhileTheCoordinatorIsThere(t *testing.T) {
 		}
 		asked++
 		return asked < 4
-	}, tm.WithRetryLimit(30*time.Millisecond))
+	}, tm.WithRetryLimit(brief))
 	if err := b.Do(t.Context(), func(context.Context) error { return nil }); err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +175,7 @@ func TestCommitWaitsOnWhileTheCoordinatorIsThere(t *testing.T) {
 
 func TestCommitThatNeverLeftIsRolledBack(t *testing.T) {
 	t.Parallel()
-	b := start(t, nil, tm.WithRetryLimit(200*time.Millisecond))
+	b := start(t, nil, tm.WithRetryLimit(brief))
 	err := b.Do(t.Context(), func(context.Context) error {
 		b.tc.Stop()
 		return nil
@@ -189,7 +188,7 @@ func TestCommitThatNeverLeftIsRolledBack(t *testing.T) {
 
 func TestRollbackThatCannotBeDeliveredKeepsTheCause(t *testing.T) {
 	t.Parallel()
-	b := start(t, nil, tm.WithRetryLimit(100*time.Millisecond))
+	b := start(t, nil, tm.WithRetryLimit(brief))
 	err := b.Do(t.Context(), func(context.Context) error {
 		b.tc.Stop()
 		return &tm.LockConflictError{Table: "t"}
@@ -392,7 +391,7 @@ func TestFullCoordinatorIsAskedAgain(t *testing.T) {
 		}
 		refuse(n, f, full)
 		return true
-	}, tm.WithRetryLimit(time.Second))
+	}, tm.WithRetryLimit(brief))
 	err := b.Do(t.Context(), func(context.Context) error { return nil })
 	if !errors.Is(err, tm.ErrRolledBack) || client.ReasonOf(err) != pb.ErrorReason_ERROR_REASON_LIMIT {
 		t.Errorf("always full: %v", err)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"strings"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc/codes"
 
@@ -49,7 +48,7 @@ func TestSubmitSaysWhatIsKnown(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			b := start(t, c.on, tm.WithRetryLimit(200*time.Millisecond))
+			b := start(t, c.on, tm.WithRetryLimit(brief))
 			tx, err := b.Begin(t.Context())
 			if err != nil {
 				t.Fatal(err)
@@ -107,9 +106,17 @@ func TestWaitTellsWhyItWasRolledBack(t *testing.T) {
 
 func TestWaitEndsWithItsContext(t *testing.T) {
 	t.Parallel()
-	b := start(t, func(_ *faketc.Session, f *pb.ClientFrame) bool { return f.GetWaitFor() != nil }, tm.WithRetryLimit(50*time.Millisecond))
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-	defer cancel()
+	ctx, cancel := context.WithCancel(t.Context())
+	asked := 0
+	b := start(t, func(_ *faketc.Session, f *pb.ClientFrame) bool {
+		if f.GetWaitFor() == nil {
+			return false
+		}
+		if asked++; asked == 3 { // it goes on beyond the limit
+			cancel()
+		}
+		return true
+	}, tm.WithRetryLimit(brief))
 	if err := b.Wait(ctx, b.tc.NewXID()); !errors.Is(err, tm.ErrOutcomeUnknown) || ctx.Err() == nil {
 		t.Errorf("got %v", err)
 	}

@@ -205,7 +205,7 @@ func TestRealCoordinatorRollsBack(t *testing.T) {
 	}{
 		"because fn failed":      {pb.Vote_VOTE_YES, errUser, nil, pb.RollbackReason_ROLLBACK_REASON_REQUESTED},
 		"because a vote was no":  {pb.Vote_VOTE_NO, nil, nil, pb.RollbackReason_ROLLBACK_REASON_VOTED_NO},
-		"because a vote is open": {pb.Vote_VOTE_UNSPECIFIED, nil, []tm.Option{tm.WithTimeout(300 * time.Millisecond)}, pb.RollbackReason_ROLLBACK_REASON_TIMEOUT},
+		"because a vote is open": {pb.Vote_VOTE_UNSPECIFIED, nil, []tm.Option{tm.WithTimeout(3 * brief)}, pb.RollbackReason_ROLLBACK_REASON_TIMEOUT},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -247,7 +247,7 @@ func TestCommitDoesNotWaitForPhaseTwoUnlessAsked(t *testing.T) {
 	if err := m.Do(t.Context(), work); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*brief)
 	defer cancel()
 	if err := m.Do(ctx, work, tm.WithWaitSettled()); !errors.Is(err, tm.ErrNotSettled) {
 		t.Errorf("got %v", err)
@@ -268,7 +268,7 @@ func TestARollbackIsAwaitedIfAsked(t *testing.T) {
 		id, _ = xid.FromContext(ctx)
 		return errors.Join(p.branch(ctx, pb.Vote_VOTE_YES), errUser)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*brief)
 	defer cancel()
 	if err := m.Do(ctx, work, tm.WithWaitSettled()); !errors.Is(err, tm.ErrRolledBack) || !errors.Is(err, tm.ErrNotSettled) || !errors.Is(err, errUser) {
 		t.Errorf("got %v", err)

@@ -23,6 +23,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const patience = 20 * time.Second
 
+// brief is a limit that is meant to run out, and still long enough for what comes before.
+const brief = time.Second
+
 var errUser = errors.New("the account is empty")
 
 // bench is a Manager on a coordinator that does what the test says.
@@ -53,6 +56,10 @@ func start(t *testing.T, on func(*faketc.Session, *pb.ClientFrame) bool, opts ..
 		}
 	})
 	b.Manager = tm.New(c, opts...)
+	// No limit of a test includes the way to the coordinator.
+	if _, _, err := c.Store(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	return b
 }
 
