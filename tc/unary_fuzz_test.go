@@ -96,7 +96,7 @@ func FuzzUnary(f *testing.F) {
 		if proto.Unmarshal(b, in) != nil {
 			return // refused before anybody looks
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		if mayWait(in) {
 			ctx, cancel = context.WithTimeout(context.Background(), 20*time.Millisecond)
