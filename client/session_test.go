@@ -117,6 +117,7 @@ func TestUnreachableCoordinatorIsNamedInTheError(t *testing.T) {
 	addr := s.Addr()
 	s.Stop()
 	c := dial(t, addr)
+	awaitState(t, c, "a connection was refused", func() bool { return c.connErr != nil })
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	_, err := c.Begin(ctx, &pb.BeginRequest{})

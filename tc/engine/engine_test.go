@@ -294,8 +294,10 @@ func TestTimeDecidesWithoutAnybodyAsking(t *testing.T) {
 	e, _ := run(t, newMemory())
 	id, now := e.NewXID()
 	w := newWaiter()
-	submit(t, e, core.Begin{Ref: w, XID: id, Deadline: now.Add(30 * time.Millisecond)})
-	w.wait(t)
+	submit(t, e, core.Begin{Ref: w, XID: id, Deadline: now.Add(time.Second)})
+	if r := w.wait(t); r.Err != nil {
+		t.Fatal(r.Err)
+	}
 	submit(t, e, core.Wait{Ref: w, XID: id, Until: now.Add(time.Hour)})
 	if g := w.wait(t); g.Tx.Outcome != core.RolledBack || g.Tx.Reason != core.ReasonTimeout {
 		t.Fatalf("wait: %+v", g)
