@@ -167,7 +167,9 @@ func TestTheAcknowledgementIsLost(t *testing.T) {
 			if err := p.next(t); err == nil || !strings.Contains(err.Error(), "no acknowledgement in time") {
 				t.Errorf("the first attempt: %v", err)
 			}
-			check(t, p.next(t))
+			for p.next(t) != nil { // NATS may need longer to come back than an attempt takes
+				continue
+			}
 		})
 	}
 }
@@ -294,6 +296,7 @@ func TestTwoProcessesHaveTheGroup(t *testing.T) {
 		down.stop()
 		js.Conn().Close() // it gave up
 		without, with := attach(t, c.dial(), js, nil), attach(t, c.dial(), n.connect(), nil)
+		c.attached(2)
 		m := tm.New(c.dial())
 		var want []string
 		for i := range 10 {
@@ -311,6 +314,7 @@ func TestTwoProcessesHaveTheGroup(t *testing.T) {
 		n, c := startNATS(t), startTC(t)
 		n.stream()
 		one, two := attach(t, c.dial(), n.connect(), nil), attach(t, c.dial(), n.connect(), nil)
+		c.attached(2)
 		m := tm.New(c.dial())
 		ids := make([]xid.ID, 20)
 		want := make([]string, len(ids))
@@ -404,7 +408,7 @@ func TestWhatPublishAnswers(t *testing.T) {
 			ctx := limited(t)
 			if c.p == denied {
 				var cancel context.CancelFunc
-				ctx, cancel = context.WithTimeout(ctx, 500*time.Millisecond)
+				ctx, cancel = context.WithTimeout(ctx, 3*time.Second)
 				defer cancel()
 			}
 			err := c.p.Publish(ctx, c.m)

@@ -179,6 +179,10 @@ func startTC(tb testing.TB) *coordinator {
 func (c *coordinator) start() {
 	c.tb.Helper()
 	lis, err := new(net.ListenConfig).Listen(context.Background(), "tcp", c.addr)
+	for late := time.Now().Add(patience); err != nil && time.Now().Before(late); {
+		time.Sleep(time.Millisecond) // the system may hold the port a little
+		lis, err = new(net.ListenConfig).Listen(context.Background(), "tcp", c.addr)
+	}
 	check(c.tb, err)
 	s, err := tc.NewServer(context.Background(), tc.Config{Listener: lis, StoreDir: c.dir, DrainTimeout: 5 * time.Second, Log: quiet()})
 	check(c.tb, err)
@@ -200,6 +204,27 @@ func (c *coordinator) dial() *client.Client {
 	check(c.tb, err)
 	c.tb.Cleanup(func() { _ = cl.Close() })
 	return cl
+}
+
+// attached waits until so many processes have the group.
+func (c *coordinator) attached(n int) {
+	c.tb.Helper()
+	conn, err := grpc.NewClient(c.addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	check(c.tb, err)
+	defer conn.Close() //nolint:errcheck // it was only read
+	for ctx := limited(c.tb); ; {
+		st, err := pb.NewAdminClient(conn).Status(ctx, &pb.StatusRequest{})
+		check(c.tb, err)
+		have := 0
+		for _, cl := range st.GetClients() {
+			if len(cl.GetResources()) > 0 {
+				have++
+			}
+		}
+		if have == n {
+			return
+		}
+	}
 }
 
 // watch waits until the delivery of a message is as it should be, and gives its last
