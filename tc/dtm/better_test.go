@@ -353,7 +353,7 @@ func TestGarbage(t *testing.T) {
 	})
 	for _, u := range []string{"http://" + lis.Addr().String() + "/a", lis.Addr().String() + "/a.B/C"} {
 		for range 6 {
-			w.post(t, "submit", with(saga(w.gid(t), u, ""), "protocol", "grpc", "wait_result", true)).want(t, 425)
+			w.post(t, "submit", with(saga(w.gid(t), u, ""), "protocol", "grpc", "wait_result", true, "request_timeout", 3)).want(t, 425)
 		}
 	}
 	gid := w.gid(t)
@@ -519,6 +519,7 @@ func TestForceStopStops(t *testing.T) {
 		}
 		return fmt.Sprint(n)
 	}
+	wait(2) // what was on its way when it was stopped has come
 	was := count()
 	b.open(held)
 	wait(3)

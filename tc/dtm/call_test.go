@@ -60,13 +60,13 @@ func TestCallsOverHTTP(t *testing.T) {
 		"xa, committed": {func(t *testing.T, gid string) {
 			t.Helper()
 			shared.post(t, "prepare", trans(gid, "xa")).ok(t)
-			shared.post(t, "registerBranch", with(trans(gid, "xa"), "branch_id", "01", "url", there)).ok(t)
+			shared.post(t, "registerBranch", with(xaBranch(gid), "branch_id", "01", "url", there)).ok(t)
 			shared.post(t, "submit", trans(gid, "xa")).ok(t)
 		}, []string{"POST 01-commit "}},
 		"xa, rolled back": {func(t *testing.T, gid string) {
 			t.Helper()
 			shared.post(t, "prepare", trans(gid, "xa")).ok(t)
-			shared.post(t, "registerBranch", with(trans(gid, "xa"), "branch_id", "01", "url", there)).ok(t)
+			shared.post(t, "registerBranch", with(xaBranch(gid), "branch_id", "01", "url", there)).ok(t)
 			shared.post(t, "abort", trans(gid, "xa")).ok(t)
 		}, []string{"POST 01-rollback "}},
 		"workflow": {func(t *testing.T, gid string) {

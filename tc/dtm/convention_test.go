@@ -198,14 +198,14 @@ func TestOnlyAnActionOfASagaCanFail(t *testing.T) {
 		"commit": func(t *testing.T, gid string) string {
 			t.Helper()
 			shared.post(t, "prepare", trans(gid, "xa")).ok(t)
-			shared.post(t, "registerBranch", with(trans(gid, "xa"), "branch_id", "01", "url", no)).ok(t)
+			shared.post(t, "registerBranch", with(xaBranch(gid), "branch_id", "01", "url", no)).ok(t)
 			shared.post(t, "submit", trans(gid, "xa")).ok(t)
 			return "submitted 01-rollback:prepared 01-commit:prepared"
 		},
 		"rollback": func(t *testing.T, gid string) string {
 			t.Helper()
 			shared.post(t, "prepare", trans(gid, "xa")).ok(t)
-			shared.post(t, "registerBranch", with(trans(gid, "xa"), "branch_id", "01", "url", no)).ok(t)
+			shared.post(t, "registerBranch", with(xaBranch(gid), "branch_id", "01", "url", no)).ok(t)
 			shared.post(t, "abort", trans(gid, "xa")).ok(t)
 			return "aborting 01-rollback:prepared 01-commit:prepared"
 		},

@@ -18,7 +18,7 @@ func TestEndpointsThatGiveNothingBack(t *testing.T) {
 	t.Parallel()
 	b := newBranches(t)
 	gid, old, wf := shared.gid(t), shared.gid(t), shared.gid(t)
-	xa := with(trans(old, "xa"), "url", b.at("/xa"))
+	xa := with(xaBranch(old), "url", b.at("/xa"))
 	for _, tt := range []struct {
 		endpoint string
 		body     object
@@ -359,13 +359,13 @@ func TestWhatQueryShows(t *testing.T) {
 	gid := shared.gid(t)
 	out, back := b.at("/out", "status", "425"), b.at("/back")
 	shared.post(t, "submit", with(saga(gid, out, back, b.at("/in"), ""), "wait_result", true, "retry_interval", 100, "timeout_to_fail", 1000,
-		"request_timeout", 7, "retry_limit", 9, "branch_headers", object{"a": "b"}, "custom_data", `{"x":1}`)).want(t, 425)
+		"request_timeout", 77, "retry_limit", 9, "branch_headers", object{"a": "b"}, "custom_data", `{"x":1}`)).want(t, 425)
 	a := shared.get(t, "query", "gid", gid).want(t, 200)
 	f := read[found](t, a)
 	tx := f.Transaction
 	for name, want := range map[string]any{
 		"gid": gid, "trans_type": "saga", "status": "submitted", "protocol": "http", "custom_data": `{"x":1}`, "concurrent": false,
-		"wait_result": true, "retry_interval": 100.0, "timeout_to_fail": 1000.0, "request_timeout": 7.0, "retry_limit": 9.0,
+		"wait_result": true, "retry_interval": 100.0, "timeout_to_fail": 1000.0, "request_timeout": 77.0, "retry_limit": 9.0,
 		"branch_headers": object{"a": "b"},
 		// What has nothing to say is left out.
 		"query_prepared": nil, "finish_time": nil, "rollback_time": nil, "result": nil, "rollback_reason": nil, "owner": nil, "ext_data": nil,

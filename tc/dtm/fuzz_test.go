@@ -137,7 +137,11 @@ func FuzzJSONRPC(f *testing.F) {
 
 func post(t *testing.T, a *alarm, method, url string, body []byte) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	limit := patience
+	if waits(body) {
+		limit = 5 * time.Second
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
 	if err != nil {
@@ -191,7 +195,12 @@ func FuzzGRPC(f *testing.F) {
 		if in.ProtoReflect().SetUnknown(b); !valid(b) {
 			return
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		var r dtmgimp.DtmRequest
+		limit := patience
+		if proto.Unmarshal(b, &r) == nil && r.GetTransOptions().GetWaitResult() {
+			limit = 5 * time.Second
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), limit)
 		defer cancel()
 		err := cc.Invoke(ctx, "/dtmgimp.Dtm/"+methods[int(method)%len(methods)], in, new(emptypb.Empty))
 		switch code := status.Code(err); code { //nolint:exhaustive // no other is right
@@ -201,8 +210,7 @@ func FuzzGRPC(f *testing.F) {
 				t.Fatal("an error without a word")
 			}
 		case codes.DeadlineExceeded:
-			var r dtmgimp.DtmRequest
-			if proto.Unmarshal(b, &r) != nil || !r.GetTransOptions().GetWaitResult() {
+			if limit == patience {
 				t.Fatal(err)
 			}
 		case codes.Internal:

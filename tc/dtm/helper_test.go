@@ -31,7 +31,11 @@ import (
 const patience = 20 * time.Second
 
 // slack is how many seconds a call may take beside the pause that follows it.
-const slack = 5
+const slack = 15
+
+// ample is the request_timeout of what is answered, in seconds. Without one it is 3 s, which
+// a busy machine may need for a single call.
+const ample = 60
 
 // object is JSON.
 type object = map[string]any
@@ -397,7 +401,7 @@ func saga(gid string, urls ...string) object {
 		steps = append(steps, object{"action": urls[i], "compensate": urls[i+1]})
 		payloads = append(payloads, `{"n":1}`)
 	}
-	return object{"gid": gid, "trans_type": "saga", "steps": steps, "payloads": payloads, "concurrent": false}
+	return object{"gid": gid, "trans_type": "saga", "steps": steps, "payloads": payloads, "concurrent": false, "request_timeout": ample}
 }
 
 // msg is one with a payload for each action.
@@ -407,7 +411,7 @@ func msg(gid, query string, urls ...string) object {
 		steps = append(steps, object{"action": u})
 		payloads = append(payloads, `{"n":1}`)
 	}
-	return object{"gid": gid, "trans_type": "msg", "steps": steps, "payloads": payloads, "query_prepared": query}
+	return object{"gid": gid, "trans_type": "msg", "steps": steps, "payloads": payloads, "query_prepared": query, "request_timeout": ample}
 }
 
 // with adds fields: a name and a value each.
@@ -423,16 +427,21 @@ func with(o object, fields ...any) object {
 }
 
 // trans is one of a mode that gets its branches later.
-func trans(gid, mode string) object { return object{"gid": gid, "trans_type": mode} }
+func trans(gid, mode string) object {
+	return object{"gid": gid, "trans_type": mode, "request_timeout": ample}
+}
 
 // tccBranch is a branch of TCC.
 func tccBranch(gid, id, confirm, cancel string) object {
 	return object{"gid": gid, "trans_type": "tcc", "branch_id": id, "data": `{"n":1}`, "confirm": confirm, "cancel": cancel}
 }
 
+// xaBranch is a branch of XA, without its number and its URL.
+func xaBranch(gid string) object { return object{"gid": gid, "trans_type": "xa"} }
+
 // workflow is one that is called back at a URL.
 func workflow(gid, back string) object {
-	return object{"gid": gid, "trans_type": "workflow", "query_prepared": back, "custom_data": `{"name":"flow","data":"aW4="}`}
+	return object{"gid": gid, "trans_type": "workflow", "query_prepared": back, "custom_data": `{"name":"flow","data":"aW4="}`, "request_timeout": ample}
 }
 
 // progress registers the result of a step of a workflow.
@@ -445,7 +454,7 @@ func ended(gid, status, reason, result string) object {
 	return object{"gid": gid, "trans_type": "workflow", "req_extra": object{"status": status, "rollback_reason": reason, "result": result}}
 }
 
-// request is a transaction over gRPC, with options that say nothing.
+// request is a transaction over gRPC, with options that say little.
 func request(gid, mode string) *dtmgimp.DtmRequest {
-	return &dtmgimp.DtmRequest{Gid: gid, TransType: mode, Steps: "null", TransOptions: &dtmgimp.DtmTransOptions{}}
+	return &dtmgimp.DtmRequest{Gid: gid, TransType: mode, Steps: "null", TransOptions: &dtmgimp.DtmTransOptions{RequestTimeout: ample}}
 }

@@ -235,7 +235,7 @@ func TestWhoIsFirstWins(t *testing.T) {
 		{"registerBranch", func(n int) object { return progress(flow, "01", "succeed", fmt.Sprint(n)) }},
 		{"registerBranch", func(n int) object { return tccBranch(tcc, "01", fmt.Sprintf("http://h/%d", n), "") }},
 		{"registerBranch", func(n int) object {
-			return with(trans(xa, "xa"), "branch_id", "01", "url", fmt.Sprintf("http://h/%d", n))
+			return with(xaBranch(xa), "branch_id", "01", "url", fmt.Sprintf("http://h/%d", n))
 		}},
 		{"submit", func(n int) object { return ended(flow, []string{"succeed", "failed"}[n%2], "", fmt.Sprint(n)) }},
 	} {

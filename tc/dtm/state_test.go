@@ -25,7 +25,7 @@ func TestDuplicatesAndWrongStates(t *testing.T) {
 			post(t, "registerBranch", tccBranch(gid, "01", later, later))
 		case "xa":
 			post(t, "prepare", trans(gid, "xa"))
-			post(t, "registerBranch", with(trans(gid, "xa"), "branch_id", "01", "url", later))
+			post(t, "registerBranch", with(xaBranch(gid), "branch_id", "01", "url", later))
 		}
 	}
 	// The same content whenever it is asked: the request of a mode about a gid.
