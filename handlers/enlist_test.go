@@ -66,7 +66,7 @@ func TestASagaIsAPartOfATransaction(t *testing.T) {
 			calls: []string{"try", "cancel:stock::"},
 		},
 		"a step is not through in time": {
-			fails: map[string]error{"a": handlers.ErrNotYet}, opts: []tm.Option{tm.WithTimeout(500 * time.Millisecond)},
+			fails: map[string]error{"a": handlers.ErrNotYet}, opts: []tm.Option{tm.WithTimeout(3 * time.Second)},
 			want: tm.ErrTimedOut, why: "(timeout): deadline ",
 		},
 	} {
