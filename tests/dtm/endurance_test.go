@@ -260,7 +260,7 @@ func newTeller(t *testing.T, limit time.Duration) *teller {
 	r.b.exec(`INSERT INTO customer SELECT i, $1 FROM generate_series(0, $2) i`, riches, customers-1)
 	r.open()
 	for _, p := range bothWays {
-		r.workers[p] = r.works(p, func(k *worker) { k.Bank = r.b.conf })
+		r.workers[p] = r.works(p, func(k *worker) { k.Bank, k.Again = r.b.conf, 1 })
 	}
 	return r
 }
