@@ -53,7 +53,7 @@ func (b *banks) message(gid string, from, to money) error {
 // prepared, and nobody submits it. The coordinator asks north what became of it.
 func (b *banks) cutOff(gid string, from, to money) error {
 	m := dtmcli.NewMsg(b.dtm, gid).Add(b.south+"/deposit", to)
-	m.TimeoutToFail = 1 // seconds, until it asks
+	m.TimeoutToFail = 5 // seconds, until it asks
 	if err := m.Prepare(b.north + "/sent"); err != nil {
 		return err
 	}

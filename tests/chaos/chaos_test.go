@@ -182,15 +182,24 @@ func TestJudgementCanFail(t *testing.T) {
 	} {
 		t.Run(p.planted, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, setup{seed: 1, workers: 6, rest: 20 * time.Second, planted: p.planted, only: p.only, kinds: p.kinds})
-			for i := 0; i < 8 && len(w.wrong()) == 0; i++ {
-				w.run(t.Context(), 6*time.Second)
+			s := setup{workers: 6, rest: 2 * time.Minute, planted: p.planted, only: p.only, kinds: p.kinds}
+			if p.planted == plantedLostStore {
+				s.rest = 20 * time.Second // what nobody knows is never at rest
 			}
-			text := strings.Join(w.wrong(), "\n")
-			if !regexp.MustCompile(p.seeing).MatchString(text) {
-				t.Errorf("it was not seen; there is only: %s", text)
+			// It shows in the first round, unless too little happens in it, or something else
+			// goes wrong first, as it may in such a world.
+			for s.seed = 1; s.seed <= 4; s.seed++ {
+				w := newWorld(t, s)
+				for i := 0; i < 8 && len(w.wrong()) == 0; i++ {
+					w.run(t.Context(), 6*time.Second)
+				}
+				text := strings.Join(w.wrong(), "\n")
+				t.Log(text[:min(len(text), 1000)])
+				if regexp.MustCompile(p.seeing).MatchString(text) {
+					return
+				}
 			}
-			t.Log(text[:min(len(text), 1000)])
+			t.Error("it was not seen")
 		})
 	}
 }

@@ -217,11 +217,17 @@ func (w *world) link(name, to string) *link {
 
 func (w *world) via(name string) string { return "127.0.0.1:" + strconv.Itoa(w.links[name].port()) }
 
-// port gives one that no connection gets as its near end: a part that is down for a
-// while must find its port free.
+// given has the ports of all parts of this process.
+var given sync.Map
+
+// port gives one that no connection gets as its near end, and no part of another world: a
+// part that is down for a while must find its port free.
 func port(r *rand.Rand) (string, error) {
 	for range 100 {
 		addr := "127.0.0.1:" + strconv.Itoa(20000+r.IntN(12000))
+		if _, taken := given.LoadOrStore(addr, true); taken {
+			continue
+		}
 		if lis, err := net.Listen("tcp", addr); err == nil {
 			return addr, lis.Close()
 		}

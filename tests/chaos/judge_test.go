@@ -373,18 +373,22 @@ func remains(ctx context.Context, dsn string) (string, error) {
 	return fmt.Sprintf("%d undo rows, %d gate rows, %d live fences, %d prepared transactions", undo, gate, live, prepared), nil
 }
 
-// settle waits until nothing is under way, by itself.
+// settle waits until nothing is under way, by itself. It looks twice: what is asked one
+// after the other is of no single moment, and a request may still be on its way.
 func (w *world) settle(ctx context.Context) bool {
-	begun := time.Now()
+	begun, calm := time.Now(), 0
 	for {
 		ids, why := w.unrest(ctx)
 		took := time.Since(begun)
+		if calm++; why != "" {
+			calm = 0
+		}
 		switch {
-		case why == "":
+		case calm > 1:
 			w.counts.most("longest recovery, ms", took.Milliseconds())
 			w.events.add("at rest after %s", took.Round(time.Millisecond))
 			return true
-		case took > w.s.rest || ctx.Err() != nil:
+		case why != "" && (took > w.s.rest || ctx.Err() != nil):
 			w.wrongf("", "not at rest after %s: %s", took.Round(time.Second), why)
 			for _, id := range ids[:min(5, len(ids))] {
 				w.wrongf(id, "is open")

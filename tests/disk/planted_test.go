@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"cmp"
 	"context"
 	"strings"
 	"testing"
@@ -53,24 +54,25 @@ func TestPlantedFaultsAreFound(t *testing.T) {
 		fault  fault
 		change func(*run)
 		says   string
+		hangs  time.Duration // it is found because nothing happens for so long
 	}{
 		"it tells before it forces": {"saga", fault{}, func(r *run) {
 			r.wrap = func(s store.Store) store.Store { return eager{s} }
 			r.ended = func(r *run) { r.drive.cut() }
-		}, "forgotten"},
+		}, "forgotten", 0},
 		"it goes on after a failed write": {"at", full, func(r *run) {
 			r.wrap = func(s store.Store) store.Store { return deafStore{s} }
-		}, "does not come to an end"},
-		"the disk drops what was synced last":  {"at", power, func(r *run) { r.probe = loseLast }, ""},
-		"a participant does again what it did": {"saga", power, func(r *run) { r.shop.careless = true }, "there is"},
-		"a participant forgets a branch":       {"tcc", power, func(r *run) { r.shop.forgetful = true }, ""},
+		}, "does not come to an end", 2 * time.Second},
+		"the disk drops what was synced last":  {"at", power, func(r *run) { r.probe = loseLast }, "", 0},
+		"a participant does again what it did": {"saga", power, func(r *run) { r.shop.careless = true }, "there is", 0},
+		"a participant forgets a branch":       {"tcc", power, func(r *run) { r.shop.forgetful = true }, "", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := series{point: point{mode: tt.mode, faults: []fault{tt.fault}}}
 			begins := usual()[tt.fault.class][1]
 			for n := begins + 1; n < begins+40; n++ {
-				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+				ctx, cancel := context.WithTimeout(t.Context(), cmp.Or(tt.hangs, patience))
 				hit, err := s.at(n).within(ctx, func(r *run) {
 					r.planted = true
 					tt.change(r)

@@ -84,7 +84,7 @@ func TestBarrierLetsACompensationComeBeforeItsAction(t *testing.T) {
 			return err
 		})
 		gid := w.gid(p)
-		check(t, w.saga(p, gid, func(s *dtmcli.Saga) { s.RetryInterval, s.RequestTimeout, s.TimeoutToFail = 1, 1, 2 }, "out", "in"))
+		check(t, w.saga(p, gid, func(s *dtmcli.Saga) { s.RetryInterval, s.RequestTimeout, s.TimeoutToFail = 1, 1, inTime }, "out", "in"))
 		w.reaches(gid, "failed")
 		check(t, <-late)
 		b.holds(100, 100)
@@ -193,7 +193,7 @@ func TestDoAndSubmitDBFollowsItsLocalTransaction(t *testing.T) {
 					return bb.QueryPrepared(b.db)
 				})
 				gid := w.gid(p)
-				m := w.msg(p, gid, func(m *dtmcli.Msg) { m.TimeoutToFail, m.RetryInterval = 2, 1 }, "in")
+				m := w.msg(p, gid, func(m *dtmcli.Msg) { m.TimeoutToFail, m.RetryInterval = inTime, 1 }, "in")
 				err := dtmimp.CatchP(func() { _ = m.DoAndSubmit(w.sent(p), c.do(b)) })
 				if err != nil && name[:7] != "crashes" {
 					t.Fatal(err)

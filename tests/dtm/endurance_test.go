@@ -184,9 +184,9 @@ func (r *teller) workflow(x *transfer) error {
 func TestEndurance(t *testing.T) {
 	t.Parallel()
 	betterThanDTM(t, "loses transactions with its embedded store")
-	transfers, kills, limit := 1000, 2, 2*time.Minute
+	transfers, kills, limit := 1000, 2, 6*time.Minute
 	if *long {
-		transfers, kills, limit = 10_000, 20, 20*time.Minute
+		transfers, kills, limit = 10_000, 20, 28*time.Minute
 	}
 	start := time.Now()
 	r, all := newTeller(t, limit), make([]*transfer, transfers)
@@ -260,7 +260,7 @@ func newTeller(t *testing.T, limit time.Duration) *teller {
 	r.b.exec(`INSERT INTO customer SELECT i, $1 FROM generate_series(0, $2) i`, riches, customers-1)
 	r.open()
 	for _, p := range bothWays {
-		r.workers[p] = r.works(p, func(k *worker) { k.Bank = r.b.conf })
+		r.workers[p] = r.works(p, func(k *worker) { k.Bank, k.Again = r.b.conf, 1 })
 	}
 	return r
 }

@@ -234,7 +234,7 @@ func TestDoAndSubmitFollowsItsFunction(t *testing.T) {
 				t := w.t
 				w.on("sent msg", answer(c.sent...))
 				gid := w.gid(p)
-				m := w.msg(p, gid, func(m *dtmcli.Msg) { m.TimeoutToFail, m.RetryInterval = 2, 1 }, "in")
+				m := w.msg(p, gid, func(m *dtmcli.Msg) { m.TimeoutToFail, m.RetryInterval = inTime, 1 }, "in")
 				if err := m.DoAndSubmit(w.sent(p), func(*dtmcli.BranchBarrier) error { return c.do }); !errors.Is(err, c.want) {
 					t.Fatalf("got %v, want %v", err, c.want)
 				}
@@ -366,7 +366,7 @@ func TestPreparedMessageSurvivesTheCoordinator(t *testing.T) {
 	var submitted, left []string
 	for _, p := range []protocol{overHTTP, overGRPC} {
 		gid := w.gid(p)
-		m := w.msg(p, gid, func(m *dtmcli.Msg) { m.TimeoutToFail, m.RetryInterval = 3, 1 }, "in")
+		m := w.msg(p, gid, func(m *dtmcli.Msg) { m.TimeoutToFail, m.RetryInterval = 2*inTime, 1 }, "in")
 		check(t, m.Prepare(w.sent(p)))
 		left = append(left, gid)
 		m = w.msg(p, w.gid(p), func(m *dtmcli.Msg) { m.RetryInterval = 1 }, "tell")

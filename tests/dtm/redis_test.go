@@ -130,7 +130,7 @@ func TestRedisMessageFollowsItsSender(t *testing.T) {
 					return bb.RedisQueryPrepared(v.c, expiry)
 				})
 				gid := w.gid(p)
-				m := w.msg(p, gid, func(m *dtmcli.Msg) { m.TimeoutToFail, m.RetryInterval = 2, 1 }, "in")
+				m := w.msg(p, gid, func(m *dtmcli.Msg) { m.TimeoutToFail, m.RetryInterval = inTime, 1 }, "in")
 				_ = dtmimp.CatchP(func() {
 					_ = m.DoAndSubmit(w.sent(p), func(bb *dtmcli.BranchBarrier) error {
 						err := bb.RedisCheckAdjustAmount(v.c, "out", -c.amount, expiry)

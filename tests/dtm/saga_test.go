@@ -2,6 +2,7 @@ package dtm
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -229,8 +230,15 @@ func TestConcurrentSagaCompensatesNoActionThatStillRuns(t *testing.T) {
 	betterThanDTM(t, "compensations start while actions run")
 	each(t, func(w *world, p protocol) {
 		t := w.t
-		slow := newSignal()
+		slow, gid := newSignal(), w.gid(p)
 		w.on("slow action", func(call) error {
+			w.called("bad action", 1)
+			eventually(t, func() error { // the decision
+				if s := w.query(gid).status(); s != "aborting" {
+					return errors.New(s)
+				}
+				return nil
+			})
 			select {
 			case <-slow.done:
 				t.Error("compensated while it ran")
@@ -243,8 +251,7 @@ func TestConcurrentSagaCompensatesNoActionThatStillRuns(t *testing.T) {
 			w.called("slow action", 1)
 			return dtmcli.ErrFailure
 		})
-		gid := w.gid(p)
-		check(t, w.saga(p, gid, func(s *dtmcli.Saga) { s.SetConcurrent() }, "slow", "bad"))
+		check(t, w.saga(p, gid, func(s *dtmcli.Saga) { s.SetConcurrent().RequestTimeout = 60 }, "slow", "bad"))
 		// What an action answers after the decision is not recorded.
 		w.ends(gid, "failed", "01 compensate succeed", "01 action prepared", "02 compensate succeed", "02 action failed")
 		equal(t, "compensations", len(w.all("slow compensate")), 1)
@@ -289,8 +296,8 @@ func TestSagaRetryIntervalIsKept(t *testing.T) {
 		gid := w.gid(p)
 		check(t, w.saga(p, gid, func(s *dtmcli.Saga) { s.RetryInterval = 2 }, "out"))
 		w.reaches(gid, "succeed")
-		if gap := times[1].Sub(times[0]); gap < 1500*time.Millisecond || gap > 6*time.Second {
-			t.Fatalf("tried again after %v, want about 2s", gap)
+		if gap := times[1].Sub(times[0]); gap < 1500*time.Millisecond || gap > 9*time.Second {
+			t.Fatalf("tried again after %v, want about 2s, and not the 10s of who says nothing", gap)
 		}
 	}, overHTTP, overGRPC)
 }
@@ -311,10 +318,10 @@ func TestSagaRequestTimeoutBoundsACall(t *testing.T) {
 		})
 		gid := w.gid(p)
 		begin := time.Now()
-		check(t, w.saga(p, gid, func(s *dtmcli.Saga) { s.RetryInterval, s.RequestTimeout = 1, 1 }, "out"))
+		check(t, w.saga(p, gid, func(s *dtmcli.Saga) { s.RetryInterval, s.RequestTimeout = 1, 5 }, "out"))
 		w.reaches(gid, "succeed")
-		if took := time.Since(begin); took < time.Second {
-			t.Fatalf("tried again after %v, want 1s or more", took)
+		if took := time.Since(begin); took < 5*time.Second {
+			t.Fatalf("tried again after %v, want 5s or more", took)
 		}
 		equal(t, "calls", len(w.all("out action")), 2)
 	}, overHTTP, overGRPC)
@@ -329,7 +336,7 @@ func TestSagaRequestTimeoutMayBeLong(t *testing.T) {
 			return nil
 		})
 		gid := w.gid(p)
-		check(t, w.saga(p, gid, func(s *dtmcli.Saga) { s.RequestTimeout = 10 }, "out"))
+		check(t, w.saga(p, gid, func(s *dtmcli.Saga) { s.RequestTimeout = 60 }, "out"))
 		w.reaches(gid, "succeed")
 		equal(t, "calls", len(w.all("out action")), 1)
 	}, overHTTP, overGRPC)
@@ -345,7 +352,7 @@ func TestSagaCallsNobodyAgainWhoIsStillAtIt(t *testing.T) {
 			return nil
 		})
 		gid := w.gid(p)
-		check(t, w.saga(p, gid, func(s *dtmcli.Saga) { s.RetryInterval = 1 }, "out"))
+		check(t, w.saga(p, gid, func(s *dtmcli.Saga) { s.RetryInterval, s.RequestTimeout = 1, 60 }, "out"))
 		w.reaches(gid, "succeed")
 		equal(t, "calls", len(w.all("out action")), 1)
 	})
@@ -380,9 +387,9 @@ func TestSagaIsRolledBackAtItsTimeout(t *testing.T) {
 		t := w.t
 		w.on("in action", always(dtmcli.ErrOngoing))
 		gid := w.gid(p)
-		check(t, w.saga(p, gid, func(s *dtmcli.Saga) { s.RetryInterval, s.TimeoutToFail = 1, 3 }, "out", "in"))
+		check(t, w.saga(p, gid, func(s *dtmcli.Saga) { s.RetryInterval, s.TimeoutToFail = 1, inTime }, "out", "in"))
 		r := w.ends(gid, "failed", "01 compensate succeed", "01 action succeed", "02 compensate succeed", "02 action prepared")
-		equal(t, "reason", r.Transaction.RollbackReason, "Timeout after 3 seconds")
+		equal(t, "reason", r.Transaction.RollbackReason, fmt.Sprintf("Timeout after %d seconds", inTime))
 		log := w.log()
 		same(t, "last calls", log[len(log)-2:], []string{"in compensate", "out compensate"})
 	})
@@ -454,7 +461,7 @@ func TestSagaSubmittedAgainRunsOnce(t *testing.T) {
 		w.on("out action", func(call) error { return let.wait() })
 		gid := w.gid(p)
 		for range 3 {
-			check(t, w.saga(p, gid, nil, "out", "in"))
+			check(t, w.saga(p, gid, func(s *dtmcli.Saga) { s.RequestTimeout = 60 }, "out", "in"))
 		}
 		w.called("out action", 1)
 		let.give()
@@ -486,7 +493,7 @@ func TestSagaSurvivesTheCoordinator(t *testing.T) {
 	for _, p := range []protocol{overHTTP, overJSONRPC, overGRPC} {
 		gid := w.gid(p)
 		gids = append(gids, gid)
-		check(t, w.saga(p, gid, func(s *dtmcli.Saga) { s.RetryInterval = 1 }, "out", "in"))
+		check(t, w.saga(p, gid, func(s *dtmcli.Saga) { s.RetryInterval, s.RequestTimeout = 1, 60 }, "out", "in"))
 		w.called("in action", len(gids))
 	}
 	w.Kill()
@@ -503,11 +510,12 @@ func TestRollbackOfASagaSurvivesTheCoordinator(t *testing.T) {
 	let := newSignal()
 	w.on("in action", always(dtmcli.ErrFailure))
 	w.on("out compensate", func(call) error { return let.wait() })
+	patient := func(s *dtmcli.Saga) { s.RetryInterval, s.RequestTimeout = 1, 60 } // or "out compensate" comes twice for one
 	var gids []string
 	for _, p := range []protocol{overHTTP, overJSONRPC, overGRPC} {
 		gid := w.gid(p)
 		gids = append(gids, gid)
-		check(t, w.saga(p, gid, func(s *dtmcli.Saga) { s.RetryInterval = 1 }, "out", "in"))
+		check(t, w.saga(p, gid, patient, "out", "in"))
 		w.called("out compensate", len(gids))
 	}
 	w.Kill()

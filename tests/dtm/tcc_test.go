@@ -216,10 +216,10 @@ func TestTCCIsCancelledAtItsTimeout(t *testing.T) {
 	each(t, func(w *world, p protocol) {
 		t := w.t
 		gid := w.gid(p)
-		err := w.tcc(p, gid, func(b *dtmimp.TransBase) { b.TimeoutToFail, b.RetryInterval = 2, 1 }, func(try func(string) error) error {
+		err := w.tcc(p, gid, func(b *dtmimp.TransBase) { b.TimeoutToFail, b.RetryInterval = inTime, 1 }, func(try func(string) error) error {
 			check(t, try("out"))
 			r := w.ends(gid, "failed", "01 cancel succeed", "01 confirm prepared")
-			equal(t, "reason", r.Transaction.RollbackReason, "Timeout after 2 seconds")
+			equal(t, "reason", r.Transaction.RollbackReason, fmt.Sprintf("Timeout after %d seconds", inTime))
 			if err := try("in"); err == nil {
 				t.Error("a branch was registered after the end")
 			}
@@ -238,7 +238,7 @@ func TestTCCSurvivesTheCoordinator(t *testing.T) {
 	each(t, func(w *world, p protocol) {
 		t, w := w.t, newWorldToKill(w.t)
 		gid := w.gid(p)
-		err := w.tcc(p, gid, func(b *dtmimp.TransBase) { b.TimeoutToFail, b.RetryInterval = 20, 1 }, func(try func(string) error) error {
+		err := w.tcc(p, gid, func(b *dtmimp.TransBase) { b.TimeoutToFail, b.RetryInterval = 30, 1 }, func(try func(string) error) error {
 			check(t, try("out"))
 			w.Restart()
 			eventually(t, func() error { // a connection may be one of before

@@ -40,6 +40,7 @@ type worker struct {
 	Web, Busi string // of the services, over HTTP and gRPC
 	Bank      dtmcli.DBConf
 	Crash     string // the point at which it dies by SIGKILL
+	Again     int64  // after so many seconds it is called back, even while it is at it
 
 	db   *sql.DB
 	conn *grpc.ClientConn
@@ -74,7 +75,7 @@ func work(text string) error {
 		workflow.InitHTTP(k.API, "http://"+k.HTTP+"/callback")
 	}
 	for name, flow := range map[string]workflow.WfFunc2{"saga": k.saga, "tcc": k.tcc, "xa": k.xa, "local": k.local, "transfer": k.transfer} {
-		if err := workflow.Register2(name, flow, func(wf *workflow.Workflow) { wf.RetryInterval = 1 }); err != nil {
+		if err := workflow.Register2(name, flow, func(wf *workflow.Workflow) { wf.RetryInterval = k.Again }); err != nil {
 			return err
 		}
 	}
@@ -226,10 +227,14 @@ func (p *process) Write(b []byte) (int, error) {
 	return p.out.Write(b)
 }
 
+// calledBack is for workers of tests in which the coordinator has to go on with a workflow:
+// it waits for as long as a busy machine may need until then.
+func calledBack(k *worker) { k.Again = inTime / 2 }
+
 // works starts a worker that calls the services of the world.
 func (w *world) works(p protocol, change ...func(*worker)) *process {
 	w.t.Helper()
-	k := &process{w: w, worker: worker{Protocol: p, API: w.HTTP, HTTP: server.Address(w.t), GRPC: server.Address(w.t), Web: w.web, Busi: w.grpc}}
+	k := &process{w: w, worker: worker{Protocol: p, API: w.HTTP, HTTP: server.Address(w.t), GRPC: server.Address(w.t), Web: w.web, Busi: w.grpc, Again: 60}}
 	if p == overGRPC {
 		k.API = w.GRPC
 	}

@@ -134,7 +134,7 @@ func TestWorkflowStepThatIsNotDoneYetIsAskedAgain(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			each(t, func(w *world, p protocol) {
-				t, k := w.t, w.works(p)
+				t, k := w.t, w.works(p, calledBack)
 				w.on("in action", answer(err))
 				gid := w.gid(p)
 				if o := k.runs("saga", gid, "data"); o.Err == "" || o.Failure || o.Ongoing != errors.Is(err, dtmcli.ErrOngoing) {
@@ -169,7 +169,7 @@ func TestWorkflowGoesOnAfterACrashOfItsProcess(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			each(t, func(w *world, p protocol) {
-				t, k := w.t, w.works(p, func(k *worker) { k.Crash = c.point })
+				t, k := w.t, w.works(p, calledBack, func(k *worker) { k.Crash = c.point })
 				status := "succeed"
 				if c.refuse {
 					w.on("in action", always(dtmcli.ErrFailure))
@@ -204,7 +204,7 @@ func TestWorkflowOnADatabaseGoesOnAfterACrashOfItsProcess(t *testing.T) {
 			t.Parallel()
 			each(t, func(w *world, p protocol) {
 				t, b := w.t, newBank(w.t)
-				k := w.works(p, func(k *worker) { k.Crash, k.Bank = c.point, b.conf })
+				k := w.works(p, calledBack, func(k *worker) { k.Crash, k.Bank = c.point, b.conf })
 				gid := w.gid(p)
 				k.dies(t, c.flow, gid, c.data)
 				k.revive()
@@ -224,7 +224,7 @@ func TestWorkflowWithoutDataGoesOn(t *testing.T) {
 		if p == overHTTP {
 			betterThanDTM(t, "calls back by GET where there is no data")
 		}
-		k := w.works(p, func(k *worker) { k.Crash = "between" })
+		k := w.works(p, calledBack, func(k *worker) { k.Crash = "between" })
 		gid := w.gid(p)
 		k.dies(t, "saga", gid, "")
 		k.revive()
@@ -273,7 +273,7 @@ func TestWorkflowSurvivesTheCoordinator(t *testing.T) {
 	t.Parallel()
 	each(t, func(w *world, p protocol) {
 		t, w := w.t, newWorldToKill(w.t)
-		k := w.works(p)
+		k := w.works(p, calledBack)
 		var once sync.Once
 		w.on("in action", func(call) error {
 			once.Do(w.Kill) // the step can't be recorded

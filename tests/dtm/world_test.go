@@ -30,8 +30,13 @@ import (
 	"github.com/handfast/handfast/tests/dtm/server"
 )
 
-// patience is how long a test waits for what has to happen.
-const patience = 60 * time.Second
+const (
+	// patience is how long a test waits for what has to happen.
+	patience = 60 * time.Second
+	// inTime is a timeout, in seconds, that a test lets pass, but not before it has done a
+	// few things. A busy machine may need seconds for those.
+	inTime = 10
+)
 
 // protocol is how a client talks to the coordinator, and that to the services.
 type protocol string

@@ -123,7 +123,7 @@ func TestXAIsRolledBackAtItsTimeout(t *testing.T) {
 		b.local(w, "out", take, "out", 30)
 		b.local(w, "in", give, "in", 30)
 		gid := w.gid(p)
-		err := w.xa(p, gid, func(b *dtmimp.TransBase) { b.TimeoutToFail, b.RetryInterval = 2, 1 }, func(act func(string) error) error {
+		err := w.xa(p, gid, func(b *dtmimp.TransBase) { b.TimeoutToFail, b.RetryInterval = inTime, 1 }, func(act func(string) error) error {
 			check(t, act("out"))
 			w.ends(gid, "failed", "01 rollback succeed", "01 commit prepared")
 			if err := act("in"); err == nil {
@@ -156,7 +156,7 @@ func TestXASurvivesTheCoordinator(t *testing.T) {
 					return commit(c)
 				})
 				gid := w.gid(p)
-				timeout := func(b *dtmimp.TransBase) { b.TimeoutToFail, b.RetryInterval = 3, 1 }
+				timeout := func(b *dtmimp.TransBase) { b.TimeoutToFail, b.RetryInterval = inTime, 1 }
 				err := w.xa(p, gid, timeout, func(act func(string) error) error {
 					check(t, inTurn(act, "out", "in"))
 					if !submitted {

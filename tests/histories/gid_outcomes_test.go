@@ -28,7 +28,7 @@ type gidWorld struct {
 func newGidWorld(t *testing.T, at string, sum *counts) *gidWorld {
 	t.Helper()
 	w := &gidWorld{branches: newGidBranches(t), late: 6, world: &world{
-		part: &participant{}, counts: sum, cuts: make(chan struct{}, 1), deaths: make(chan struct{}, 1), xids: map[string]bool{}, lives: callsPerDeath / 2,
+		part: &participant{}, counts: sum, cuts: make(chan struct{}, 1), deaths: make(chan struct{}, 1), xids: map[string]bool{}, lives: callsPerDeath / 2, least: leastTransactions / 2,
 	}}
 	for range 4 {
 		p := newProxy(t, at)

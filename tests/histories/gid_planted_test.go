@@ -188,6 +188,7 @@ func TestPlantedFaultsOfGidsAreFound(t *testing.T) {
 					w.doors[i] = planted.door(w.doors[i])
 				}
 			}
+			w.least = leastToFind
 			w.play(t, c, 20*time.Second)
 			if len(w.failed) == 0 {
 				t.Fatalf("it is not found: %v", sum.all())

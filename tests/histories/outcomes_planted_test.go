@@ -143,6 +143,7 @@ func TestPlantedFaultsOfOutcomesAreFound(t *testing.T) {
 					w.apis[i] = wrong(w.apis[i])
 				}
 			}
+			w.least = leastToFind
 			w.play(t, c, 20*time.Second)
 			if len(w.failed) == 0 {
 				t.Fatalf("it is not found: %v", sum.all())

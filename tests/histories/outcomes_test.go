@@ -20,7 +20,8 @@ import (
 	"github.com/handfast/handfast/tm"
 )
 
-const patience = 30 * time.Second
+// patience bounds what only a coordinator that hangs does not do.
+const patience = 2 * time.Minute
 
 // world is a coordinator with its clients.
 type world struct {
@@ -34,7 +35,10 @@ type world struct {
 	proxies []*proxy
 
 	lives  int64 // how many calls the coordinator lives
+	least  int64 // how many transactions there are, however long that takes
 	calls  atomic.Int64
+	judged atomic.Int64
+	died   atomic.Int64
 	cuts   chan struct{} // every so many calls
 	deaths chan struct{}
 
@@ -67,9 +71,10 @@ func (w *world) called(answered bool) {
 }
 
 // goesOn tells whether another transaction is to begin. On a slow machine it takes longer
-// until the coordinator has died a few times.
+// until there were enough, and the coordinator has died a few times.
 func (w *world) goesOn(until time.Time) bool {
-	return w.alive.Err() == nil && (time.Now().Before(until) || w.calls.Load() < 3*w.lives)
+	return w.alive.Err() == nil &&
+		(time.Now().Before(until) || w.calls.Load() < 3*w.lives || w.judged.Load() < w.least || w.crashes && w.died.Load() == 0)
 }
 
 func (w *world) unique(id string) bool {
@@ -87,7 +92,7 @@ func newWorld(t *testing.T, at string, sum *counts) *world {
 	t.Helper()
 	w := &world{
 		part: &participant{facts: map[string]pb.Vote{}, all: map[string]*history{}}, counts: sum,
-		cuts: make(chan struct{}, 1), deaths: make(chan struct{}, 1), xids: map[string]bool{}, lives: callsPerDeath,
+		cuts: make(chan struct{}, 1), deaths: make(chan struct{}, 1), xids: map[string]bool{}, lives: callsPerDeath, least: leastTransactions,
 	}
 	quick := grpc.WithConnectParams(grpc.ConnectParams{
 		Backoff: backoff.Config{BaseDelay: 2 * time.Millisecond, Multiplier: 1.5, MaxDelay: 50 * time.Millisecond}, MinConnectTimeout: 5 * time.Second,
@@ -152,12 +157,20 @@ func (w *world) disturb(ctx context.Context, c coordinator) {
 				return
 			}
 			w.counts.add("crashes", 1)
+			w.died.Add(1)
 		}
 	}
 }
 
 // atOnce is how many transactions are under way.
 const atOnce = 16
+
+// A run has so many transactions at least. One in which a fault is planted has more, unless
+// it is found before: most show in the first dozen, and the slowest after a hundred.
+const (
+	leastTransactions = 40
+	leastToFind       = 3000
+)
 
 // play makes histories for some time, or until one is found that nothing explains. run makes
 // the one of a number, or nil; judged is told of each, and says whether it is explained.
@@ -182,6 +195,7 @@ func play[H any](ctx context.Context, w *world, c coordinator, d time.Duration, 
 	}
 	go func() { load.Wait(); close(done) }()
 	for h := range done {
+		w.judged.Add(1)
 		if !judged(h) {
 			w.giveUp() // one is enough
 		}

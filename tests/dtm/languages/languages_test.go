@@ -28,6 +28,8 @@ import (
 const (
 	// fetching is how long the libraries of a language may take to come.
 	fetching = 5 * time.Minute
+	// attempts is how often it is tried.
+	attempts = 3
 	// running is how long a program may take. On DTM's own server it waits
 	// some 20 seconds for a branch to be asked again.
 	running = 3 * time.Minute
@@ -169,7 +171,16 @@ func prepare(t *testing.T, language, wants string, others []string, fill func(co
 	defer os.RemoveAll(half) //nolint:errcheck // it is in a cache
 	ctx, cancel := context.WithTimeout(t.Context(), fetching)
 	defer cancel()
-	if err := fill(ctx, half); err != nil {
+	err = fill(ctx, half)
+	for n := 1; err != nil && n < attempts && ctx.Err() == nil; n++ { // a registry may be away for a moment
+		t.Logf("the libraries of %s, attempt %d: %v", language, n, err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(5 * time.Second):
+		}
+		err = fill(ctx, half)
+	}
+	if err != nil {
 		missing(t, fmt.Errorf("the libraries of %s cannot be had: %w", language, err))
 	}
 	// Another process may have been faster.

@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -288,30 +287,54 @@ func (s *Server) explain(from int64) {
 	}
 }
 
-var (
-	portsMu sync.Mutex
-	given   []int
+// Ports are handed out in blocks: those of one are for one process, or else two packages
+// whose tests run side by side could meet at a port while its server is restarted. Who
+// listens at the first port of a block has it.
+const (
+	firstPort = 18000
+	blocks    = 14
+	blockSize = 1000
 )
+
+var ports struct {
+	mu    sync.Mutex
+	block net.Listener // nil: this process has none yet
+	next  int
+}
+
+// claim takes a block that is free.
+func claim() error {
+	for _, i := range rand.Perm(blocks) { //nolint:gosec // this is no secret
+		n := firstPort + i*blockSize
+		lis, err := new(net.ListenConfig).Listen(context.Background(), "tcp", loopback(n))
+		if err == nil {
+			ports.block, ports.next = lis, n+1
+			return nil
+		}
+	}
+	return errors.New("no block of ports is free")
+}
+
+func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 
 // Address gives one of loopback that is free. Its port is below those that the
 // kernel hands out, so nobody gets it by chance while who has it is restarted.
 func Address(tb testing.TB) string {
 	tb.Helper()
-	portsMu.Lock()
-	defer portsMu.Unlock()
-	for range 1000 {
-		n := 18000 + rand.IntN(14000) //nolint:gosec // this is no secret
-		a := net.JoinHostPort("127.0.0.1", strconv.Itoa(n))
-		if slices.Contains(given, n) {
-			continue
+	ports.mu.Lock()
+	defer ports.mu.Unlock()
+	if ports.block == nil {
+		if err := claim(); err != nil {
+			tb.Fatal(err)
 		}
-		lis, err := new(net.ListenConfig).Listen(context.Background(), "tcp", a)
-		if err != nil {
-			continue
+	}
+	for ports.next%blockSize != 0 {
+		a := loopback(ports.next)
+		ports.next++
+		if lis, err := new(net.ListenConfig).Listen(context.Background(), "tcp", a); err == nil {
+			_ = lis.Close()
+			return a
 		}
-		_ = lis.Close()
-		given = append(given, n)
-		return a
 	}
 	tb.Fatal("no port is free")
 	return ""
