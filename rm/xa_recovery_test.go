@@ -264,11 +264,12 @@ func TestXAManyAtOnce(t *testing.T) {
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(stopped)
-		for {
+		// The pauses grow: a busy machine may need longer than the first to connect at all.
+		for pause := 50 * time.Millisecond; ; pause += pause / 10 {
 			select {
 			case <-stop:
 				return
-			case <-time.After(50 * time.Millisecond):
+			case <-time.After(pause):
 				proxy.cutAll()
 			}
 		}
