@@ -239,10 +239,15 @@ func (w *world) waits(state, query string) {
 func (w *world) blocked(n int) {
 	w.t.Helper()
 	ctx := limited(w.t)
-	for value[int](w, `SELECT count(*)::int FROM pg_stat_activity
-		WHERE datname = current_database() AND wait_event_type = 'Lock'`) < n {
+	for w.waiting() < n {
 		check(w.t, ctx.Err())
 	}
+}
+
+// waiting counts the sessions that wait for a lock inside Postgres.
+func (w *world) waiting() int {
+	w.t.Helper()
+	return value[int](w, "SELECT count(*)::int FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
 }
 
 // TestACycleThroughARowLockIsFound: A waits at the coordinator for B, and B
@@ -357,8 +362,8 @@ func TestACycleThroughTwoRowLocksIsBounded(t *testing.T) {
 	errs := make(chan error, 4)
 	go func() { _, err := second.pool.Exec(ctxB, addOne, 2); errs <- err }()
 	go func() { _, err := first.pool.Exec(ctxD, addOne, 2); errs <- err }()
-	first.blocked(1)
-	second.blocked(1)
+	// Or it has waited in vain already.
+	until(t, func() bool { return len(errs) > 0 || first.waiting() > 0 && second.waiting() > 0 })
 	go func() { _, err := inA.Exec(ctxA, addOne, 1); errs <- errors.Join(err, inA.Rollback(ctxA)) }()
 	go func() { _, err := inC.Exec(ctxC, addOne, 1); errs <- errors.Join(err, inC.Rollback(ctxC)) }()
 	failed := 0

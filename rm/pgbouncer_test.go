@@ -11,7 +11,6 @@ import (
 	"os"
 	osexec "os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -41,63 +40,74 @@ func pgbouncer(tb testing.TB, dsn string) (through string) {
 	}
 	u, err := url.Parse(dsn)
 	check(tb, err)
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
-	check(tb, err)
-	addr := lis.Addr().(*net.TCPAddr)
-	check(tb, lis.Close())
 	dir, err := os.MkdirTemp("", "handfast-pgbouncer-")
 	check(tb, err)
 	tb.Cleanup(func() { _ = os.RemoveAll(dir) })
 	check(tb, os.Chmod(dir, 0o755)) // for the user that PgBouncer becomes
-	host, login := u.Hostname(), "user="+u.User.Username()
+	host, port, login := u.Hostname(), u.Port(), "user="+u.User.Username()
 	if h := u.Query().Get("host"); host == "" {
 		host = h
 	}
 	if password, ok := u.User.Password(); ok {
 		login += " password=" + password
 	}
-	config := fmt.Sprintf(`
+	file := filepath.Join(dir, "pgbouncer.ini")
+	args := []string{file}
+	if os.Geteuid() == 0 {
+		args = []string{"-u", "nobody", file} // it refuses to be root
+	}
+	// Somebody else may take the port between the look and the start.
+	for {
+		lis, err := net.Listen("tcp", "127.0.0.1:0")
+		check(tb, err)
+		u.Host = lis.Addr().String()
+		check(tb, lis.Close())
+		config := fmt.Sprintf(`
 [databases]
 * = host=%s port=%s %s
 [pgbouncer]
 listen_addr = 127.0.0.1
-listen_port = %d
+listen_port = %s
 unix_socket_dir =
 auth_type = any
 pool_mode = transaction
 default_pool_size = 3
 server_round_robin = 1
-`, host, u.Port(), login, addr.Port)
-	file := filepath.Join(dir, "pgbouncer.ini")
-	check(tb, os.WriteFile(file, []byte(config), 0o644))
-	args := []string{file}
-	if os.Geteuid() == 0 {
-		args = []string{"-u", "nobody", file} // it refuses to be root
-	}
-	var log lockedBuffer
-	cmd := osexec.Command(binary, args...)
-	cmd.Stdout, cmd.Stderr = &log, &log
-	p, err := child.Start(cmd, syscall.SIGKILL)
-	check(tb, err)
-	tb.Cleanup(p.Kill)
-	for conn, err := net.Dial("tcp", addr.String()); ; conn, err = net.Dial("tcp", addr.String()) {
-		if err == nil {
-			_ = conn.Close()
+`, host, port, login, u.Port())
+		check(tb, os.WriteFile(file, []byte(config), 0o644))
+		text, ready := startPgBouncer(tb, osexec.Command(binary, args...))
+		if ready {
 			break
 		}
-		select {
-		case <-p.Done():
-			tb.Fatalf("pgbouncer: %v\n%s", p.Err(), log.String())
-		default:
-			check(tb, limited(tb).Err())
+		if !strings.Contains(text, "Address already in use") {
+			tb.Fatalf("pgbouncer: %s", text)
 		}
 	}
-	u.Host = net.JoinHostPort("127.0.0.1", strconv.Itoa(addr.Port))
 	q := u.Query()
 	q.Del("host")
 	q.Set("sslmode", "disable")
 	u.RawQuery = q.Encode()
 	return u.String()
+}
+
+// startPgBouncer tells what it said where it ends instead of serving.
+func startPgBouncer(tb testing.TB, cmd *osexec.Cmd) (log string, ready bool) {
+	tb.Helper()
+	var out lockedBuffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	p, err := child.Start(cmd, syscall.SIGKILL)
+	check(tb, err)
+	tb.Cleanup(p.Kill)
+	until(tb, func() bool {
+		select {
+		case <-p.Done():
+			return true
+		default:
+			ready = strings.Contains(out.String(), "process up")
+			return ready
+		}
+	})
+	return out.String(), ready
 }
 
 type lockedBuffer struct {

@@ -59,7 +59,7 @@ func TestNobodyKnowsWhetherItCommitted(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	proxy, dsn := through(t, w.dsn, 0)
-	pool := open(t, w.tc, dsn+"&default_query_exec_mode=exec&connect_timeout=1")
+	pool := open(t, w.tc, dsn+"&default_query_exec_mode=exec")
 	ctx, x := w.begin()
 	tx, err := pool.Begin(ctx)
 	check(t, err)
@@ -117,6 +117,7 @@ func TestRoundTrips(t *testing.T) {
 		Begin(context.Context) (pgx.Tx, error)
 	}
 	count := func(ctx context.Context, b beginner, work func(ctx context.Context, tx pgx.Tx) error) int64 {
+		check(t, plain.Ping(limited(t))) // or the pool does it, where the connection was idle for long
 		before := proxy.trips.Load()
 		check(t, pgx.BeginFunc(ctx, b, func(tx pgx.Tx) error { return work(ctx, tx) }))
 		return proxy.trips.Load() - before

@@ -264,11 +264,12 @@ func TestXAManyAtOnce(t *testing.T) {
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(stopped)
-		for {
+		// The pauses grow: a busy machine may need longer than the first to connect at all.
+		for pause := 50 * time.Millisecond; ; pause += pause / 10 {
 			select {
 			case <-stop:
 				return
-			case <-time.After(50 * time.Millisecond):
+			case <-time.After(pause):
 				proxy.cutAll()
 			}
 		}
@@ -315,8 +316,9 @@ func TestXAManyAtOnce(t *testing.T) {
 // Nothing is prepared before the coordinator is sure to know of it.
 func TestXAWaitsForTheAcknowledgement(t *testing.T) {
 	t.Parallel()
-	s, _, w := scripted(t, rm.WithRegisterTimeout(time.Second))
+	s, _, w := scripted(t)
 	forgetPrepared(t, w.dsn)
+	hasty := open(t, w.tc, w.dsn, rm.WithRegisterTimeout(200*time.Millisecond))
 	registered := make(chan func(), 1)
 	s.On(func(n *faketc.Session, f *pb.ClientFrame) bool {
 		if f.GetRegisterBranch() != nil {
@@ -325,16 +327,16 @@ func TestXAWaitsForTheAcknowledgement(t *testing.T) {
 		}
 		return false
 	})
-	work := func(id int) chan error {
+	work := func(p *rm.Pool, id int) chan error {
 		done := make(chan error, 1)
 		ctx := rm.ContextWithMode(xid.NewContext(limited(t), freshXID(s)), rm.XA)
 		go func() {
-			_, err := w.pool.Exec(ctx, take, id)
+			_, err := p.Exec(ctx, take, id)
 			done <- err
 		}()
 		return done
 	}
-	done := work(1)
+	done := work(w.pool, 1)
 	acknowledge := receive(t, registered)
 	time.Sleep(100 * time.Millisecond)
 	equal(t, "prepared before", w.prepared(), 0)
@@ -342,7 +344,7 @@ func TestXAWaitsForTheAcknowledgement(t *testing.T) {
 	check(t, receive(t, done))
 	equal(t, "prepared after", w.prepared(), 1)
 
-	done = work(2) // this one is never acknowledged
+	done = work(hasty, 2) // this one is never acknowledged
 	receive(t, registered)
 	err := receive(t, done)
 	if _, ok := errors.AsType[*rm.RegisterError](err); !ok {

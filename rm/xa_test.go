@@ -185,7 +185,7 @@ func TestXAThatCanNotBePreparedWithdraws(t *testing.T) {
 // Branches of both modes in one XID and one database.
 func TestXAAndATInOneTransaction(t *testing.T) {
 	t.Parallel()
-	w := newXAWorld(t)
+	w := newXAWorld(t, rm.WithLockTimeout(long))
 	at := open(t, w.tc, w.dsn)
 	before := w.contents()
 	work := func() xid.ID {
@@ -232,7 +232,7 @@ func TestXAAndATInOneTransaction(t *testing.T) {
 	if c, ok := errors.AsType[*rm.LockConflictError](err); !ok || c.Holder != x || errors.Is(err, rm.ErrDeadlock) {
 		t.Errorf("got %v", err)
 	}
-	if d := time.Since(began); d > 2*time.Second {
+	if d := time.Since(began); d > patience/2 {
 		t.Errorf("it took %v", d)
 	}
 	w.rollback(x)

@@ -111,7 +111,7 @@ func dropFunction(kind, rel string) string {
 // else, and what it tells to do mends it.
 func TestDoctorFindsAndMends(t *testing.T) {
 	t.Parallel()
-	c := pgtest.New(pgserver.Options{Durable: true, Scratch: true})
+	c := newClinic()
 	t.Cleanup(func() { _ = c.Server(t).Stop(context.Background()) })
 	for _, global := range []bool{false, true} {
 		t.Run(fmt.Sprintf("global=%t", global), func(t *testing.T) {
@@ -130,6 +130,12 @@ func TestDoctorFindsAndMends(t *testing.T) {
 			}
 		})
 	}
+}
+
+// newClinic is a server whose autovacuum, although it is on, clears away nothing that
+// doctor is to find.
+func newClinic() *pgtest.Cluster {
+	return pgtest.New(pgserver.Options{Durable: true, Scratch: true, Settings: map[string]string{"autovacuum_naptime": "1d"}})
 }
 
 type ward struct {
@@ -272,7 +278,7 @@ func (w *ward) mend(fix string) {
 // What is undecided for more than a minute is shown, with its command.
 func TestDoctorShowsLeftovers(t *testing.T) {
 	t.Parallel()
-	c := pgtest.New(pgserver.Options{Durable: true, Scratch: true})
+	c := newClinic()
 	t.Cleanup(func() { _ = c.Server(t).Stop(context.Background()) })
 	w := newWard(t, c)
 	id := newXID()
@@ -315,7 +321,7 @@ func TestDoctorShowsLeftovers(t *testing.T) {
 // tables are for doctor to find.
 func TestDoctorOfAnOwnerWhoIsNoSuperuser(t *testing.T) {
 	t.Parallel()
-	c := pgtest.New(pgserver.Options{Durable: true, Scratch: true})
+	c := newClinic()
 	t.Cleanup(func() { _ = c.Server(t).Stop(context.Background()) })
 	ctx := context.Background()
 	w := &ward{database: &database{t: t, dsn: c.DSN(t)}, role: "owner"}

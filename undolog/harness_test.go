@@ -18,7 +18,7 @@ import (
 	"github.com/handfast/handfast/xid"
 )
 
-var cluster = pgtest.New(pgserver.Options{Settings: map[string]string{"max_prepared_transactions": "20"}})
+var cluster = pgtest.New(pgserver.Options{Settings: map[string]string{"max_prepared_transactions": "100"}})
 
 var everything = flag.Bool("undolog.all", false, "try every type, setting, statement and ailment, and not every sixth")
 

@@ -87,9 +87,23 @@ func (l *local) xaVote(yes bool) undolog.BranchVote {
 
 func (l *local) gid() string { return undolog.GID(l.id, l.branch) }
 
+// settleXA waits for whoever is in its way.
 func settleXA(conn *pgx.Conn, id xid.ID, commit bool, branches ...undolog.BranchVote) error {
+	return settleXAFor(time.Minute, conn, id, commit, branches...)
+}
+
+func settleXAFor(d time.Duration, conn *pgx.Conn, id xid.ID, commit bool, branches ...undolog.BranchVote) error {
 	s := undolog.Settlement{XID: id, Commit: commit, Branches: branches}
-	return undolog.Settle(context.Background(), conn, []undolog.Settlement{s}, undolog.SettleOptions{LockTimeout: 300 * time.Millisecond})[0].Err
+	return undolog.Settle(context.Background(), conn, []undolog.Settlement{s}, undolog.SettleOptions{LockTimeout: d})[0].Err
+}
+
+// wantBlocked settles what somebody holds up.
+func (d *database) wantBlocked(id xid.ID, commit bool, branches ...undolog.BranchVote) {
+	d.t.Helper()
+	err := settleXAFor(300*time.Millisecond, d.own, id, commit, branches...)
+	if _, ok := errors.AsType[*undolog.BlockedError](err); !ok {
+		d.t.Fatalf("got %v, want it blocked", err)
+	}
 }
 
 func (d *database) check(err error) {
@@ -198,18 +212,12 @@ func TestXARollbackGetsWhatIsPreparedMeanwhile(t *testing.T) {
 	id := newXID()
 	l := d.beginXA(id, "UPDATE account SET n = 0 WHERE id = 1")
 	prepare := l.fence()
-	err := settleXA(d.own, id, false, l.xaVote(false))
-	if _, ok := errors.AsType[*undolog.BlockedError](err); !ok {
-		t.Fatalf("got %v, want it blocked", err)
-	}
-	prepared := make(chan error, 1)
-	go func() {
-		time.Sleep(100 * time.Millisecond)
-		_, err := l.conn.Exec(context.Background(), prepare)
-		prepared <- err
-	}()
-	d.check(settleXA(d.own, id, false, l.xaVote(false)))
-	d.check(<-prepared)
+	d.wantBlocked(id, false, l.xaVote(false))
+	settler, settled := d.connect(), make(chan error, 1)
+	go func() { settled <- settleXA(settler, id, false, l.xaVote(false)) }()
+	d.awaitLockWait(settler)
+	l.exec(prepare)
+	d.check(<-settled)
 	if n := d.number("SELECT count(*)::int FROM pg_prepared_xacts WHERE database = current_database()"); n != 0 {
 		t.Fatal("it is still prepared")
 	}
@@ -289,10 +297,7 @@ func TestXAGivesItsLocksBackBeforeATIsUndone(t *testing.T) {
 	at := d.work(id, "UPDATE account SET n = 1 WHERE id IN (1, 2)", "DELETE FROM entry")
 	xa := d.prepared(id, "SELECT FROM account WHERE id = 1 FOR UPDATE", "INSERT INTO entry VALUES (1, 2)", "UPDATE account SET n = 5 WHERE id = 3")
 	// Alone the AT branch can't be undone.
-	err := settleXA(d.own, id, false, at.vote())
-	if _, ok := errors.AsType[*undolog.BlockedError](err); !ok {
-		t.Fatalf("got %v, want it blocked", err)
-	}
+	d.wantBlocked(id, false, at.vote())
 	d.check(settleXA(d.own, id, false, at.vote(), xa.xaVote(true)))
 	if got := d.dump(); got != before {
 		t.Fatalf("got\n%s\nwant\n%s", got, before)
@@ -344,8 +349,8 @@ func TestXAThatLostItsBeginningIsRefused(t *testing.T) {
 func TestXAFencesAreKeptUntilTheyWereSeen(t *testing.T) {
 	t.Parallel()
 	d := newXADatabase(t)
-	d.exec(d.own, "UPDATE handfast.meta SET max_age = '0.2 s'")
 	l := d.prepared(newXID(), "UPDATE account SET n = 2 WHERE id = 1")
+	d.exec(d.own, "UPDATE handfast.meta SET max_age = '0.2 s'") // only now: it may join for no longer
 	time.Sleep(time.Second)
 	d.exec(d.own, "COMMIT PREPARED '"+l.gid()+"'")
 	if _, err := undolog.GC(context.Background(), d.own, 100); err != nil {
@@ -376,7 +381,7 @@ func TestXAIsListed(t *testing.T) {
 	}
 	i, err := undolog.InspectXA(context.Background(), d.own)
 	d.check(err)
-	if i.Slots != 20 || i.Used < 2 || !i.Superuser || len(i.Others) != 0 {
+	if i.Slots != 100 || i.Used < 2 || !i.Superuser || len(i.Others) != 0 {
 		t.Fatalf("got %+v", i)
 	}
 }

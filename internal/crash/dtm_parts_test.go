@@ -193,7 +193,7 @@ func (c *dtmClient) branch(ctx context.Context, transType, id, op, path string) 
 }
 
 // seconds is the transaction's timeout in the unit of DTM.
-func (c *dtmClient) seconds() int { return (c.Timeout + 999) / 1000 }
+func (c *dtmClient) seconds() int { return int((c.timeout() + time.Second - 1) / time.Second) }
 
 // status is that of the transaction, as "query" shows it; empty: there is none.
 func (c *dtmClient) status(ctx context.Context) (string, error) {

@@ -18,8 +18,8 @@ var dtmScenarios = map[string]scenario{
 	"dtm-tcc":      {call: (*caller).dtmTCC, committed: []string{"t1 forward", "t1 commit", "t2 forward", "t2 commit"}},
 	"dtm-regret":   {call: (*caller).dtmRegret, refused: true},
 	"dtm-race":     {call: (*caller).dtmRace, committed: []string{"t1 forward", "t1 commit"}, open: true},
-	"dtm-message":  {call: (*caller).dtmMessage, committed: []string{"m1 forward", "m2 forward", "sent"}},
-	"dtm-silent":   {call: (*caller).dtmSilent, committed: []string{"m1 forward", "m2 forward", "sent"}},
+	"dtm-message":  {call: (*caller).dtmMessage, committed: []string{"m1 forward", "m2 forward", "sent"}, asked: true},
+	"dtm-silent":   {call: (*caller).dtmSilent, committed: []string{"m1 forward", "m2 forward", "sent"}, asked: true},
 	"dtm-called":   {call: (*caller).dtmCalled, refused: true},
 	"dtm-workflow": {call: (*caller).dtmWorkflow, committed: []string{"w1 forward", "w2 forward"}},
 }
@@ -167,7 +167,7 @@ func (c *dtmClient) message() fields {
 	steps, payloads := c.steps("", "m1", "m2")
 	return fields{
 		"trans_type": "msg", "steps": steps, "payloads": payloads, "query_prepared": c.Participant + "/dtm/sent",
-		"timeout_to_fail": 1, "retry_interval": 1, "request_timeout": 1,
+		"timeout_to_fail": int(c.patient(time.Second).Seconds()), "retry_interval": 1, "request_timeout": 1,
 	}
 }
 

@@ -71,7 +71,14 @@ type part struct {
 	Scenario    string
 	Refuse      bool
 	Timeout     int // of the transaction, in ms
+	Delays      int // how often the machine was too slow for what a caller sets
 }
+
+// patient gives more time than d to a machine that was too slow before.
+func (p part) patient(d time.Duration) time.Duration { return d << min(p.Delays, 2) }
+
+// timeout is that of the transaction.
+func (p part) timeout() time.Duration { return p.patient(time.Duration(p.Timeout) * time.Millisecond) }
 
 func play(text string) error {
 	var p part

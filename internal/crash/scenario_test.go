@@ -34,6 +34,7 @@ type scenario struct {
 	committed []string
 	open      bool // it may be rolled back although nobody refuses
 	refused   bool // it is of interest only where somebody refuses
+	asked     bool // it is rolled back where its sender is asked before it is done
 }
 
 // scenarioOf gives a scenario of either kind.
@@ -50,7 +51,7 @@ var scenarios = map[string]scenario{
 	"xa":       {call: (*caller).xa, committed: []string{"a xa 1", "b xa 1"}},
 	"tcc":      {call: (*caller).tcc, committed: []string{"t1 forward", "t1 commit", "t2 forward", "t2 commit"}},
 	"saga":     {call: (*caller).saga, committed: []string{"s1 forward", "s2 forward", "pivot forward", "last forward"}},
-	"message":  {call: (*caller).message, committed: []string{"m1 forward", "m2 forward", "sent"}},
+	"message":  {call: (*caller).message, committed: []string{"m1 forward", "m2 forward", "sent"}, asked: true},
 	"publish":  {call: (*caller).publish, committed: []string{"m1 forward", "m2 forward", "sent"}},
 	"workflow": {call: (*caller).workflow, committed: []string{"w1 forward", "w2 forward", "w3 forward"}},
 	"mixed": {call: (*caller).mixed, committed: []string{"a at 1", "b xa 1", "t1 forward", "t1 commit", "m1 forward", "m2 forward",
@@ -72,7 +73,7 @@ func (p part) call(ctx context.Context, told func(string)) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, cc.Close()) }()
-	c.m = tm.New(cc, tm.WithTimeout(time.Duration(p.Timeout)*time.Millisecond))
+	c.m = tm.New(cc, tm.WithTimeout(p.timeout()))
 	c.http = &http.Client{Transport: &xidhttp.Transport{Base: &c.points}, Timeout: 5 * time.Second}
 	defer http.DefaultTransport.(*http.Transport).CloseIdleConnections()
 	c.arm(p.At)
@@ -179,7 +180,7 @@ func (c *caller) news() *message.Message {
 
 func (c *caller) message(ctx context.Context) string {
 	id := xid.NewBranchID().String() // of the sender's own
-	check := message.CheckBack(target.HTTP(c.Participant+"/sent/"+id, target.Timeout(time.Second)), 300*time.Millisecond)
+	check := message.CheckBack(target.HTTP(c.Participant+"/sent/"+id, target.Timeout(time.Second)), c.patient(300*time.Millisecond))
 	p, err := c.news().Prepare(ctx, c.m, check)
 	if err != nil {
 		return unknown
@@ -199,7 +200,7 @@ func (c *caller) publish(ctx context.Context) string {
 }
 
 func (c *caller) workflow(ctx context.Context) string {
-	id, err := workflow.Start(ctx, c.m, "crash", "flow", nil, workflow.Retry(retry), workflow.Timeout(2*time.Second))
+	id, err := workflow.Start(ctx, c.m, "crash", "flow", nil, workflow.Retry(retry), workflow.Timeout(c.patient(2*time.Second)))
 	if err != nil {
 		return unknown
 	}

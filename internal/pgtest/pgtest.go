@@ -42,12 +42,16 @@ func New(opts pgserver.Options) *Cluster {
 	return &Cluster{opts: opts}
 }
 
+// sideBySide bounds how many tests have connections at the same time: some have ten, and
+// the server takes two hundred.
+const sideBySide = 16
+
 // Run runs the tests and stops the server. Its result is for os.Exit. Tests of databases
 // wait a lot, so twice as many run side by side as usual, unless -parallel says otherwise.
 func (c *Cluster) Run(m *testing.M) int {
 	flag.Parse()
 	if n := runtime.GOMAXPROCS(0); flag.Lookup("test.parallel").Value.String() == strconv.Itoa(n) {
-		if err := flag.Set("test.parallel", strconv.Itoa(2*n)); err != nil {
+		if err := flag.Set("test.parallel", strconv.Itoa(min(2*n, sideBySide))); err != nil {
 			fmt.Fprintln(os.Stderr, "pgtest:", err)
 		}
 	}

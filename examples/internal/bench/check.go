@@ -20,20 +20,29 @@ type TB interface {
 // How many spaces there are between words does not matter.
 func Check(tb TB, stage Stage, lines ...string) {
 	tb.Helper()
+	CheckEach(tb, stage, lines)
+}
+
+// CheckEach is Check for lines of several processes: which of two comes first that
+// different ones say is chance, so only those of one list have an order.
+func CheckEach(tb TB, stage Stage, lists ...[]string) {
+	tb.Helper()
 	ctx, cancel := context.WithTimeout(tb.Context(), 3*time.Minute)
 	defer cancel()
 	var out strings.Builder
 	if err := Run(ctx, &out, stage); err != nil {
 		tb.Fatalf("%v\n%s", err, out.String())
 	}
-	rest := words(out.String())
-	for _, line := range lines {
-		_, after, found := strings.Cut(rest, words(line))
-		if !found {
-			tb.Errorf("no %q, or not there, in\n%s", line, out.String())
-			continue
+	for _, lines := range lists {
+		rest := words(out.String())
+		for _, line := range lines {
+			_, after, found := strings.Cut(rest, words(line))
+			if !found {
+				tb.Errorf("no %q, or not there, in\n%s", line, out.String())
+				continue
+			}
+			rest = after
 		}
-		rest = after
 	}
 }
 

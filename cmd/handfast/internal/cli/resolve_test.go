@@ -129,6 +129,16 @@ func (w *scene) await(id, want string) string {
 	return ""
 }
 
+// awaitDetached waits until the coordinator has heard that nobody serves a database any more.
+func (w *scene) awaitDetached(resource string) {
+	w.t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); strings.Contains(w.run(ExitOK, nil, "status", "--json"), resource); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			w.t.Fatalf("%s is still served", resource)
+		}
+	}
+}
+
 func (w *scene) rows() string {
 	w.t.Helper()
 	var s string
@@ -204,6 +214,7 @@ func TestResolveWithoutAServiceNamesTheDatabase(t *testing.T) {
 	w.await(id, "1 of them without a choice")
 	resource := w.pool.Resource().String()
 	w.pool.Close()
+	w.awaitDetached(resource)
 	w.run(ExitFailure, []string{"nobody can look into resource " + resource, "NOT_ATTACHED"}, "tx", "resolve", id, "--all", "--keep")
 	w.run(ExitOK, []string{"can't be shown", "no service is attached"}, "tx", "show", id)
 	w.run(ExitFailure, []string{"not all databases", resource}, "tx", "rollback", id, "--dry-run")
