@@ -11,6 +11,7 @@ type config struct {
 	name            string
 	mode            Mode
 	lockTimeout     time.Duration
+	turn            time.Duration // how long a waiter leaves a row to each of those before it
 	savepoints      bool
 	registerTimeout time.Duration
 	janitorInterval time.Duration
@@ -26,6 +27,7 @@ func defaults() config {
 		log:             slog.Default(),
 		mode:            AT,
 		lockTimeout:     5 * time.Second,
+		turn:            50 * time.Millisecond,
 		savepoints:      true,
 		registerTimeout: 10 * time.Second,
 		janitorInterval: 15 * time.Second,

@@ -16,13 +16,10 @@ import (
 )
 
 const (
-	// turn is how long each of those that were let go before may take to get the
-	// row and to be done with it: then this one looks for itself.
-	turn = 50 * time.Millisecond
 	// deliveryMax is how long a waiter relies on others to settle what may be
 	// decided by now, before it looks for itself.
 	deliveryMax = time.Second
-	turnMax     = time.Second
+	turnsMax    = 20
 	// A waiter with an open local transaction looks whether that holds up the
 	// holder: first after firstLook, then after twice as long each time.
 	firstLook   = 100 * time.Millisecond
@@ -117,10 +114,12 @@ func (w *waiter) wait(ctx context.Context, c *LockConflictError) error {
 		return errExpired
 	}
 	if ahead := a.GetAheadXid(); ahead != "" {
-		// First come, first served: it gets a moment to take the row. If it has
-		// taken it this statement meets it, and waits for it in earnest.
+		// First come, first served: each that was let go before gets a moment to take
+		// the row and to be done with it. If one has taken it this statement meets it,
+		// and waits for it in earnest.
+		turns := w.p.cfg.turn * time.Duration(min(a.GetAheadCount(), turnsMax))
 		_, _ = w.p.client.WaitFor(limited, &pb.WaitForRequest{
-			Xid: ahead, ResourceId: w.p.resource, Timeout: durationpb.New(min(turn*time.Duration(a.GetAheadCount()), turnMax, left)),
+			Xid: ahead, ResourceId: w.p.resource, Timeout: durationpb.New(min(turns, left)),
 		})
 	}
 	return nil
