@@ -63,7 +63,7 @@ func (l *liar) loses() {
 
 // toDeadline is how long transactions have here. Some tests let it pass, but what they do
 // before has to be done by then, however busy the machine is.
-const toDeadline = 8 * time.Second
+const toDeadline = 4 * time.Second
 
 // branches begins a transaction with a branch in each of two databases.
 func (l *liar) branches(ctx context.Context) tm.Tx {

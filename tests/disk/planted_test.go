@@ -65,7 +65,7 @@ func TestPlantedFaultsAreFound(t *testing.T) {
 		}, "does not come to an end", 2 * time.Second},
 		"the disk drops what was synced last":  {"at", power, func(r *run) { r.probe = loseLast }, "", 0},
 		"a participant does again what it did": {"saga", power, func(r *run) { r.shop.careless = true }, "there is", 0},
-		"a participant forgets a branch":       {"tcc", power, func(r *run) { r.shop.forgetful = true }, "", 0},
+		"a participant forgets a branch":       {"tcc", power, func(r *run) { r.shop.forgetful = true }, "", 2 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
