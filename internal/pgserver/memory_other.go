@@ -2,4 +2,4 @@
 
 package pgserver
 
-func inMemory() string { return "" }
+func roomInMemory() bool { return false }

@@ -25,8 +25,11 @@ func startServer(u *account, dir string, out io.Writer, name string, args ...str
 
 const dirPrefix = "handfast-pg-"
 
+// memoryDir is where files lie in memory, on Linux.
+const memoryDir = "/dev/shm"
+
 // bases are where makeDir makes directories.
-func bases() []string { return []string{os.TempDir(), "/tmp", "/dev/shm"} }
+func bases() []string { return []string{os.TempDir(), "/tmp", memoryDir} }
 
 // makeDir makes a directory whose name tells whose it is.
 func makeDir(u *account, scratch bool) (string, error) {
@@ -34,8 +37,8 @@ func makeDir(u *account, scratch bool) (string, error) {
 	if u != nil {
 		base = "/tmp" // TMPDIR may be closed to the other user
 	}
-	if memory := inMemory(); scratch && memory != "" {
-		base = memory
+	if scratch && roomInMemory() {
+		base = memoryDir
 	}
 	dir, err := child.MakeDir(base, dirPrefix)
 	if err != nil {

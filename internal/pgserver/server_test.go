@@ -136,20 +136,25 @@ func gone(t *testing.T, pid int, dsn string) {
 	}
 }
 
+// diesWithParent kills the parent of a server, and waits until nothing of both is left.
+func diesWithParent(t *testing.T, cmd *exec.Cmd, mode string) {
+	t.Helper()
+	dsn := parent(t, cmd, mode)
+	if err := one(t.Context(), dsn, "SELECT 1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	gone(t, cmd.Process.Pid, dsn)
+}
+
 func TestNothingOutlivesAKilledParent(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []string{ordinary, scratch} {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
-			cmd := exec.CommandContext(t.Context(), os.Args[0])
-			dsn := parent(t, cmd, mode)
-			if err := one(t.Context(), dsn, "SELECT 1"); err != nil {
-				t.Fatal(err)
-			}
-			if err := cmd.Process.Kill(); err != nil {
-				t.Fatal(err)
-			}
-			gone(t, cmd.Process.Pid, dsn)
+			diesWithParent(t, exec.CommandContext(t.Context(), os.Args[0]), mode)
 		})
 	}
 }

@@ -31,14 +31,7 @@ func TestServerRunsForAnOrdinaryUser(t *testing.T) {
 	cmd := exec.CommandContext(t.Context(), binary)
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
-	dsn := parent(t, cmd, ordinary)
-	if err := one(t.Context(), dsn, "SELECT 1"); err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	gone(t, cmd.Process.Pid, dsn)
+	diesWithParent(t, cmd, ordinary)
 }
 
 func duplicate(t *testing.T, from, to string) {
